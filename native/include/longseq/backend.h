@@ -1,0 +1,415 @@
+/* The C function table that every longseq backend fills: memory, copies and one entry an op.
+ *
+ * Rules that hold for every entry:
+ *  - Shapes, dtypes and overlaps were checked by native/runtime before the entry is called; an entry
+ *    checks nothing again and returns LS_OK unless the work itself fails.
+ *  - `data` of a tensor already points at its first element; sizes and strides count elements.
+ *  - An entry runs on one of the device's queue threads, never on the JavaScript thread. It may split
+ *    its work with ls_exec.parallel, whose split depends on the shape alone, so results are the same
+ *    bits for every thread count.
+ *  - No exception and no JavaScript handle crosses this table. On failure an entry writes one line
+ *    into ls_exec.error and returns a status.
+ *
+ * Letters in shapes: T tokens of a (packed) sequence, H hidden, N query heads, K key/value heads,
+ * D head size, F feed-forward, V vocabulary.
+ */
+#ifndef LONGSEQ_BACKEND_H
+#define LONGSEQ_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever the meaning or the layout of anything in this header changes. */
+#define LS_BACKEND_API_VERSION 1
+#define LS_MAX_DIMS 6
+
+typedef enum ls_dtype {
+  LS_F32 = 0,
+  LS_BF16 = 1,
+  LS_F64 = 2, /* scalars of sums, norms, losses */
+  LS_I32 = 3, /* token ids, labels */
+  LS_I64 = 4, /* positions, cu_seqlens, counters */
+  LS_U8 = 5
+} ls_dtype;
+
+typedef enum ls_status {
+  LS_OK = 0,
+  LS_INVALID_ARGUMENT = 1,
+  LS_OUT_OF_MEMORY = 2,
+  LS_UNSUPPORTED = 3,
+  LS_DEVICE_FAILURE = 4,
+  LS_IO = 5,
+  LS_CANCELLED = 6
+} ls_status;
+
+/* Each device has these ordered queues; one native thread drains each. */
+typedef enum ls_queue_kind {
+  LS_QUEUE_COMPUTE = 0,
+  LS_QUEUE_COPY_OUT = 1,
+  LS_QUEUE_COPY_IN = 2,
+  LS_QUEUE_COMM = 3,
+  LS_QUEUE_COUNT = 4
+} ls_queue_kind;
+
+/* What an allocation is for. Peaks and out-of-memory messages are broken down by it. */
+typedef enum ls_category {
+  LS_PARAMS = 0,
+  LS_GRADS = 1,
+  LS_OPTIMIZER = 2,
+  LS_CHECKPOINTS = 3,
+  LS_ACTIVATIONS = 4,
+  LS_LOGITS = 5,
+  LS_COMM = 6,
+  LS_WORKSPACE = 7,
+  LS_CATEGORY_COUNT = 8
+} ls_category;
+
+/* Where bytes live. */
+typedef enum ls_tier { LS_TIER_DEVICE = 0, LS_TIER_HOST = 1, LS_TIER_DISK = 2, LS_TIER_COUNT = 3 } ls_tier;
+
+typedef struct ls_tensor {
+  void *data; /* first element; NULL on the meta backend and for an absent optional tensor */
+  int64_t sizes[LS_MAX_DIMS];
+  int64_t strides[LS_MAX_DIMS]; /* in elements; 0 broadcasts */
+  int32_t ndim;
+  int32_t dtype;    /* ls_dtype */
+  int32_t category; /* ls_category */
+  int32_t present;  /* 0 for an absent optional tensor */
+} ls_tensor;
+
+/* body(context, begin, end) handles the items begin..end-1 of a range. */
+typedef void (*ls_range_fn)(void *context, int64_t begin, int64_t end);
+
+/* What an entry gets to work with. Valid during the call only. */
+typedef struct ls_exec {
+  void *device; /* the backend's own state from device_open */
+  int32_t queue; /* ls_queue_kind */
+  int32_t threads; /* threads that parallel may use; never let results depend on it */
+  void *stream; /* the backend's own state from queue_open */
+  void *workspace; /* as many bytes as the op's workspace function in native/runtime asked for */
+  int64_t workspace_bytes;
+  /* Runs body over 0..items-1 in pieces of `grain` items (the last may be shorter), pieces handed to the
+   * pool in ascending order, each begin a multiple of grain. Returns when all are done. */
+  void (*parallel)(const struct ls_exec *exec, int64_t items, int64_t grain, ls_range_fn body, void *context);
+  void *pool; /* of `parallel`; not for entries */
+  char *error; /* one line on failure */
+  size_t error_size;
+} ls_exec;
+
+/* ---- Arguments, one struct an op. Tensors come first. "+=" marks accumulation into what is there. ---- */
+
+/* c = alpha * op(a) . op(b) [+ bias] [+ c if accumulate]; transposes are strides.
+ * a [..., M, K], b [..., K, N], c [..., M, N] with equal leading (batch) sizes, at most two of them; bias [N].
+ * a, b: float32 or bfloat16 (may differ); c: float32 or bfloat16; products and sums float32. */
+typedef struct ls_matmul_args {
+  ls_tensor a, b, c, bias; /* bias optional */
+  double alpha;
+  int64_t accumulate; /* 0 or 1 */
+} ls_matmul_args;
+
+/* y = x / sqrt(mean(x^2) + eps) * weight, over the last dim.  x, y [T, H], weight [H] */
+typedef struct ls_rms_norm_args {
+  ls_tensor x, weight, y;
+  double eps;
+} ls_rms_norm_args;
+
+/* Recomputes the row statistics from x. dx [T, H]; dweight [H] float32, +=, optional.
+ * accumulate_dx: dx += (the residual's gradient is there already). */
+typedef struct ls_rms_norm_backward_args {
+  ls_tensor x, weight, dy, dx, dweight;
+  double eps;
+  int64_t accumulate_dx;
+} ls_rms_norm_backward_args;
+
+/* y = (x - mean) / sqrt(var + eps) * weight + bias, over the last dim; bias optional. */
+typedef struct ls_layer_norm_args {
+  ls_tensor x, weight, y, bias;
+  double eps;
+} ls_layer_norm_args;
+
+/* dweight, dbias [H] float32, +=, optional. */
+typedef struct ls_layer_norm_backward_args {
+  ls_tensor x, weight, dy, dx, dweight, dbias;
+  double eps;
+  int64_t accumulate_dx;
+} ls_layer_norm_backward_args;
+
+/* Rotates the first rotary_dim values of each head: pairs (i, i + rotary_dim/2), angle = positions[t] * inv_freq[i].
+ * x, y [T, N, D] (y may be x); positions [T] int64; inv_freq [rotary_dim/2] float32.
+ * The angle and its reduction to (-pi, pi] are float64. cos and sin are scaled by `scaling` (YaRN's attention factor).
+ * inverse: rotates by the negative angle, which is the backward. */
+typedef struct ls_rope_args {
+  ls_tensor x, positions, inv_freq, y;
+  double scaling;
+  int64_t inverse;
+} ls_rope_args;
+
+/* Gated activation: y = act(gate) * up. kind: ls_unary_kind of act (silu: SwiGLU; gelu kinds: GeGLU). [T, F] */
+typedef struct ls_swiglu_args {
+  ls_tensor gate, up, y;
+  int64_t kind;
+} ls_swiglu_args;
+
+/* dgate may be gate, dup may be up. */
+typedef struct ls_swiglu_backward_args {
+  ls_tensor gate, up, dy, dgate, dup;
+  int64_t kind;
+} ls_swiglu_backward_args;
+
+typedef enum ls_unary_kind {
+  LS_UNARY_SILU = 0,
+  LS_UNARY_GELU = 1,      /* erf form */
+  LS_UNARY_GELU_TANH = 2, /* tanh form */
+  LS_UNARY_RELU = 3,
+  LS_UNARY_SIGMOID = 4,
+  LS_UNARY_TANH = 5,
+  LS_UNARY_EXP = 6,
+  LS_UNARY_LOG = 7,
+  LS_UNARY_SQRT = 8,
+  LS_UNARY_NEG = 9,
+  LS_UNARY_ABS = 10,
+  LS_UNARY_SQUARE = 11,
+  LS_UNARY_RSQRT = 12,
+  LS_UNARY_COUNT = 13
+} ls_unary_kind;
+
+/* y = f(x), same sizes; y may be x. */
+typedef struct ls_unary_args {
+  ls_tensor x, y;
+  int64_t kind;
+} ls_unary_args;
+
+/* dx = dy * f'(x); dx may be dy. */
+typedef struct ls_unary_backward_args {
+  ls_tensor x, dy, dx;
+  int64_t kind;
+} ls_unary_backward_args;
+
+typedef enum ls_binary_kind {
+  LS_BINARY_ADD = 0,
+  LS_BINARY_SUB = 1,
+  LS_BINARY_MUL = 2,
+  LS_BINARY_DIV = 3,
+  LS_BINARY_MAXIMUM = 4,
+  LS_BINARY_COUNT = 5
+} ls_binary_kind;
+
+/* y = a (op) b elementwise; equal sizes, broadcast by zero strides; y may be a or b. Storage float32, bfloat16
+ * (float32 arithmetic) or all three float64 or int64. */
+typedef struct ls_binary_args {
+  ls_tensor a, b, y;
+  int64_t kind;
+} ls_binary_args;
+
+/* y = alpha * factor * x + beta * y; factor is an optional device scalar [] (float32 or float64).
+ * beta 0 never reads y. One op for residual adds, scaling and gradient accumulation (y float32, x bfloat16 allowed). */
+typedef struct ls_axpby_args {
+  ls_tensor x, y, factor;
+  double alpha, beta;
+} ls_axpby_args;
+
+/* y[t, :] = table[ids[t], :].  ids [T] int32, table [V, H], y [T, H]. */
+typedef struct ls_embedding_args {
+  ls_tensor ids, table, y;
+} ls_embedding_args;
+
+/* dtable[ids[t], :] += dy[t, :], in ascending t for each row: deterministic. dtable [V, H] float32. */
+typedef struct ls_embedding_backward_args {
+  ls_tensor ids, dy, dtable;
+} ls_embedding_backward_args;
+
+/* Softmax attention. q [Tq, N, D], k [Tk, K, D], v [Tk, K, D], o [Tq, N, D]: last dim contiguous, the others strided.
+ * lse [N, Tq] float32: natural log of sum(exp(scale * q.k)) over the keys attended; -inf and o = 0 where there is none.
+ * Query head n reads key head n / (N / K). Query row i stands at position q_offset + i, key row j at k_offset + j;
+ * i attends j iff (not causal, or pos_j <= pos_i) and (window == 0, or |pos_i - pos_j| < window)
+ * and both lie in the same document. cu_seqlens [documents + 1] int64, ascending, in the same coordinates as the
+ * positions (absent: one document). */
+typedef struct ls_attention_args {
+  ls_tensor q, k, v, o, lse, cu_seqlens;
+  double scale;
+  int64_t causal, window, q_offset, k_offset;
+  const int64_t *cu_seqlens_host; /* the same numbers, readable by the host while the task lives; NULL if absent */
+  int64_t documents;
+} ls_attention_args;
+
+/* lse as forward gave it. delta [N, Tq] float32 = rowsum(do * o), optional (then o is read and delta made).
+ * dq [Tq, N, D], dk, dv [Tk, K, D]; accumulate_dq, accumulate_dkv: += into them. dq may be o. */
+typedef struct ls_attention_backward_args {
+  ls_tensor q, k, v, o, lse, dout, delta, dq, dk, dv, cu_seqlens;
+  double scale;
+  int64_t causal, window, q_offset, k_offset;
+  int64_t accumulate_dq, accumulate_dkv, deterministic;
+  const int64_t *cu_seqlens_host;
+  int64_t documents;
+} ls_attention_backward_args;
+
+/* Token losses of a tile of logits, and their gradient in the same pass.
+ * logits [T, V]; labels [T] int32, -100 ignored; loss [] float64, += sum of token losses (natural log);
+ * dlogits [T, V] optional, may be logits: (softmax - onehot) * scale, zero rows where ignored.
+ * lse [T] float32 optional: log-sum-exp of each row. */
+typedef struct ls_cross_entropy_args {
+  ls_tensor logits, labels, loss, dlogits, lse;
+  double scale;
+} ls_cross_entropy_args;
+
+/* dst = src with cast; same sizes, any strides (so a permuting copy is a copy of a permuted view). */
+typedef struct ls_copy_args {
+  ls_tensor src, dst;
+} ls_copy_args;
+
+typedef struct ls_fill_args {
+  ls_tensor y;
+  double value;
+} ls_fill_args;
+
+/* y = alpha * sum of x over the dims where y has size 1 and x has not (same ndim), += if accumulate.
+ * Blocked sums in float64; order depends on the shape alone. */
+typedef struct ls_sum_args {
+  ls_tensor x, y;
+  double alpha;
+  int64_t accumulate;
+} ls_sum_args;
+
+/* y [] float64 += sum(x^2). */
+typedef struct ls_norm_squared_args {
+  ls_tensor x, y;
+} ls_norm_squared_args;
+
+/* y = max of x over the last dim and its first index. x [T, V]; index [T] int32. */
+typedef struct ls_argmax_args {
+  ls_tensor x, index;
+} ls_argmax_args;
+
+/* From total [] float64 (a sum of squares) makes norm [] float64 = sqrt(total), the clip factor
+ * factor [] float64 = min(1, max_norm / (norm + 1e-6)) (1 where max_norm <= 0), and finite [] int64 = 1 or 0 by
+ * isfinite(norm), ANDed with isfinite(loss) where loss [] float64 is given. */
+typedef struct ls_clip_factor_args {
+  ls_tensor total, norm, factor, finite, loss; /* loss optional */
+  double max_norm;
+} ls_clip_factor_args;
+
+/* step [] int64 += finite (1 where finite is absent). Once an optimizer step, before the adamw of its tensors. */
+typedef struct ls_adamw_advance_args {
+  ls_tensor step, finite; /* finite optional */
+} ls_adamw_advance_args;
+
+/* torch's AdamW on one tensor: g = grad * factor; p -= lr * wd * p; m, v moments; bias correction by step[];
+ * p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+ * param float32 or bfloat16; master float32 (optional; where present it is the value updated and param its rounding);
+ * grad float32 or bfloat16; m, v float32; factor, finite, step scalars as above. finite == 0: nothing changes. */
+typedef struct ls_adamw_args {
+  ls_tensor param, grad, m, v, step, master, factor, finite; /* last three optional */
+  double learning_rate, beta1, beta2, eps, weight_decay;
+} ls_adamw_args;
+
+/* Philox4x32-10, counter = (offset + element index) / 4 (row-major index), key = seed; the same on every backend.
+ * normal (mean, std by Box-Muller) or uniform [low, high). y contiguous. */
+typedef struct ls_random_args {
+  ls_tensor y;
+  double a, b; /* normal: mean, std; uniform: low, high */
+  int64_t seed, offset;
+  int64_t normal;
+} ls_random_args;
+
+/* What a device can do, filled by device_open. */
+typedef struct ls_device_info {
+  char name[128];   /* e.g. "cpu (avx512, 2 threads)" */
+  int64_t memory_bytes; /* total */
+  int64_t memory_free_bytes;
+  int64_t page_bytes; /* granularity of commit and decommit */
+  double peak_bf16_flops; /* dense rate for mfu; 0 where unknown */
+} ls_device_info;
+
+typedef struct ls_backend {
+  int32_t api_version; /* LS_BACKEND_API_VERSION, checked before any other field is read */
+  int32_t struct_bytes; /* sizeof(ls_backend) */
+  const char *name;
+
+  /* ---- devices and memory ---- */
+  /* Opens device `index`; *device is the backend's own state. */
+  ls_status (*device_open)(int32_t index, int32_t threads, void **device, ls_device_info *info, char *error, size_t error_size);
+  void (*device_close)(void *device);
+  /* Reserves address space without memory behind it. */
+  ls_status (*reserve)(void *device, int32_t tier, int64_t bytes, void **address);
+  void (*unreserve)(void *device, int32_t tier, void *address, int64_t bytes);
+  /* Backs whole pages of a reservation (called on the JavaScript thread), and gives them back (called on the compute
+   * queue, after every task that was enqueued before). */
+  ls_status (*commit)(void *device, int32_t tier, void *address, int64_t bytes);
+  void (*decommit)(void *device, int32_t tier, void *address, int64_t bytes);
+  /* Moves bytes between host memory and a device address, blocking the calling queue thread. */
+  ls_status (*upload)(const ls_exec *, void *device_address, const void *host, int64_t bytes);
+  ls_status (*download)(const ls_exec *, void *host, const void *device_address, int64_t bytes);
+
+  /* ---- queues (optional: NULL where an entry has finished its work when it returns) ---- */
+  ls_status (*queue_open)(void *device, int32_t kind, void **stream);
+  void (*queue_close)(void *device, void *stream);
+  ls_status (*queue_synchronize)(void *device, void *stream); /* waits for all work given to the stream */
+  ls_status (*event_record)(void *device, void *stream, void **event);
+  ls_status (*event_wait)(void *device, void *stream, void *event); /* makes the stream wait; does not block the host */
+  void (*event_free)(void *device, void *event);
+
+  /* ---- ops: same name in native/runtime/ops, native/<backend>, lib/ops and test/ops ---- */
+  ls_status (*matmul)(const ls_exec *, const ls_matmul_args *);
+  ls_status (*rms_norm)(const ls_exec *, const ls_rms_norm_args *);
+  ls_status (*rms_norm_backward)(const ls_exec *, const ls_rms_norm_backward_args *);
+  ls_status (*layer_norm)(const ls_exec *, const ls_layer_norm_args *);
+  ls_status (*layer_norm_backward)(const ls_exec *, const ls_layer_norm_backward_args *);
+  ls_status (*rope)(const ls_exec *, const ls_rope_args *);
+  ls_status (*swiglu)(const ls_exec *, const ls_swiglu_args *);
+  ls_status (*swiglu_backward)(const ls_exec *, const ls_swiglu_backward_args *);
+  ls_status (*unary)(const ls_exec *, const ls_unary_args *);
+  ls_status (*unary_backward)(const ls_exec *, const ls_unary_backward_args *);
+  ls_status (*binary)(const ls_exec *, const ls_binary_args *);
+  ls_status (*axpby)(const ls_exec *, const ls_axpby_args *);
+  ls_status (*embedding)(const ls_exec *, const ls_embedding_args *);
+  ls_status (*embedding_backward)(const ls_exec *, const ls_embedding_backward_args *);
+  ls_status (*attention)(const ls_exec *, const ls_attention_args *);
+  ls_status (*attention_backward)(const ls_exec *, const ls_attention_backward_args *);
+  ls_status (*cross_entropy)(const ls_exec *, const ls_cross_entropy_args *);
+  ls_status (*copy)(const ls_exec *, const ls_copy_args *);
+  ls_status (*fill)(const ls_exec *, const ls_fill_args *);
+  ls_status (*sum)(const ls_exec *, const ls_sum_args *);
+  ls_status (*norm_squared)(const ls_exec *, const ls_norm_squared_args *);
+  ls_status (*argmax)(const ls_exec *, const ls_argmax_args *);
+  ls_status (*clip_factor)(const ls_exec *, const ls_clip_factor_args *);
+  ls_status (*adamw_advance)(const ls_exec *, const ls_adamw_advance_args *);
+  ls_status (*adamw)(const ls_exec *, const ls_adamw_args *);
+  ls_status (*random)(const ls_exec *, const ls_random_args *);
+} ls_backend;
+
+/* A backend in a shared library exports this symbol. NULL: it cannot be used here, with one line in error. */
+typedef const ls_backend *(*ls_backend_open_fn)(int32_t api_version, char *error, size_t error_size);
+#define LS_BACKEND_OPEN_SYMBOL "ls_backend_open"
+
+/* ---- what other addons get ---- */
+
+/* tensor.native() is an object with this type tag around an ls_native_tensor. */
+#define LS_TENSOR_TAG_LOWER 0x6c6f6e6773657131ULL
+#define LS_TENSOR_TAG_UPPER 0x74656e736f723031ULL
+/* native.backendTable(device) is an external with this type tag around an ls_native_backend. */
+#define LS_BACKEND_TAG_LOWER 0x6c6f6e6773657131ULL
+#define LS_BACKEND_TAG_UPPER 0x6261636b656e6431ULL
+
+/* Valid until the tensor is disposed. The device's queues may still be working on it: await
+ * device.synchronize() first. */
+typedef struct ls_native_tensor {
+  int32_t api_version;
+  ls_tensor tensor;
+  const char *device; /* "cpu", "meta", "cuda:0" */
+} ls_native_tensor;
+
+/* The table and a ready ls_exec without workspace, for ops that need none. */
+typedef struct ls_native_backend {
+  int32_t api_version;
+  const ls_backend *table;
+  ls_exec exec;
+} ls_native_backend;
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* LONGSEQ_BACKEND_H */
