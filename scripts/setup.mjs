@@ -1,0 +1,194 @@
+#!/usr/bin/env node
+// Makes a clone ready to run: system packages, npm packages, longseq.node and dist/. Safe to repeat; fast when done.
+//
+// Uses nothing but node: modules and files of this folder, because it runs before `npm ci`.
+//
+// Options: --native (only up to longseq.node), --cuda (also the CUDA backend), --quiet (no closing line).
+import { spawnSync } from "node:child_process";
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { delimiter, join } from "node:path";
+import { takeLock } from "./lock.mjs";
+import { hashOf, nativeHash, readStamp, root, typescriptHash } from "./hash.mjs";
+
+const known = new Set(["--native", "--cuda", "--quiet"]);
+const options = new Set(process.argv.slice(2));
+for (const option of options) {
+  if (!known.has(option)) fail(`Unknown option ${option}; there are ${[...known].join(", ")}.`, 2);
+}
+
+const addon = "build/Release/longseq.node";
+const lockfileStamp = "node_modules/.longseq-lockfile";
+const nativeStamp = "build/longseq.hash";
+const typescriptStamp = "dist/longseq.hash";
+/** Debian package: the command that shows it is there, however it was installed. */
+const packages = { cmake: "cmake", "ninja-build": "ninja", "g++": "g++" };
+
+function fail(message, code = 1) {
+  console.error(message);
+  process.exit(code);
+}
+
+function say(message) {
+  console.error(`longseq: ${message}`);
+}
+
+/** Runs a command with its output shown; ends the set-up with `advice` if it fails. */
+function run(command, args, advice, env = process.env) {
+  const result = spawnSync(command, args, { cwd: root, stdio: ["ignore", 2, 2], env });
+  if (result.error) fail(`${command} could not be started (${result.error.message}). ${advice}`);
+  if (result.status !== 0) fail(`${[command, ...args].join(" ")} failed. ${advice}`);
+}
+
+function onPath(command) {
+  return (process.env.PATH ?? "").split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder || ".", command), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+function checkHost() {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  if (major < 20 || (major === 20 && minor < 19)) {
+    fail(`longseq needs Node 20.19 or newer; this is ${process.versions.node} (${process.execPath}).`);
+  }
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    fail(
+      `longseq builds on linux-x64 only, this is ${process.platform}-${process.arch}: ` +
+        "use a Linux x86-64 machine, a container or a virtual machine of that kind, or WSL 2 on Windows.",
+    );
+  }
+}
+
+/** Names of packages that neither dpkg nor PATH knows. */
+function missingPackages() {
+  const query = spawnSync("dpkg-query", ["-W", "-f", "${Package} ${db:Status-Abbrev}\\n", ...Object.keys(packages)], {
+    encoding: "utf8",
+  });
+  const installed = new Set(
+    (query.stdout ?? "")
+      .split("\n")
+      .filter((line) => line.trimEnd().endsWith(" ii"))
+      .map((line) => line.split(" ")[0]),
+  );
+  return Object.entries(packages)
+    .filter(([name, command]) => !installed.has(name) && !onPath(command))
+    .map(([name]) => name);
+}
+
+/** Installs what is missing; touches neither apt nor the network if nothing is. */
+function installPackages() {
+  const missing = missingPackages();
+  if (missing.length === 0) return;
+  const update = ["apt-get", "-q", "update"];
+  const install = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends"];
+  const byHand = `sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing.join(" ")}`;
+  if (!onPath("apt-get")) {
+    fail(`Missing: ${missing.map((name) => packages[name]).join(", ")}. Install them and run this again.`);
+  }
+  const asRoot = process.getuid() === 0;
+  if (!asRoot && !(onPath("sudo") && spawnSync("sudo", ["-n", "true"], { stdio: "ignore" }).status === 0)) {
+    fail(`${byHand}\n# longseq needs these packages: run the line above, then this command again.`);
+  }
+  say(`installing ${missing.join(" ")}`);
+  const environment = ["env", "DEBIAN_FRONTEND=noninteractive"];
+  for (const command of [update, [...install, ...missing]]) {
+    const [program, ...args] = asRoot ? [...environment, ...command] : ["sudo", "-n", ...environment, ...command];
+    run(program, args, `Run by hand: ${byHand}`);
+  }
+}
+
+function npmPackagesCurrent() {
+  return readStamp(lockfileStamp) === hashOf(["package-lock.json"]);
+}
+
+function installNpmPackages() {
+  const wanted = hashOf(["package-lock.json"]);
+  if (readStamp(lockfileStamp) === wanted) return;
+  if (!onPath("npm")) fail("npm is not on PATH; it comes with Node (on Debian in the package npm).");
+  say("installing npm packages");
+  run("npm", ["ci", "--include=dev", "--no-audit", "--no-fund"], "Is the npm registry within reach?");
+  writeFileSync(join(root, lockfileStamp), wanted);
+}
+
+function nativeCurrent() {
+  return existsSync(join(root, addon)) && readStamp(nativeStamp) === nativeHash();
+}
+
+/** CMake keeps absolute paths and its generator: a build folder from elsewhere must go. */
+function dropForeignBuildFolder() {
+  let cache = "";
+  try {
+    cache = readFileSync(join(root, "build/CMakeCache.txt"), "utf8");
+  } catch {
+    return;
+  }
+  const home = /^CMAKE_HOME_DIRECTORY:INTERNAL=(.*)$/m.exec(cache)?.[1];
+  const generator = /^CMAKE_GENERATOR:INTERNAL=(.*)$/m.exec(cache)?.[1];
+  if (home !== root || generator !== "Ninja") rmSync(join(root, "build"), { recursive: true, force: true });
+}
+
+function buildNative() {
+  const wanted = nativeHash();
+  if (existsSync(join(root, addon)) && readStamp(nativeStamp) === wanted) return;
+  say("building longseq.node");
+  dropForeignBuildFolder();
+  const tool = join(root, "node_modules/cmake-js/bin/cmake-js");
+  run(
+    process.execPath,
+    [tool, "build", "-G", "Ninja", "-l", "warn", "-p", String(availableParallelism())],
+    "The compiler's message is above.",
+  );
+  // Hashed before the compiler read them: a file changed in between is built again next time.
+  writeFileSync(join(root, nativeStamp), wanted);
+}
+
+function typescriptCurrent() {
+  return existsSync(join(root, "dist/lib")) && readStamp(typescriptStamp) === typescriptHash();
+}
+
+/** Removes what tsc made of sources that are gone: dist is packed whole. */
+function pruneDist(folder = "lib") {
+  for (const entry of readdirSync(join(root, "dist", folder), { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) {
+      if (existsSync(join(root, path))) pruneDist(path);
+      else rmSync(join(root, "dist", path), { recursive: true });
+    } else if (!existsSync(join(root, path.replace(/(\.d)?\.[jt]s$/, ".ts")))) {
+      rmSync(join(root, "dist", path));
+    }
+  }
+}
+
+function buildTypescript() {
+  const wanted = typescriptHash();
+  if (typescriptCurrent()) return;
+  say("compiling lib/");
+  rmSync(join(root, typescriptStamp), { force: true });
+  run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", "."], "tsc's message is above.");
+  pruneDist();
+  writeFileSync(join(root, typescriptStamp), wanted);
+}
+
+function buildCuda() {
+  if (!existsSync(join(root, "native/cuda"))) say("--cuda: this version has no CUDA backend; nothing to build for it.");
+}
+
+checkHost();
+const nativeOnly = options.has("--native");
+const current = () => npmPackagesCurrent() && nativeCurrent() && (nativeOnly || typescriptCurrent());
+if (!current()) {
+  mkdirSync(join(root, ".setup"), { recursive: true });
+  const release = await takeLock(join(root, ".setup/lock"), (pid) => say(`waiting for set-up process ${pid}`));
+  process.on("exit", release);
+  installPackages();
+  installNpmPackages();
+  buildNative();
+  if (!nativeOnly) buildTypescript();
+}
+if (options.has("--cuda")) buildCuda();
+if (!options.has("--quiet")) console.log("longseq is ready. Next: npm run demo, or: node bin/longseq.mjs train CONFIG");
