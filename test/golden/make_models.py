@@ -1,0 +1,263 @@
+"""Writes models/<case>/: a tiny random checkpoint and transformers' logits, loss and gradients for it.
+
+    python test/golden/make_models.py [case ...]
+
+Each case has model/ (config.json and safetensors as a user would have them), golden.json (loss, norms, what it is for)
+and golden.safetensors (input_ids, labels, cu_seqlens, logits [T, V], grad.<parameter>; float64 results rounded to
+float32). Nothing here is needed when the tests run.
+"""
+
+import os
+import sys
+
+import torch
+from reference import IGNORE, dump, error, evaluate, gradient_norm, load, load64, make_checkpoint, save_file
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
+
+
+def hub(rope_scaling=None, drop=(), **extra):
+    """config.json as checkpoints on the hub have it: rope_theta and rope_scaling at the top, torch_dtype, no
+    layer_types, fields that later versions dropped."""
+
+    def edit(fields):
+        rope = fields.pop("rope_parameters")
+        fields["rope_theta"] = rope["rope_theta"]
+        fields["rope_scaling"] = rope_scaling
+        fields["torch_dtype"] = fields.pop("dtype")
+        fields["transformers_version"] = "4.44.0"
+        fields["attention_dropout"] = 0.0
+        fields.pop("layer_types", None)
+        for key in drop:
+            fields.pop(key, None)
+        fields.update(extra)
+        return fields
+
+    return edit
+
+
+LLAMA3 = dict(
+    rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+)
+
+# name -> (what it is for, config, options of the case)
+CASES = {
+    "llama2": (
+        "Llama 2 style: every head has its own keys, untied; saved in three shards",
+        LlamaConfig(
+            vocab_size=67, hidden_size=24, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3,
+            num_key_value_heads=3, max_position_embeddings=128, rms_norm_eps=1e-5,
+        ),
+        dict(tokens=32, shard="25KB"),
+    ),
+    "llama3": (
+        "Llama 3.1 style as transformers 5 writes it: llama3 scaling with all three bands, GQA, theta 500000",
+        LlamaConfig(
+            vocab_size=71, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, max_position_embeddings=512, rms_norm_eps=1e-5,
+            rope_parameters=dict(LLAMA3, rope_theta=50000.0),
+        ),
+        dict(tokens=40),
+    ),
+    "llama3_hub": (
+        "Llama 3.2 style in the hub's spelling: rope_scaling with rope_type, no head_dim, tied, bfloat16 file",
+        LlamaConfig(
+            vocab_size=69, hidden_size=32, intermediate_size=50, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
+            rope_parameters=dict(LLAMA3, rope_theta=10000.0),
+        ),
+        dict(tokens=36, dtype=torch.bfloat16, hub=hub(rope_scaling=LLAMA3, drop=["head_dim"], pretraining_tp=1)),
+    ),
+    "llama_linear_hub": (
+        "linear scaling spelled `type` as in older checkpoints, MQA, no rope_theta; a large eps",
+        LlamaConfig(
+            vocab_size=66, hidden_size=30, intermediate_size=37, num_hidden_layers=2, num_attention_heads=3,
+            num_key_value_heads=1, max_position_embeddings=256, rms_norm_eps=1e-2,
+            rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=10000.0),
+        ),
+        dict(tokens=29, hub=hub(rope_scaling={"type": "linear", "factor": 4.0}, drop=["head_dim", "rope_theta"])),
+    ),
+    "llama_yarn": (
+        "YaRN with its defaults: attention factor 0.1 ln(factor) + 1, ramp truncated to whole dims",
+        LlamaConfig(
+            vocab_size=65, hidden_size=32, intermediate_size=41, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=4, head_dim=12, max_position_embeddings=512, rms_norm_eps=1e-5,
+            rope_parameters=dict(
+                rope_type="yarn", factor=8.0, original_max_position_embeddings=64, rope_theta=10000.0
+            ),
+        ),
+        dict(tokens=33),
+    ),
+    "llama_yarn_mscale": (
+        "YaRN with mscale and mscale_all_dim, own betas, ramp not truncated; biases everywhere",
+        LlamaConfig(
+            vocab_size=64, hidden_size=24, intermediate_size=35, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, max_position_embeddings=512, rms_norm_eps=1e-5,
+            attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+            rope_parameters=dict(
+                rope_type="yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=1000.0,
+                beta_fast=16.0, beta_slow=2.0, mscale=1.3, mscale_all_dim=0.6, truncate=False,
+            ),
+        ),
+        dict(tokens=31),
+    ),
+    "llama_packed": (
+        "four documents (one of a single token) packed into one sequence; the reference runs them apart",
+        LlamaConfig(
+            vocab_size=67, hidden_size=24, intermediate_size=39, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, max_position_embeddings=128, rms_norm_eps=1e-5,
+        ),
+        dict(documents=[11, 1, 17, 8]),
+    ),
+    "mistral_window": (
+        "Mistral with a sliding window of 7 in every layer and head_dim apart from H / N",
+        MistralConfig(
+            vocab_size=67, hidden_size=28, intermediate_size=45, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=10, max_position_embeddings=128, rms_norm_eps=1e-5, sliding_window=7,
+        ),
+        dict(tokens=40),
+    ),
+    "mistral_hub": (
+        "Mistral in the hub's spelling, sliding_window null, no head_dim, theta 1e6",
+        MistralConfig(
+            vocab_size=65, hidden_size=32, intermediate_size=47, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, sliding_window=None,
+            rope_parameters=dict(rope_type="default", rope_theta=1000000.0),
+        ),
+        dict(tokens=27, dtype=torch.bfloat16, hub=hub(drop=["head_dim"])),
+    ),
+    "mistral_packed": (
+        "a sliding window of 5 within packed documents, shorter and longer than the window",
+        MistralConfig(
+            vocab_size=65, hidden_size=24, intermediate_size=33, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, max_position_embeddings=128, rms_norm_eps=1e-5, sliding_window=5,
+        ),
+        dict(documents=[3, 14, 9, 12]),
+    ),
+    "qwen2": (
+        "Qwen2: biases on q, k, v; tied; sliding_window present but not used",
+        Qwen2Config(
+            vocab_size=73, hidden_size=28, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=True, use_sliding_window=False,
+            sliding_window=6, rope_parameters=dict(rope_type="default", rope_theta=1000000.0),
+        ),
+        dict(tokens=35),
+    ),
+    "qwen2_window": (
+        "Qwen2 with layer_types: full attention in layer 0, window 6 in layers 1 and 2",
+        Qwen2Config(
+            vocab_size=67, hidden_size=24, intermediate_size=35, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, use_sliding_window=True, sliding_window=6,
+            max_window_layers=1,
+        ),
+        dict(tokens=34),
+    ),
+    "qwen2_window_hub": (
+        "Qwen2 in the hub's spelling: windows from max_window_layers alone, YaRN spelled `type`",
+        Qwen2Config(
+            vocab_size=67, hidden_size=24, intermediate_size=34, num_hidden_layers=3, num_attention_heads=3,
+            num_key_value_heads=3, max_position_embeddings=256, use_sliding_window=True, sliding_window=9,
+            max_window_layers=2,
+            rope_parameters=dict(
+                rope_type="yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=10000.0
+            ),
+        ),
+        dict(
+            tokens=38,
+            hub=hub(rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+        ),
+    ),
+    "qwen3": (
+        "Qwen3: q and k norms, head_dim 20 apart from H / N = 14, untied",
+        Qwen3Config(
+            vocab_size=67, hidden_size=28, intermediate_size=43, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=20, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters=dict(rope_type="default", rope_theta=1000000.0),
+        ),
+        dict(tokens=33),
+    ),
+    "qwen3_hub": (
+        "Qwen3 in the hub's spelling: tied, attention_bias, a window from layer 1 on",
+        Qwen3Config(
+            vocab_size=66, hidden_size=24, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, max_position_embeddings=128, tie_word_embeddings=True,
+            attention_bias=True, use_sliding_window=True, sliding_window=8, max_window_layers=1,
+        ),
+        dict(tokens=30, hub=hub()),
+    ),
+}
+
+
+def rows_of(case, vocabulary, options, seed):
+    """Documents as (input_ids, labels): labels align with input_ids, some masked, one masked at each end."""
+    g = torch.Generator().manual_seed(seed)
+    documents = []
+    for length in options.get("documents", [options.get("tokens")]):
+        ids = torch.randint(0, vocabulary, (length,), generator=g)
+        labels = torch.where(torch.rand(length, generator=g) < 0.25, torch.full_like(ids, IGNORE), ids)
+        if length > 4:
+            # A label that differs from its input id, so that the two are told apart.
+            labels[2] = (int(ids[2]) + 1) % vocabulary
+            labels[length - 1] = ids[length - 1]
+        documents.append((ids, labels))
+    return documents
+
+
+def main(names):
+    worst = 0.0
+    for index, (case, (purpose, config, options)) in enumerate(CASES.items()):
+        if names and case not in names:
+            continue
+        folder = os.path.join(HERE, case)
+        os.makedirs(folder, exist_ok=True)
+        model_folder = os.path.join(folder, "model")
+        make_checkpoint(
+            model_folder, config, 100 + index, options.get("dtype", torch.float32), options.get("shard"),
+            options.get("hub"),
+        )
+        documents = rows_of(case, config.vocab_size, options, 1000 + index)
+
+        model = load64(model_folder)
+        logits, loss, valid = evaluate(model, documents)
+        norm = gradient_norm(model)
+        # The library as it is, in float32 with its plain attention, must agree: it guards the float64 replacements.
+        plain = load(model_folder)
+        plain_logits, plain_loss, _ = evaluate(plain, documents)
+        errors = {"logits": error(plain_logits, logits)}
+        gradients = {}
+        for (name, p), (_, q) in zip(model.named_parameters(), plain.named_parameters()):
+            gradients["grad." + name] = p.grad.float().contiguous()
+            errors[name] = error(q.grad, p.grad)
+        assert abs(plain_loss - loss) < 2e-6 * loss, (case, plain_loss, loss)
+        assert max(errors.values()) < 5e-5, (case, errors)
+        worst = max(worst, max(errors.values()))
+
+        lengths = [len(ids) for ids, _ in documents]
+        cumulative = torch.tensor([sum(lengths[:i]) for i in range(len(lengths) + 1)], dtype=torch.int64)
+        tensors = {
+            "input_ids": torch.cat([d[0] for d in documents]).to(torch.int32),
+            "labels": torch.cat([d[1] for d in documents]).to(torch.int32),
+            "cu_seqlens": cumulative,
+            "logits": logits.float().contiguous(),
+            **gradients,
+        }
+        save_file(tensors, os.path.join(folder, "golden.safetensors"))
+        dump(
+            os.path.join(folder, "golden.json"),
+            {
+                "purpose": purpose,
+                "tokens": int(cumulative[-1]),
+                "documents": lengths,
+                "valid_tokens": valid,
+                "loss": loss,
+                "grad_norm": norm,
+                "parameters": [n for n, _ in model.named_parameters()],
+            },
+        )
+        print(f"{case:20s} T {int(cumulative[-1]):3d} loss {loss:.6f} norm {norm:.6f} float32 error {max(errors.values()):.1e}")
+    print(f"largest float32 error {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

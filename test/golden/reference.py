@@ -1,0 +1,215 @@
+"""The transformers side of the golden files: random checkpoints, float64 evaluation, shifted losses, AdamW steps.
+
+References are computed in float64 from the float32 (or bfloat16) weights that are in the checkpoint, so that what a
+test measures is longseq's error and not the sum of two.
+"""
+
+import json
+import math
+import os
+import shutil
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+IGNORE = -100
+
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def randomise(model, seed):
+    """Weights large enough that attention, biases and norms matter: fan-in scaling, norms around 1, biases around 0."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in sorted(dict(model.named_parameters()).items()):
+            noise = torch.randn(p.shape, generator=g, dtype=torch.float32)
+            if name.endswith("norm.weight"):
+                p.copy_(1.0 + 0.25 * noise)
+            elif p.ndim == 1:
+                p.copy_(0.3 * noise)
+            elif "embed_tokens" in name:
+                p.copy_(0.7 * noise)
+            else:
+                p.copy_(noise * (1.2 / math.sqrt(p.shape[1])))
+    return model
+
+
+def make_checkpoint(folder, config, seed, dtype=torch.float32, shard=None, hub=None):
+    """Saves a random model of `config` as transformers does. `hub` edits config.json afterwards (older spelling)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    randomise(model, seed)
+    model.to(dtype)
+    model.save_pretrained(folder, **({"max_shard_size": shard} if shard else {}))
+    path = os.path.join(folder, "config.json")
+    with open(path) as f:
+        fields = json.load(f)
+    # The file must not change with the library that wrote it more than it has to.
+    fields.pop("transformers_version", None)
+    if hub is not None:
+        fields = hub(fields)
+    with open(path, "w") as f:
+        json.dump(fields, f, indent=2)
+        f.write("\n")
+    generation = os.path.join(folder, "generation_config.json")
+    if os.path.exists(generation):
+        os.remove(generation)
+
+
+def load(folder, attention="eager", dtype=torch.float32):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=dtype)
+    model.eval()
+    return model
+
+
+def load64(folder):
+    """The checkpoint in float64 throughout: transformers casts norms, angles and softmax to float32, so these are
+    replaced by the same formulas in float64. Inverse frequencies stay the float32 numbers that transformers makes."""
+    model = load(folder, attention="sdpa").double()
+    loaded = load(folder, attention="sdpa")
+    for (_, module), (_, original) in zip(model.named_modules(), loaded.named_modules()):
+        kind = type(module).__name__
+        if kind.endswith("RMSNorm"):
+            module.forward = norm64(module)
+        elif kind.endswith("RotaryEmbedding"):
+            module.forward = rotary64(original.inv_freq.double(), float(original.attention_scaling))
+    return model
+
+
+def norm64(module):
+    def forward(x):
+        return module.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon))
+
+    return forward
+
+
+def rotary64(inverse_frequencies, scaling):
+    def forward(x, position_ids):
+        angles = position_ids[:, :, None].double() * inverse_frequencies[None, None, :]
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos() * scaling, angles.sin() * scaling
+
+    return forward
+
+
+def shifted(labels):
+    """Target of position t is label t + 1; the last has none."""
+    return torch.cat([labels[1:], labels.new_full((1,), IGNORE)])
+
+
+def token_losses(logits, labels):
+    """Sum of token losses of one sequence and the count of its valid targets, in the dtype of the logits."""
+    targets = shifted(labels)
+    total = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    return total, int((targets != IGNORE).sum())
+
+
+def evaluate(model, documents):
+    """documents: list of (input_ids, labels), each run on its own. Returns logits of all, loss = sum / valid, and
+    leaves the gradients of that loss in the parameters."""
+    model.zero_grad(set_to_none=True)
+    logits, total, valid = [], 0.0, 0
+    for input_ids, labels in documents:
+        out = model(input_ids=input_ids[None], use_cache=False).logits[0]
+        loss, count = token_losses(out, labels)
+        logits.append(out)
+        total = total + loss
+        valid += count
+    loss = total / valid
+    loss.backward()
+    return torch.cat(logits).detach(), float(loss.detach()), valid
+
+
+def gradient_norm(model):
+    return math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in model.parameters() if p.grad is not None))
+
+
+def error(x, reference):
+    """max|x - ref| / rms(ref), the measure of the tests."""
+    reference = reference.double()
+    rms = float(reference.pow(2).mean().sqrt())
+    return float((x.double() - reference).abs().max()) / max(rms, 1e-300)
+
+
+def learning_rate(step, steps, peak, schedule="constant", warmup=0, minimum=0.0, decay=None):
+    """The rate of step `step` (from 0): warm-up peak * (step + 1) / warmup, then the schedule, which reaches the
+    minimum at `steps`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    if schedule == "constant":
+        return peak
+    if schedule == "linear":
+        return minimum + (peak - minimum) * (1 - progress)
+    if schedule == "cosine":
+        return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule == "wsd":
+        decay = decay if decay is not None else max(1, steps // 5)
+        return peak if step < steps - decay else minimum + (peak - minimum) * (steps - step) / decay
+    raise ValueError(schedule)
+
+
+def train(model, rows, train):
+    """AdamW as torch has it, over rows in file order. Returns one record a step.
+    train: the keys of the configuration's train section."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": train["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=train["learning_rate"], betas=tuple(train["betas"]), eps=train["eps"])
+    records, cursor = [], 0
+    for step in range(train["steps"]):
+        taken = [rows[(cursor + i) % len(rows)] for i in range(train["batch_size"])]
+        cursor += train["batch_size"]
+        batch = [(torch.tensor(r["input_ids"]), torch.tensor(r.get("labels", r["input_ids"]))) for r in taken]
+        valid = sum(int((shifted(labels) != IGNORE).sum()) for _, labels in batch)
+        model.zero_grad(set_to_none=True)
+        loss = 0.0
+        for input_ids, labels in batch:
+            # A micro-batch is divided by the labels of the whole step.
+            total, _ = token_losses(model(input_ids=input_ids[None], use_cache=False).logits[0], labels)
+            part = total / valid
+            part.backward()
+            loss += float(part.detach())
+        rate = learning_rate(
+            step,
+            train["steps"],
+            train["learning_rate"],
+            train["schedule"],
+            train["warmup_steps"],
+            train["min_learning_rate"],
+            train.get("decay_steps"),
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        norm = gradient_norm(model)
+        if train["clip_grad_norm"]:
+            factor = min(1.0, train["clip_grad_norm"] / (norm + 1e-6))
+            for p in model.parameters():
+                if p.grad is not None:
+                    p.grad.mul_(factor)
+        optimizer.step()
+        records.append(
+            {
+                "step": step + 1,
+                "loss": loss,
+                "grad_norm": norm,
+                "learning_rate": rate,
+                "tokens": sum(len(i) for i, _ in batch),
+                "valid_tokens": valid,
+            }
+        )
+    return records
+
+
+def dump(path, value):
+    with open(path, "w") as f:
+        json.dump(value, f, indent=1)
+        f.write("\n")
+
+
+__all__ = [n for n in dir() if not n.startswith("_")]
