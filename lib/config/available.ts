@@ -1,0 +1,37 @@
+// Which values of known keys this version can act on; any other one is refused instead of ignored.
+
+import type { Config } from "./schema.js";
+
+export interface Availability {
+  /** The key as YAML spells it. */
+  readonly key: string;
+  /** The resolved values that work. */
+  readonly values: readonly (string | number | boolean | null)[];
+}
+
+/** One line a key whose feature is not complete; a feature that is built changes or removes its line. */
+export const availability: readonly Availability[] = [
+  { key: "device", values: ["auto", "cpu"] },
+  { key: "attention", values: ["auto", "native"] },
+  { key: "parallel.sequence", values: ["auto", 1] },
+  { key: "parallel.ring", values: ["auto", 1] },
+  { key: "parallel.data", values: [1] },
+  { key: "parallel.zero", values: ["auto", 0] },
+  { key: "memory.head_chunks", values: ["auto", 1] },
+  { key: "memory.checkpoint.every", values: ["auto", 0] },
+  { key: "memory.checkpoint.keep_attention", values: ["auto", false] },
+  { key: "memory.checkpoint.offload", values: ["auto", "none"] },
+  { key: "memory.checkpoint.device_bytes", values: ["auto", 0] },
+  { key: "memory.checkpoint.format", values: ["native"] },
+  { key: "memory.checkpoint.directory", values: [null] },
+  { key: "memory.offload.optimizer", values: ["none"] },
+  { key: "memory.offload.params", values: ["none"] },
+  { key: "memory.offload.gradients", values: ["none"] },
+];
+
+/** Reads a value of a configuration by its camelCase path. */
+export function valueAt(config: Config, path: readonly string[]): unknown {
+  let value: unknown = config;
+  for (const key of path) value = (value as Record<string, unknown> | null | undefined)?.[key];
+  return value;
+}

@@ -1,0 +1,78 @@
+// The canonical text of a configuration, and which settings must agree before a run may be resumed.
+
+import { valueAt } from "./available.js";
+import { type Config, leafPaths } from "./schema.js";
+import { toCamel, toSnake } from "./values.js";
+
+/** Sorts the keys of Hugging Face's mappings, whose order says nothing. */
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value)
+      .sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
+      .map(([key, inner]) => [key, sorted(inner)]),
+  );
+}
+
+/**
+ * The complete configuration as JSON with YAML's keys, in the schema's order: equal configurations give equal text,
+ * and the text is itself a configuration file.
+ */
+export function canonicalJson(config: Config): string {
+  const tree: Record<string, unknown> = {};
+  for (const path of leafPaths()) {
+    let section = tree;
+    for (const key of path.slice(0, -1).map(toSnake)) {
+      section[key] ??= {};
+      section = section[key] as Record<string, unknown>;
+    }
+    section[toSnake(path.at(-1) ?? "")] = sorted(valueAt(config, path));
+  }
+  return `${JSON.stringify(tree, null, 2)}\n`;
+}
+
+// What decides which numbers a run computes: the model, the order of its data, and each update. The length of the run
+// (steps, epochs), evaluation, saving, memory and threads may change between a save and a resume.
+const resumeKeys: readonly string[] = [
+  "model.path",
+  "model.init",
+  "model.dtype",
+  "model.override",
+  "data.train",
+  "data.tokenizer",
+  "data.sequence_length",
+  "data.packing",
+  "data.overlong",
+  "data.shuffle",
+  "train.batch_size",
+  "train.micro_batch_size",
+  "train.learning_rate",
+  "train.schedule",
+  "train.warmup_steps",
+  "train.min_learning_rate",
+  "train.decay_steps",
+  "train.weight_decay",
+  "train.betas",
+  "train.eps",
+  "train.clip_grad_norm",
+  "train.seed",
+];
+
+/** A setting on which two configurations disagree. */
+export interface ConfigDifference {
+  /** As YAML spells it. */
+  key: string;
+  a: unknown;
+  b: unknown;
+}
+
+/** The model, data and optimizer settings in which `a` and `b` differ; empty if `b` may resume a run of `a`. */
+export function configDifference(a: Config, b: Config): ConfigDifference[] {
+  return resumeKeys
+    .map((key) => {
+      const path = key.split(".").map(toCamel);
+      return { key, a: valueAt(a, path), b: valueAt(b, path) };
+    })
+    .filter((setting) => JSON.stringify(sorted(setting.a)) !== JSON.stringify(sorted(setting.b)));
+}
