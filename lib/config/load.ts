@@ -62,7 +62,10 @@ function parseYaml(source: string, name: string, path: readonly string[], lines:
   const first = list[0];
   if (first === undefined) return { tree: null as unknown, contents: null as Node | null, lineCounter };
   const where = (offset: number) => (lines ? `${name}:${lineCounter.linePos(offset).line}` : name);
-  const problems = [...first.errors, ...first.warnings].map((problem) => {
+  // After a mistake in the syntax the rest of what the parser reports is guesswork; duplicate keys stand for themselves.
+  const found = [...first.errors, ...first.warnings];
+  const syntax = found.find((problem) => problem.code !== "DUPLICATE_KEY");
+  const problems = (syntax === undefined ? found : [syntax]).map((problem) => {
     let message = problem.message.split("\n")[0] ?? problem.message;
     if (problem.code === "DUPLICATE_KEY") {
       const key = /^\s*(?:"([^"]*)"|'([^']*)'|([^\s:,}\]]+))/.exec(source.slice(problem.pos[0]));
@@ -131,7 +134,7 @@ function toSchemaKeys(
   schema: z.ZodType,
   spelling: Spelling,
   path: readonly string[],
-  unknown: (path: string[], suggestion: string) => void,
+  unknown: (path: readonly string[], key: string, suggestion: string) => void,
 ): unknown {
   const shape = sectionShape(schema);
   const camel = path.join(".");
@@ -141,7 +144,7 @@ function toSchemaKeys(
     const kept: Tree = {};
     for (const [key, value] of Object.entries(tree)) {
       if (known.includes(key)) kept[key] = value;
-      else unknown([...path, key], suggest(key, path, known, spelling));
+      else unknown(path, key, suggest(key, path, known, spelling));
     }
     return kept;
   }
@@ -154,7 +157,7 @@ function toSchemaKeys(
     const name = bySpelling.get(key);
     const inner = name === undefined ? undefined : shape[name];
     if (name === undefined || inner === undefined) {
-      unknown([...path, key], suggest(key, path, [...bySpelling.keys()], spelling));
+      unknown(path, key, suggest(key, path, [...bySpelling.keys()], spelling));
       continue;
     }
     if (value === undefined) continue;
@@ -169,8 +172,12 @@ function validate(tree: unknown, spelling: Spelling, source: string, locate: Loc
   const add = (path: readonly string[], message: string) =>
     problems.push({ key: spell(path, spelling), message, ...locate(path) });
 
-  const camel = toSchemaKeys(tree, configSchema, spelling, [], (path, suggestion) =>
-    add(path, `unknown key; ${suggestion}`),
+  const camel = toSchemaKeys(tree, configSchema, spelling, [], (path, key, suggestion) =>
+    problems.push({
+      key: [...path.map((name) => (spelling === "snake" ? toSnake(name) : name)), key].join("."),
+      message: `unknown key; ${suggestion}`,
+      ...locate([...path, key]),
+    }),
   );
   const parsed = configSchema.safeParse(camel);
   if (!parsed.success) {

@@ -91,13 +91,24 @@ const files = (least: number) =>
     },
   );
 
-function isMapping(value: unknown): value is HuggingFaceFields {
+// Deeper nesting than any config.json has; an object of the API that contains itself ends here.
+const deepest = 32;
+
+/** True for what a YAML or JSON file can hold. */
+function isData(value: unknown, depth: number): boolean {
+  if (value === null || typeof value === "string" || typeof value === "boolean") return true;
+  if (typeof value === "number") return Number.isFinite(value);
+  if (depth >= deepest) return false;
+  return Array.isArray(value) ? value.every((inner) => isData(inner, depth + 1)) : isMapping(value, depth);
+}
+
+function isMapping(value: unknown, depth = 0): value is HuggingFaceFields {
   return (
     typeof value === "object" &&
     value !== null &&
-    !Array.isArray(value) &&
     [Object.prototype, null].includes(Object.getPrototypeOf(value)) &&
-    !Object.hasOwn(value, "__proto__")
+    !Object.hasOwn(value, "__proto__") &&
+    Object.values(value).every((inner) => isData(inner, depth + 1))
   );
 }
 
@@ -318,7 +329,9 @@ export const configSchema = z
         path: ["train", "evalEvery"],
         message: `got ${value.train.evalEvery}, but there is nothing to evaluate on; give {data.eval}, or set this to 0`,
       });
-    if (value.train.batchSize % (value.train.microBatchSize * value.parallel.data) !== 0)
+    const { batchSize, microBatchSize } = value.train;
+    // A micro-batch that does not divide the batch was reported above.
+    if (batchSize % microBatchSize === 0 && batchSize % (microBatchSize * value.parallel.data) !== 0)
       context.addIssue({
         code: "custom",
         path: ["train", "batchSize"],
