@@ -5,11 +5,20 @@
 //
 // Options: --native (only up to longseq.node), --cuda (also the CUDA backend), --quiet (no closing line).
 import { spawnSync } from "node:child_process";
-import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { availableParallelism } from "node:os";
 import { delimiter, join } from "node:path";
-import { takeLock } from "./lock.mjs";
 import { hashOf, nativeHash, readStamp, root, typescriptHash } from "./hash.mjs";
+import { takeLock } from "./lock.mjs";
 
 const known = new Set(["--native", "--cuda", "--quiet"]);
 const options = new Set(process.argv.slice(2));
@@ -66,6 +75,7 @@ function checkHost() {
 
 /** Names of packages that neither dpkg nor PATH knows. */
 function missingPackages() {
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query fills these in
   const query = spawnSync("dpkg-query", ["-W", "-f", "${Package} ${db:Status-Abbrev}\\n", ...Object.keys(packages)], {
     encoding: "utf8",
   });

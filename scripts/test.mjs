@@ -31,7 +31,9 @@ function testFiles(path) {
   return readdirSync(full)
     .sort()
     .filter((name) => name !== "node_modules" && !name.startsWith("."))
-    .flatMap((name) => (statSync(join(full, name)).isDirectory() || name.endsWith(".test.ts") ? [join(path, name)] : []))
+    .flatMap((name) =>
+      statSync(join(full, name)).isDirectory() || name.endsWith(".test.ts") ? [join(path, name)] : [],
+    )
     .flatMap(testFiles);
 }
 

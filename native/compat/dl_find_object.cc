@@ -22,7 +22,7 @@ int visit(dl_phdr_info* info, size_t, void* context) {
   uintptr_t low = UINTPTR_MAX, high = 0, frame = 0;
   bool holds = false;
   for (int i = 0; i < info->dlpi_phnum; ++i) {
-    const ElfW(Phdr) & segment = info->dlpi_phdr[i];
+    const ElfW(Phdr)& segment = info->dlpi_phdr[i];
     const uintptr_t begin = info->dlpi_addr + segment.p_vaddr;
     if (segment.p_type == PT_GNU_EH_FRAME) frame = begin;
     if (segment.p_type != PT_LOAD) continue;
