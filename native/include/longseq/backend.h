@@ -86,16 +86,16 @@ typedef void (*ls_range_fn)(void *context, int64_t begin, int64_t end);
 
 /* What an entry gets to work with. Valid during the call only. */
 typedef struct ls_exec {
-  void *device; /* the backend's own state from device_open */
-  int32_t queue; /* ls_queue_kind */
+  void *device;    /* the backend's own state from device_open */
+  int32_t queue;   /* ls_queue_kind */
   int32_t threads; /* threads that parallel may use; never let results depend on it */
-  void *stream; /* the backend's own state from queue_open */
+  void *stream;    /* the backend's own state from queue_open */
   void *workspace; /* as many bytes as the op's workspace function in native/runtime asked for */
   int64_t workspace_bytes;
   /* Runs body over 0..items-1 in pieces of `grain` items (the last may be shorter), pieces handed to the
    * pool in ascending order, each begin a multiple of grain. Returns when all are done. */
   void (*parallel)(const struct ls_exec *exec, int64_t items, int64_t grain, ls_range_fn body, void *context);
-  void *pool; /* of `parallel`; not for entries */
+  void *pool;  /* of `parallel`; not for entries */
   char *error; /* one line on failure */
   size_t error_size;
 } ls_exec;
@@ -317,21 +317,22 @@ typedef struct ls_random_args {
 
 /* What a device can do, filled by device_open. */
 typedef struct ls_device_info {
-  char name[128];   /* e.g. "cpu (avx512, 2 threads)" */
+  char name[128];       /* e.g. "cpu (avx512, 2 threads)" */
   int64_t memory_bytes; /* total */
   int64_t memory_free_bytes;
-  int64_t page_bytes; /* granularity of commit and decommit */
+  int64_t page_bytes;     /* granularity of commit and decommit */
   double peak_bf16_flops; /* dense rate for mfu; 0 where unknown */
 } ls_device_info;
 
 typedef struct ls_backend {
-  int32_t api_version; /* LS_BACKEND_API_VERSION, checked before any other field is read */
+  int32_t api_version;  /* LS_BACKEND_API_VERSION, checked before any other field is read */
   int32_t struct_bytes; /* sizeof(ls_backend) */
   const char *name;
 
   /* ---- devices and memory ---- */
   /* Opens device `index`; *device is the backend's own state. */
-  ls_status (*device_open)(int32_t index, int32_t threads, void **device, ls_device_info *info, char *error, size_t error_size);
+  ls_status (*device_open)(int32_t index, int32_t threads, void **device, ls_device_info *info, char *error,
+                           size_t error_size);
   void (*device_close)(void *device);
   /* Reserves address space without memory behind it. */
   ls_status (*reserve)(void *device, int32_t tier, int64_t bytes, void **address);

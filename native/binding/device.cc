@@ -1,0 +1,243 @@
+// Devices for JavaScript: opening, memory figures, counters, markers, cancelling, the trace.
+#include "binding/common.h"
+#include "runtime/registry.h"
+
+namespace longseq::cpu {
+const char *isa_name();
+}
+
+namespace longseq::binding {
+
+namespace {
+
+const napi_type_tag kDeviceTag = {0x6c6f6e6773657131ULL, 0x6465766963653031ULL};
+const napi_type_tag kBackendTag = {LS_BACKEND_TAG_LOWER, LS_BACKEND_TAG_UPPER};
+
+Napi::Number from(Napi::Env env, int64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
+
+int32_t tier_of(const Napi::Value &value) { return static_cast<int32_t>(integer(value, "tier", 0, LS_TIER_COUNT - 1)); }
+
+// openDevice(name, type, index, threads)
+Napi::Value open_device(const Napi::CallbackInfo &info) {
+  const std::string name = string(info[0], "name"), type = string(info[1], "type");
+  const auto index = static_cast<int32_t>(integer(info[2], "index", 0, 1023));
+  const auto threads = static_cast<int32_t>(integer(info[3], "threads", 1, 1024));
+  auto device = std::make_shared<Device>(find_backend(type), name, index, threads);
+  AddonState::of(info.Env()).add_device(device);
+  auto external = Napi::External<DeviceHandle>::New(info.Env(), new DeviceHandle{device},
+                                                    [](Napi::Env, DeviceHandle *handle) { delete handle; });
+  napi_type_tag_object(info.Env(), external, &kDeviceTag);
+  return external;
+}
+
+Napi::Value device_info(const Napi::CallbackInfo &info) {
+  Device &device = *device_of(info[0]).device;
+  auto object = Napi::Object::New(info.Env());
+  object.Set("name", device.info().name);
+  object.Set("backend", device.backend()->name);
+  object.Set("threads", device.threads());
+  object.Set("memoryBytes", from(info.Env(), device.info().memory_bytes));
+  object.Set("memoryFreeBytes", from(info.Env(), device.info().memory_free_bytes));
+  object.Set("pageBytes", from(info.Env(), device.info().page_bytes));
+  object.Set("peakBf16Flops", device.info().peak_bf16_flops);
+  return object;
+}
+
+// memoryStats(device, tier)
+Napi::Value memory_stats(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  const MemoryStats &stats = device_of(info[0]).device->allocator(tier_of(info[1])).stats();
+  auto object = Napi::Object::New(env);
+  object.Set("live", from(env, stats.live));
+  object.Set("reserved", from(env, stats.reserved));
+  object.Set("peakLive", from(env, stats.peak_live));
+  object.Set("peak", from(env, stats.peak_reserved));
+  object.Set("limit", from(env, stats.limit));
+  object.Set("allocations", from(env, stats.allocations));
+  auto by_category = [&](const int64_t *values) {
+    auto result = Napi::Object::New(env);
+    for (int32_t i = 0; i < LS_CATEGORY_COUNT; ++i) result.Set(category_name(i), from(env, values[i]));
+    return result;
+  };
+  object.Set("categoryLive", by_category(stats.category_live));
+  object.Set("categoryPeak", by_category(stats.category_peak));
+  object.Set("categoryAtPeak", by_category(stats.category_at_peak));
+  return object;
+}
+
+Napi::Value set_limit(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->allocator(tier_of(info[1])).set_limit(integer(info[2], "limit", 0, int64_t{1} << 53));
+  return info.Env().Undefined();
+}
+
+Napi::Value trim(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->allocator(tier_of(info[1])).trim();
+  return info.Env().Undefined();
+}
+
+Napi::Value reset_peaks(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->allocator(tier_of(info[1])).reset_peaks();
+  return info.Env().Undefined();
+}
+
+// opCounts(device) -> {op: {calls, flops, bytes}}
+Napi::Value op_counts(const Napi::CallbackInfo &info) {
+  auto object = Napi::Object::New(info.Env());
+  for (const auto &[name, count] : device_of(info[0]).device->counts()) {
+    auto entry = Napi::Object::New(info.Env());
+    entry.Set("calls", from(info.Env(), count.calls));
+    entry.Set("flops", count.flops);
+    entry.Set("bytes", count.bytes);
+    object.Set(name, entry);
+  }
+  return object;
+}
+
+Napi::Value total_flops(const Napi::CallbackInfo &info) {
+  double total = 0;
+  for (const auto &[name, count] : device_of(info[0]).device->counts()) total += count.flops;
+  return Napi::Number::New(info.Env(), total);
+}
+
+Napi::Value reset_op_counts(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->counts().clear();
+  return info.Env().Undefined();
+}
+
+Napi::Value marker(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->marker(integer(info[1], "marker", 0, int64_t{1} << 53));
+  return info.Env().Undefined();
+}
+
+Napi::Value last_marker(const Napi::CallbackInfo &info) {
+  return from(info.Env(), device_of(info[0]).device->last_marker());
+}
+
+Napi::Value synchronize(const Napi::CallbackInfo &info) {
+  auto device = device_of(info[0]).device;
+  for (int32_t other = 1; other < LS_QUEUE_COUNT; ++other) device->wait_for(LS_QUEUE_COMPUTE, other);
+  return queue_promise(
+      info.Env(), device, LS_QUEUE_COMPUTE, "synchronize",
+      [device](const ls_exec &exec) {
+        return device->backend()->queue_synchronize ? device->backend()->queue_synchronize(exec.device, exec.stream)
+                                                    : LS_OK;
+      },
+      [](Napi::Env env) -> Napi::Value { return env.Undefined(); });
+}
+
+Napi::Value begin_update(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->begin_update();
+  return info.Env().Undefined();
+}
+
+Napi::Value end_update(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->end_update();
+  return info.Env().Undefined();
+}
+
+Napi::Value steps_finished(const Napi::CallbackInfo &info) {
+  return from(info.Env(), static_cast<int64_t>(device_of(info[0]).device->steps_finished()));
+}
+
+// Blocks while more than `most` optimizer updates are queued: what keeps a bare loop from running away.
+Napi::Value limit_steps(const Napi::CallbackInfo &info) {
+  Device &device = *device_of(info[0]).device;
+  const auto most = static_cast<uint64_t>(integer(info[1], "most", 0, 1 << 20));
+  while (device.steps_enqueued() - device.steps_finished() > most && !device.cancelled() &&
+         device.outcome().status == LS_OK &&
+         device.queue(LS_QUEUE_COMPUTE).completed() < device.queue(LS_QUEUE_COMPUTE).enqueued())
+    device.queue(LS_QUEUE_COMPUTE).wait(device.queue(LS_QUEUE_COMPUTE).completed() + 1);
+  return info.Env().Undefined();
+}
+
+Napi::Value cancel(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->cancel();
+  return info.Env().Undefined();
+}
+
+// Resolves when the cancelled queues are empty, then lets work in again.
+Napi::Value resume(const Napi::CallbackInfo &info) {
+  auto device = device_of(info[0]).device;
+  return thread_promise(
+      info.Env(),
+      [device] {
+        device->drain();
+        device->resume();
+      },
+      [device](Napi::Env env) -> Napi::Value { return env.Undefined(); });
+}
+
+Napi::Value failure(const Napi::CallbackInfo &info) {
+  const Outcome outcome = device_of(info[0]).device->outcome();
+  if (outcome.status == LS_OK) return info.Env().Null();
+  return Napi::String::New(info.Env(), outcome.message);
+}
+
+Napi::Value start_trace(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->recorder().start();
+  return info.Env().Undefined();
+}
+
+Napi::Value stop_trace(const Napi::CallbackInfo &info) {
+  return Napi::String::New(info.Env(), device_of(info[0]).device->recorder().stop());
+}
+
+Napi::Value open_backend_library(const Napi::CallbackInfo &info) {
+  return Napi::String::New(info.Env(), open_backend(string(info[0], "path")));
+}
+
+Napi::Value backends(const Napi::CallbackInfo &info) {
+  auto names = backend_names();
+  auto array = Napi::Array::New(info.Env(), names.size());
+  for (uint32_t i = 0; i < names.size(); ++i) array.Set(i, names[i]);
+  return array;
+}
+
+// The instruction set that the CPU backend uses here; throws where there is none.
+Napi::Value cpu_isa(const Napi::CallbackInfo &info) { return Napi::String::New(info.Env(), cpu::isa_name()); }
+
+// For other addons: the table and a ready ls_exec.
+Napi::Value backend_table(const Napi::CallbackInfo &info) {
+  auto device = device_of(info[0]).device;
+  struct Box {
+    ls_native_backend native;
+    std::shared_ptr<Device> device;
+  };
+  auto *box = new Box{{LS_BACKEND_API_VERSION, device->backend(), device->exec_template()}, device};
+  auto external = Napi::External<ls_native_backend>::New(
+      info.Env(), &box->native, [](Napi::Env, ls_native_backend *native) { delete reinterpret_cast<Box *>(native); });
+  napi_type_tag_object(info.Env(), external, &kBackendTag);
+  return external;
+}
+
+}  // namespace
+
+void init_device(Napi::Object exports) {
+  method<open_device>(exports, "openDevice");
+  method<device_info>(exports, "deviceInfo");
+  method<memory_stats>(exports, "memoryStats");
+  method<set_limit>(exports, "setLimit");
+  method<trim>(exports, "trim");
+  method<reset_peaks>(exports, "resetPeaks");
+  method<op_counts>(exports, "opCounts");
+  method<total_flops>(exports, "totalFlops");
+  method<reset_op_counts>(exports, "resetOpCounts");
+  method<marker>(exports, "marker");
+  method<last_marker>(exports, "lastMarker");
+  method<synchronize>(exports, "synchronize");
+  method<begin_update>(exports, "beginUpdate");
+  method<end_update>(exports, "endUpdate");
+  method<steps_finished>(exports, "stepsFinished");
+  method<limit_steps>(exports, "limitSteps");
+  method<cancel>(exports, "cancel");
+  method<resume>(exports, "resume");
+  method<failure>(exports, "failure");
+  method<start_trace>(exports, "startTrace");
+  method<stop_trace>(exports, "stopTrace");
+  method<open_backend_library>(exports, "openBackend");
+  method<backends>(exports, "backends");
+  method<cpu_isa>(exports, "cpuIsa");
+  method<backend_table>(exports, "backendTable");
+}
+
+}  // namespace longseq::binding

@@ -1,0 +1,211 @@
+// Opening, allocating, enqueuing and closing.
+#include "runtime/device.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/error.h"
+
+namespace longseq {
+
+namespace {
+
+constexpr int64_t kScalarBytes = 64;
+constexpr int64_t kSlabBytes = 64 << 10;
+
+}  // namespace
+
+Device::Device(const ls_backend *backend, std::string name, int32_t index, int32_t threads)
+    : backend_(backend), name_(std::move(name)), meta_(std::strcmp(backend->name, "meta") == 0), threads_(threads) {
+  char message[512] = "";
+  const ls_status status = backend_->device_open(index, threads, &state_, &info_, message, sizeof message);
+  if (status != LS_OK) throw Error(status, format("device %s cannot be opened: %s", name_.c_str(), message));
+  pool_ = std::make_unique<ThreadPool>(meta_ ? 1 : threads);
+  for (int32_t tier = 0; tier < LS_TIER_COUNT; ++tier) {
+    Allocator::Hooks hooks;
+    hooks.reserve = [this, tier](int64_t bytes) -> void * {
+      void *address = nullptr;
+      if (backend_->reserve(state_, tier, bytes, &address) != LS_OK) return nullptr;
+      reservations_.push_back({tier, address, bytes});
+      return address;
+    };
+    hooks.commit = [this, tier](void *address, int64_t bytes) {
+      return backend_->commit(state_, tier, address, bytes) == LS_OK;
+    };
+    hooks.decommit = [this, tier](void *address, int64_t bytes) {
+      Task task;
+      task.name = "decommit";
+      task.always = [this, tier, address, bytes](const Outcome &) { backend_->decommit(state_, tier, address, bytes); };
+      enqueue(LS_QUEUE_COMPUTE, std::move(task));
+    };
+    allocators_[tier] = std::make_unique<Allocator>(name_, tier, info_.page_bytes, std::move(hooks));
+  }
+  queue(LS_QUEUE_COMPUTE);
+}
+
+Device::~Device() {
+  for (auto &queue : queues_)
+    if (queue) queue->cancel();
+  // Tasks wait for other queues: all must be empty before one goes.
+  drain();
+  for (auto &queue : queues_) queue.reset();
+  for (void *stream : streams_)
+    if (stream) backend_->queue_close(state_, stream);
+  for (const Reservation &reservation : reservations_)
+    backend_->unreserve(state_, reservation.tier, reservation.address, reservation.bytes);
+  backend_->device_close(state_);
+}
+
+ls_exec Device::exec_template() const {
+  ls_exec exec{};
+  exec.device = state_;
+  exec.queue = LS_QUEUE_COMPUTE;
+  exec.threads = threads_;
+  exec.parallel = &ThreadPool::parallel;
+  exec.pool = nullptr;
+  return exec;
+}
+
+Queue &Device::queue(int32_t kind) {
+  auto &queue = queues_[kind];
+  if (!queue) {
+    ls_exec exec = exec_template();
+    if (backend_->queue_open) {
+      if (backend_->queue_open(state_, kind, &streams_[kind]) != LS_OK)
+        throw Error(LS_DEVICE_FAILURE,
+                    format("device %s: the %s queue cannot be opened", name_.c_str(), queue_name(kind)));
+      exec.stream = streams_[kind];
+    }
+    // The pool belongs to compute: copies run beside it in their own thread.
+    if (kind == LS_QUEUE_COMPUTE)
+      exec.pool = pool_.get();
+    else
+      exec.threads = 1;
+    queue = std::make_unique<Queue>(static_cast<ls_queue_kind>(kind), exec, &recorder_, [this](const Outcome &outcome) {
+      for (auto &other : queues_)
+        if (other) other->fail(outcome);
+    });
+  }
+  return *queue;
+}
+
+void *Device::slab_take() {
+  if (slab_free_.empty()) {
+    void *address = nullptr;
+    const int64_t bytes = std::max<int64_t>(kSlabBytes, info_.page_bytes);
+    if (backend_->reserve(state_, LS_TIER_DEVICE, bytes, &address) != LS_OK ||
+        backend_->commit(state_, LS_TIER_DEVICE, address, bytes) != LS_OK)
+      throw Error(LS_OUT_OF_MEMORY, format("out of device memory on %s: no page for scalars", name_.c_str()));
+    reservations_.push_back({LS_TIER_DEVICE, address, bytes});
+    for (int64_t offset = bytes - kScalarBytes; offset >= 0; offset -= kScalarBytes)
+      slab_free_.push_back(static_cast<char *>(address) + offset);
+  }
+  void *slot = slab_free_.back();
+  slab_free_.pop_back();
+  return slot;
+}
+
+Storage *Device::allocate(int64_t bytes, int32_t category, int32_t tier) {
+  auto storage = std::make_unique<Storage>();
+  *storage = Storage{this, nullptr, bytes, 0, tier, category, 1, 0, false, nullptr, {}};
+  if (bytes > 0 && bytes <= kScalarBytes && tier == LS_TIER_DEVICE) {
+    storage->scalar = true;
+    storage->data = slab_take();
+  } else if (bytes > 0) {
+    storage->data = allocator(tier).allocate(bytes, category, &storage->rounded);
+    if (recorder_.on()) recorder_.allocation(category, tier, storage->rounded);
+  }
+  return storage.release();
+}
+
+void Device::release(Storage *storage) {
+  if (--storage->references > 0) return;
+  for (int32_t kind = 0; kind < LS_QUEUE_COUNT; ++kind) {
+    if (kind == LS_QUEUE_COMPUTE || storage->last_use[kind] == 0) continue;
+    // A fixed point of the program: whatever compute does next waits, whether or not the copy happens to be over.
+    Queue *other = &queue(kind);
+    const uint64_t sequence = storage->last_use[kind];
+    Task task;
+    task.name = "wait";
+    task.always = [other, sequence](const Outcome &) { other->wait(sequence); };
+    enqueue(LS_QUEUE_COMPUTE, std::move(task));
+  }
+  if (storage->scalar) {
+    slab_free_.push_back(storage->data);
+  } else if (storage->data) {
+    if (recorder_.on()) recorder_.allocation(storage->category, storage->tier, -storage->rounded);
+    allocator(storage->tier).release(storage->data, storage->category);
+  }
+  delete storage;
+}
+
+uint64_t Device::enqueue(int32_t kind, Task task) {
+  task.update = update_;
+  return queue(kind).enqueue(std::move(task));
+}
+
+void Device::run_on_queue(int32_t kind, const char *name, std::function<ls_status(const ls_exec &)> work,
+                          std::function<void(const Outcome &)> always) {
+  Task task;
+  task.name = name;
+  task.run = std::move(work);
+  task.always = std::move(always);
+  enqueue(kind, std::move(task));
+}
+
+void Device::used(Storage *storage, int32_t kind, uint64_t sequence) {
+  if (kind != LS_QUEUE_COMPUTE) storage->last_use[kind] = sequence;
+}
+
+void Device::wait_for(int32_t kind, int32_t other) {
+  if (kind == other || !queues_[other]) return;
+  Queue *source = queues_[other].get();
+  const uint64_t sequence = source->enqueued();
+  Task task;
+  task.name = "wait";
+  task.always = [source, sequence](const Outcome &) { source->wait(sequence); };
+  enqueue(kind, std::move(task));
+}
+
+void Device::end_update() {
+  Task task;
+  task.name = "step_end";
+  task.run = [this](const ls_exec &) {
+    steps_finished_.fetch_add(1, std::memory_order_acq_rel);
+    return LS_OK;
+  };
+  ++steps_enqueued_;
+  enqueue(LS_QUEUE_COMPUTE, std::move(task));
+  update_ = 0;
+}
+
+void Device::marker(int64_t value) {
+  Task task;
+  task.name = "marker";
+  task.run = [this, value](const ls_exec &) {
+    last_marker_.store(value, std::memory_order_release);
+    return LS_OK;
+  };
+  enqueue(LS_QUEUE_COMPUTE, std::move(task));
+}
+
+void Device::cancel() {
+  for (auto &queue : queues_)
+    if (queue) queue->cancel();
+}
+
+void Device::resume() {
+  for (auto &queue : queues_)
+    if (queue) queue->resume();
+}
+
+bool Device::cancelled() const { return queues_[LS_QUEUE_COMPUTE] && queues_[LS_QUEUE_COMPUTE]->cancelled(); }
+
+void Device::drain() {
+  for (auto &queue : queues_)
+    if (queue) queue->wait(queue->enqueued());
+}
+
+Outcome Device::outcome() { return queues_[LS_QUEUE_COMPUTE] ? queues_[LS_QUEUE_COMPUTE]->outcome() : Outcome{}; }
+
+}  // namespace longseq

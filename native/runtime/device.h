@@ -1,0 +1,127 @@
+// A device of one JavaScript environment: its backend, queues, allocators, counters; and the storages it hands out.
+#ifndef LONGSEQ_RUNTIME_DEVICE_H
+#define LONGSEQ_RUNTIME_DEVICE_H
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "longseq/backend.h"
+#include "runtime/allocator.h"
+#include "runtime/queue.h"
+#include "runtime/recorder.h"
+#include "runtime/thread_pool.h"
+
+namespace longseq {
+
+class Device;
+
+// Bytes that views share; reference-counted by hand on the JavaScript thread.
+struct Storage {
+  Device *device;
+  void *data;
+  int64_t bytes;    // asked for
+  int64_t rounded;  // accounted
+  int32_t tier;
+  int32_t category;
+  int64_t references;
+  uint64_t version;  // raised by every write; saved tensors are checked against it
+  bool scalar;       // from the scalar slab
+  // The values, for small integer tensors that the host must read without waiting (cu_seqlens).
+  std::shared_ptr<const std::vector<int64_t>> host_values;
+  // The last task that used it on each queue but compute; a release waits for those on the compute queue.
+  uint64_t last_use[LS_QUEUE_COUNT];
+};
+
+// What ran, by op. Counted when enqueued, so equal on every backend.
+struct OpCount {
+  int64_t calls = 0;
+  double flops = 0;  // matrix products only
+  double bytes = 0;  // read and written
+};
+
+class Device {
+ public:
+  // Throws Error when the backend cannot open it.
+  Device(const ls_backend *backend, std::string name, int32_t index, int32_t threads);
+  ~Device();
+  Device(const Device &) = delete;
+  Device &operator=(const Device &) = delete;
+
+  const ls_backend *backend() const { return backend_; }
+  const std::string &name() const { return name_; }
+  const ls_device_info &info() const { return info_; }
+  bool meta() const { return meta_; }
+  int32_t threads() const { return threads_; }
+  Allocator &allocator(int32_t tier) { return *allocators_[tier]; }
+  Recorder &recorder() { return recorder_; }
+  Queue &queue(int32_t kind);
+  std::map<std::string, OpCount> &counts() { return counts_; }
+  ls_exec exec_template() const;
+
+  // Bytes may be 0. Up to 64 bytes come from a slab outside the allocator, so that scalars (a loss, a norm) that only
+  // the garbage collector frees never show in live bytes.
+  Storage *allocate(int64_t bytes, int32_t category, int32_t tier = LS_TIER_DEVICE);
+  void retain(Storage *storage) { ++storage->references; }
+  void release(Storage *storage);
+
+  // Enqueues a task; ops of an update bracket (begin_update) are finished once begun.
+  uint64_t enqueue(int32_t queue, Task task);
+  // Runs `work` in order on a queue. `work` and `always` run on the queue's thread.
+  void run_on_queue(int32_t queue, const char *name, std::function<ls_status(const ls_exec &)> work,
+                    std::function<void(const Outcome &)> always = {});
+  // The task being enqueued on `queue` uses the storage: remembers it for the release.
+  void used(Storage *storage, int32_t queue, uint64_t sequence);
+  // Work enqueued later on `queue` starts after everything enqueued so far on `other`.
+  void wait_for(int32_t queue, int32_t other);
+
+  void begin_update() { update_ = ++updates_; }
+  void end_update();
+  // Optimizer updates enqueued and finished.
+  uint64_t steps_enqueued() const { return steps_enqueued_; }
+  uint64_t steps_finished() const { return steps_finished_.load(std::memory_order_acquire); }
+
+  // Progress markers are passed in order on the compute queue.
+  void marker(int64_t value);
+  int64_t last_marker() const { return last_marker_.load(std::memory_order_acquire); }
+
+  void cancel();
+  void resume();
+  bool cancelled() const;
+  // Blocks until all queues are empty.
+  void drain();
+  Outcome outcome();
+
+ private:
+  void *slab_take();
+
+  const ls_backend *backend_;
+  std::string name_;
+  bool meta_;
+  int32_t threads_;
+  void *state_ = nullptr;
+  ls_device_info info_{};
+  std::unique_ptr<ThreadPool> pool_;
+  Recorder recorder_;
+  std::array<std::unique_ptr<Queue>, LS_QUEUE_COUNT> queues_;
+  std::array<void *, LS_QUEUE_COUNT> streams_{};
+  std::array<std::unique_ptr<Allocator>, LS_TIER_COUNT> allocators_;
+  struct Reservation {
+    int32_t tier;
+    void *address;
+    int64_t bytes;
+  };
+  std::vector<Reservation> reservations_;
+  std::vector<void *> slab_free_;
+  std::map<std::string, OpCount> counts_;
+  uint64_t update_ = 0, updates_ = 0, steps_enqueued_ = 0;
+  std::atomic<uint64_t> steps_finished_{0};
+  std::atomic<int64_t> last_marker_{0};
+};
+
+}  // namespace longseq
+
+#endif  // LONGSEQ_RUNTIME_DEVICE_H

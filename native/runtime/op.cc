@@ -1,0 +1,85 @@
+// The registry of ops and the one way they are enqueued.
+#include "runtime/op.h"
+
+#include <cstring>
+#include <memory>
+
+namespace longseq {
+
+namespace {
+
+std::vector<const OpDesc *> &registry() {
+  static std::vector<const OpDesc *> ops;
+  return ops;
+}
+
+}  // namespace
+
+RegisterOp::RegisterOp(OpDesc desc) { registry().push_back(new OpDesc(std::move(desc))); }
+
+const std::vector<const OpDesc *> &all_ops() { return registry(); }
+
+const OpDesc *find_op(const std::string &name) {
+  for (const OpDesc *op : registry())
+    if (name == op->name) return op;
+  return nullptr;
+}
+
+void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
+  desc.check(args);
+  auto copy = std::shared_ptr<char[]>(new char[desc.args_bytes]);
+  std::memcpy(copy.get(), args, desc.args_bytes);
+  if (desc.prepare) desc.prepare(copy.get(), storages);
+
+  Task task;
+  task.name = desc.name;
+  const Cost cost = desc.cost(copy.get());
+  task.bytes = static_cast<int64_t>(cost.bytes);
+  task.flops = cost.flops;
+  task.recorded = true;
+  Storage *workspace = nullptr;
+  if (desc.workspace) {
+    const Profile profile{std::strcmp(device.backend()->name, "cuda") == 0};
+    if (const int64_t bytes = desc.workspace(copy.get(), profile); bytes > 0)
+      workspace = device.allocate(bytes, LS_WORKSPACE);
+  }
+  void *workspace_data = workspace ? workspace->data : nullptr;
+  const int64_t workspace_bytes = workspace ? workspace->bytes : 0;
+  // Host values outlive the task even when their tensor is disposed first.
+  std::vector<std::shared_ptr<const std::vector<int64_t>>> keep;
+  size_t index = 0;
+  for (const Field &field : desc.fields) {
+    if (!field.is_tensor()) continue;
+    Storage *storage = storages[index++];
+    if (!storage) continue;
+    if (field.writes()) ++storage->version;
+    if (storage->host_values) keep.push_back(storage->host_values);
+    const auto *tensor = reinterpret_cast<const ls_tensor *>(copy.get() + field.offset);
+    if (!task.shapes.empty()) task.shapes += ", ";
+    task.shapes += std::string(field.name) + " " + text(*tensor);
+  }
+  const ls_backend *backend = device.backend();
+  const OpDesc *op = &desc;
+  task.run = [backend, op, copy, workspace_data, workspace_bytes, keep = std::move(keep)](const ls_exec &base) {
+    ls_exec exec = base;
+    exec.workspace = workspace_data;
+    exec.workspace_bytes = workspace_bytes;
+    return op->call(backend, &exec, copy.get());
+  };
+  if (queue != LS_QUEUE_COMPUTE) device.wait_for(queue, LS_QUEUE_COMPUTE);
+  const uint64_t sequence = device.enqueue(queue, std::move(task));
+  index = 0;
+  for (const Field &field : desc.fields)
+    if (field.is_tensor())
+      if (Storage *storage = storages[index++]) device.used(storage, queue, sequence);
+  if (workspace) {
+    device.used(workspace, queue, sequence);
+    device.release(workspace);
+  }
+  OpCount &count = device.counts()[desc.name];
+  ++count.calls;
+  count.flops += cost.flops;
+  count.bytes += cost.bytes;
+}
+
+}  // namespace longseq

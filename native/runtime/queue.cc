@@ -1,0 +1,109 @@
+// Draining: order, cancelling between kernels, sticky failures.
+#include "runtime/queue.h"
+
+#include "runtime/error.h"
+#include "runtime/recorder.h"
+
+namespace longseq {
+
+Queue::Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder,
+             std::function<void(const Outcome &)> on_failure)
+    : kind_(kind), exec_(exec), recorder_(recorder), on_failure_(std::move(on_failure)) {
+  exec_.queue = kind;
+  thread_ = std::thread([this] { drain(); });
+}
+
+Queue::~Queue() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  arrived_.notify_all();
+  thread_.join();
+}
+
+uint64_t Queue::enqueue(Task task) {
+  uint64_t sequence;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    tasks_.push_back(std::move(task));
+    sequence = enqueued_.fetch_add(1, std::memory_order_acq_rel) + 1;
+  }
+  arrived_.notify_one();
+  return sequence;
+}
+
+void Queue::wait(uint64_t sequence) {
+  if (completed() >= sequence) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  finished_.wait(lock, [&] { return completed() >= sequence; });
+}
+
+void Queue::cancel() { cancelled_.store(true, std::memory_order_release); }
+
+void Queue::resume() { cancelled_.store(false, std::memory_order_release); }
+
+void Queue::fail(const Outcome &outcome) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (failure_.status == LS_OK) failure_ = outcome;
+}
+
+Outcome Queue::outcome() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return failure_;
+}
+
+void Queue::drain() {
+  char message[512];
+  for (;;) {
+    Task task;
+    Outcome outcome;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      arrived_.wait(lock, [&] { return stop_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+      outcome = failure_;
+    }
+    if (task.update != update_in_progress_ && update_in_progress_ != 0) update_in_progress_ = 0;
+    if (outcome.status == LS_OK && cancelled() && (task.update == 0 || task.update != update_in_progress_))
+      outcome = {LS_CANCELLED, "the work was cancelled"};
+    if (task.run && outcome.status == LS_OK) {
+      update_in_progress_ = task.update;
+      message[0] = '\0';
+      ls_exec exec = exec_;
+      exec.error = message;
+      exec.error_size = sizeof message;
+      const bool record = task.recorded && recorder_->on();
+      const int64_t start = record ? now_ns() : 0;
+      ls_status status;
+      try {
+        status = task.run(exec);
+      } catch (const Error &error) {
+        status = error.code();
+        std::snprintf(message, sizeof message, "%s", error.what());
+      } catch (const std::exception &error) {
+        status = LS_DEVICE_FAILURE;
+        std::snprintf(message, sizeof message, "%s", error.what());
+      }
+      if (record) recorder_->op(task.name, kind_, start, now_ns(), task.bytes, task.flops);
+      if (status != LS_OK) {
+        outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
+        outcome.message = format("%s failed on rank 0%s%s: %s", task.name, task.shapes.empty() ? "" : " with ",
+                                 task.shapes.c_str(), message[0] ? message : "no further word from the backend");
+        fail(outcome);
+        on_failure_(outcome);
+      }
+    }
+    if (task.always) task.always(outcome);
+    task = Task();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      completed_.fetch_add(1, std::memory_order_acq_rel);
+    }
+    finished_.notify_all();
+  }
+}
+
+}  // namespace longseq

@@ -1,0 +1,27 @@
+// The backends: those built in, and those opened from a shared library.
+#ifndef LONGSEQ_RUNTIME_REGISTRY_H
+#define LONGSEQ_RUNTIME_REGISTRY_H
+
+#include <string>
+#include <vector>
+
+#include "longseq/backend.h"
+
+namespace longseq {
+
+// "cpu", "meta", or one that open_backend brought. Throws Error(LS_UNSUPPORTED) that names those at hand.
+const ls_backend *find_backend(const std::string &name);
+// Opens a shared library that exports ls_backend_open and checks its version; returns the backend's name.
+std::string open_backend(const std::string &path);
+std::vector<std::string> backend_names();
+
+namespace cpu {
+const ls_backend *backend();
+}
+namespace meta {
+const ls_backend *backend();
+}
+
+}  // namespace longseq
+
+#endif  // LONGSEQ_RUNTIME_REGISTRY_H
