@@ -1,0 +1,318 @@
+"""Compares `longseq train` with PyTorch, on a given checkpoint or on random ones. Not part of the tests.
+
+    python test/golden/check_train.py CONFIG             a configuration (JSON or YAML) with rows of input_ids
+    python test/golden/check_train.py --sweep N [--seed S] [--only K] [--keep FOLDER]
+
+For each case: AdamW steps in PyTorch (float64 from the weights in the file), the command line on the same files, then
+losses and gradient norms (1e-4 relative), learning rates and counts (exact), every parameter of the exported model, and
+the exported model's logits in transformers beside those of the model that PyTorch trained. A sweep prints one line a
+case and the recipe of what failed; --only K runs case K of the seed alone.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from reference import dump, error, load64, make_checkpoint, torch, train, transformers  # isort: skip, quiets the rest
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("LONGSEQ_BIN", os.path.join(ROOT, "bin", "longseq.mjs"))
+
+DEFAULTS = dict(
+    batch_size=1, micro_batch_size=1, learning_rate=1e-5, schedule="constant", warmup_steps=0, min_learning_rate=0.0,
+    decay_steps=None, weight_decay=0.0, betas=[0.9, 0.95], eps=1e-8, clip_grad_norm=1.0,
+)
+
+
+def run_longseq(config, folder):
+    path = os.path.join(folder, "config.json.yaml")
+    dump(path, config)
+    done = subprocess.run(["node", BIN, "train", path], capture_output=True, text=True, timeout=900)
+    if done.returncode != 0:
+        raise RuntimeError(f"exit {done.returncode}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
+    with open(os.path.join(config["output"]["dir"], "metrics.jsonl")) as f:
+        lines = [json.loads(line) for line in f]
+    return [line for line in lines if "event" not in line]
+
+
+def read_rows(config):
+    rows = []
+    for path in config["data"]["train"]:
+        with open(path) as f:
+            rows += [json.loads(line) for line in f if line.strip()]
+    return rows
+
+
+def compare(config, folder, packed=False):
+    """Returns (list of complaints, dict of figures)."""
+    section = {**DEFAULTS, **config["train"]}
+    rows = read_rows(config)
+    low = config["model"].get("dtype") == "bfloat16"
+    source = config["model"]["path"]
+    reference = load64(source)
+    initial = reference.config.to_dict()
+    section_rows = rows
+    if packed:
+        # Every step takes all rows, so that how they were packed cannot matter.
+        section = {**section, "batch_size": len(rows)}
+    wanted = train(reference, section_rows, section)
+    got = run_longseq(config, folder)
+    complaints = []
+    figures = {"loss": 0.0, "norm": 0.0}
+    if len(got) != len(wanted):
+        return [f"{len(got)} steps instead of {len(wanted)}"], figures
+    tolerance = 3e-2 if low else 1e-4
+    for ours, theirs in zip(got, wanted):
+        for key, name in (("loss", "loss"), ("grad_norm", "norm")):
+            relative = abs(ours[key] - theirs[key]) / abs(theirs[key]) if ours[key] is not None else math.inf
+            figures[name] = max(figures[name], relative)
+            if relative > tolerance:
+                complaints.append(f"step {theirs['step']}: {key} {ours[key]} instead of {theirs[key]}")
+        if abs(ours["learning_rate"] - theirs["learning_rate"]) > 1e-12 + 1e-9 * theirs["learning_rate"]:
+            complaints.append(f"step {theirs['step']}: rate {ours['learning_rate']} not {theirs['learning_rate']}")
+        for key in ("step", "tokens", "valid_tokens"):
+            if ours[key] != theirs[key]:
+                complaints.append(f"step {theirs['step']}: {key} {ours[key]} instead of {theirs[key]}")
+
+    exported_folder = os.path.join(config["output"]["dir"], "model")
+    exported, information = transformers.AutoModelForCausalLM.from_pretrained(
+        exported_folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+    )
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if information.get(key):
+            complaints.append(f"export: {key} {sorted(information[key])[:4]}")
+    exported.eval()
+    kept = exported.config.to_dict()
+    for key in initial:
+        if key in ("_name_or_path", "dtype", "torch_dtype", "transformers_version"):
+            continue
+        if initial[key] != kept.get(key):
+            complaints.append(f"export: config {key} is {kept.get(key)}, was {initial[key]}")
+    figures["params"] = 0.0
+    for (name, p), (_, q) in zip(reference.named_parameters(), exported.named_parameters()):
+        drift = float((p.detach() - q.detach().double()).norm() / p.detach().norm())
+        figures["params"] = max(figures["params"], drift)
+        # The key bias has gradients that are zero but for rounding (softmax ignores what every key shares), and AdamW
+        # makes whole steps of them.
+        allowed = 2e-2 if low else 1e-3 if name.endswith("k_proj.bias") else 1e-4
+        if drift > allowed:
+            complaints.append(f"{name} differs by {drift:.1e}")
+    ids = torch.tensor(rows[0]["input_ids"])[None]
+    with torch.no_grad():
+        theirs = reference(input_ids=ids, use_cache=False).logits
+        figures["logits"] = error(exported(input_ids=ids, use_cache=False).logits, theirs)
+    if figures["logits"] > (0.3 if low else 1e-3):
+        complaints.append(f"logits of the export differ by {figures['logits']:.1e}")
+
+    # What we compute from the export against what transformers computes from it: one step that changes nothing.
+    again = json.loads(json.dumps(config))
+    again["model"]["path"] = exported_folder
+    again["output"]["dir"] = config["output"]["dir"] + "-again"
+    again["train"].update(steps=1, learning_rate=1e-30, min_learning_rate=0.0, warmup_steps=0, weight_decay=0.0)
+    again["train"].pop("decay_steps", None)
+    once = dict(section, steps=1, learning_rate=1e-30, warmup_steps=0, weight_decay=0.0, min_learning_rate=0.0)
+    once["decay_steps"] = None
+    expected = train(load64(exported_folder), section_rows, once)[0]
+    ours = run_longseq(again, folder)[0]
+    figures["export"] = abs(ours["loss"] - expected["loss"]) / expected["loss"]
+    if figures["export"] > (3e-2 if low else 1e-5):
+        complaints.append(f"loss of the export: {ours['loss']} instead of {expected['loss']}")
+    return complaints, figures
+
+
+def random_rope(r):
+    theta = r.choice([1000.0, 10000.0, 500000.0, 1000000.0])
+    kind = r.choice(["default", "default", "linear", "llama3", "yarn", "yarn"])
+    if kind == "default":
+        return dict(rope_type="default", rope_theta=theta)
+    if kind == "linear":
+        return dict(rope_type="linear", factor=r.choice([2.0, 3.5, 8.0]), rope_theta=theta)
+    if kind == "llama3":
+        return dict(
+            rope_type="llama3", factor=r.choice([8.0, 32.0]), low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=r.choice([32, 64, 128]), rope_theta=theta,
+        )
+    rope = dict(
+        rope_type="yarn", factor=r.choice([2.0, 4.0, 16.0]), original_max_position_embeddings=r.choice([32, 64, 128]),
+        rope_theta=theta,
+    )
+    if r.random() < 0.3:
+        rope.update(beta_fast=r.choice([8.0, 32.0]), beta_slow=r.choice([1.0, 2.0]))
+    if r.random() < 0.3:
+        rope.update(mscale=r.choice([0.7, 1.0, 1.4]), mscale_all_dim=r.choice([0.5, 1.0]))
+    elif r.random() < 0.3:
+        rope.update(attention_factor=1.25)
+    if r.random() < 0.2:
+        rope.update(truncate=False)
+    return rope
+
+
+def to_hub(r):
+    def edit(fields):
+        rope = dict(fields.pop("rope_parameters"))
+        fields["rope_theta"] = rope.pop("rope_theta")
+        kind = rope.pop("rope_type")
+        fields["rope_scaling"] = None if kind == "default" else {r.choice(["type", "rope_type"]): kind, **rope}
+        fields["torch_dtype"] = fields.pop("dtype")
+        fields.pop("layer_types", None)
+        if fields["model_type"] in ("llama", "mistral"):
+            if fields.get("head_dim") == fields["hidden_size"] // fields["num_attention_heads"] and r.random() < 0.7:
+                fields.pop("head_dim")
+            if fields["model_type"] == "llama" and fields["num_key_value_heads"] == fields["num_attention_heads"]:
+                fields.pop("num_key_value_heads")
+        return fields
+
+    return edit
+
+
+def random_case(seed, folder):
+    """A checkpoint, rows and a configuration; all from the seed."""
+    r = random.Random(seed)
+    family = r.choice(["llama", "mistral", "qwen2", "qwen3"])
+    heads = r.choice([1, 2, 3, 4, 6, 8])
+    kv = r.choice([k for k in range(1, heads + 1) if heads % k == 0])
+    even = 2 * r.randint(2, 12)
+    hidden = heads * even
+    layers = r.randint(1, 3)
+    common = dict(
+        vocab_size=r.choice([r.randint(17, 300), r.randint(1000, 3000)]), hidden_size=hidden,
+        intermediate_size=r.randint(9, 150), num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv, max_position_embeddings=r.choice([64, 256, 4096]),
+        rms_norm_eps=r.choice([1e-6, 1e-5, 1e-3]), tie_word_embeddings=r.random() < 0.4,
+    )
+    common["rope_parameters"] = random_rope(r)
+    window = dict(
+        use_sliding_window=r.random() < 0.5, sliding_window=r.choice([1, 2, 5, 16, 40]),
+        max_window_layers=r.randint(0, layers),
+    )
+    own_head = 2 * r.randint(2, 18)
+    if family == "llama":
+        config = LlamaConfig(
+            **common, attention_bias=r.random() < 0.3, mlp_bias=r.random() < 0.3,
+            head_dim=own_head if r.random() < 0.4 else None,
+        )
+    elif family == "mistral":
+        if r.random() < 0.3:
+            common["hidden_size"] = hidden + r.randint(1, 5)
+            config = MistralConfig(**common, head_dim=own_head, sliding_window=r.choice([None, 1, 7, 33]))
+        else:
+            config = MistralConfig(
+                **common, head_dim=own_head if r.random() < 0.4 else None, sliding_window=r.choice([None, 3, 7, 33])
+            )
+    elif family == "qwen2":
+        config = Qwen2Config(**common, **window)
+    else:
+        config = Qwen3Config(**common, **window, head_dim=own_head, attention_bias=r.random() < 0.3)
+
+    length = r.choice([r.randint(6, 60), r.randint(60, 300), r.randint(300, 900)])
+    low = r.random() < 0.1
+    packed = r.random() < 0.15
+    file_dtype = r.choice([torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float16])
+    model = os.path.join(folder, "model")
+    make_checkpoint(
+        model, config, seed, file_dtype, shard=r.choice([None, None, "30KB"]), hub=to_hub(r) if r.random() < 0.5 else None
+    )
+
+    vocabulary = config.vocab_size
+    batch = r.choice([1, 1, 2, 3, 4])
+    rows = []
+    masked = r.choice([None, 0.1, 0.5, 0.95])
+    pieces = r.choice([2, 3]) if packed else 1
+    length = max(length - length % pieces, 4 * pieces)
+    for _ in range(batch * pieces if packed else r.randint(batch, 4 * batch)):
+        n = length // pieces if packed else r.choice([length, r.randint(2, length)])
+        ids = [r.randrange(vocabulary) for _ in range(n)]
+        row = {"input_ids": ids}
+        if masked is not None and r.random() < 0.8:
+            labels = [-100 if r.random() < masked else i for i in ids]
+            labels[r.randrange(1, n)] = r.randrange(vocabulary)
+            row["labels"] = labels
+        rows.append(row)
+    # One row at least has the full length, as sequence_length says.
+    path = os.path.join(folder, "rows.jsonl")
+    with open(path, "w") as f:
+        for row in rows:
+            f.write(json.dumps(row) + "\n")
+
+    steps = r.randint(3, 5)
+    schedule = r.choice(["constant", "linear", "cosine", "wsd"])
+    section = dict(
+        steps=steps, batch_size=batch, micro_batch_size=r.choice([m for m in range(1, batch + 1) if batch % m == 0]),
+        learning_rate=r.choice([1e-4, 1e-3, 3e-3]), schedule=schedule, warmup_steps=r.choice([0, 0, 1, 2]),
+        min_learning_rate=r.choice([0.0, 5e-5]), weight_decay=r.choice([0.0, 0.01, 0.3]),
+        betas=r.choice([[0.9, 0.95], [0.9, 0.999], [0.8, 0.9]]), eps=r.choice([1e-8, 1e-6]),
+        clip_grad_norm=r.choice([1.0, 0.1, 100.0]),
+    )
+    if schedule == "wsd" and r.random() < 0.5:
+        section["decay_steps"] = r.randint(1, steps - 1)
+    configuration = dict(
+        model=dict(path=model, dtype="bfloat16" if low else "float32"),
+        data=dict(train=[path], sequence_length=length, packing=packed, shuffle=False),
+        train=section,
+        device="cpu",
+        threads=r.choice([1, 2, 3]),
+        output=dict(dir=os.path.join(folder, "run")),
+    )
+    if r.random() < 0.5:
+        configuration["memory"] = dict(
+            tile_mlp=r.choice(["auto", "off", 1 if length < 60 else 7, 64]),
+            tile_loss=r.choice(["auto", "off", 1 if length < 60 else 5, 100]),
+        )
+    text = (
+        f"{family} H{config.hidden_size} N{heads}/{kv} D{getattr(config, 'head_dim', None)} F{config.intermediate_size} "
+        f"V{vocabulary} L{layers} {config.rope_parameters['rope_type']} {'tied ' if config.tie_word_embeddings else ''}"
+        f"T{length} B{batch} {schedule}{' bf16' if low else ''}{' packed' if packed else ''} {str(file_dtype)[6:]}"
+    )
+    return configuration, packed, text
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", nargs="?")
+    parser.add_argument("--sweep", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--keep")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.config:
+        import yaml
+
+        with open(args.config) as f:
+            config = yaml.safe_load(f)
+        with tempfile.TemporaryDirectory() as folder:
+            complaints, figures = compare(config, folder)
+        print(figures)
+        print("\n".join(complaints) or "equal")
+        sys.exit(1 if complaints else 0)
+    failed = []
+    for index in range(args.sweep) if args.only is None else [args.only]:
+        folder = tempfile.mkdtemp(prefix="longseq-check-") if not args.keep else os.path.join(args.keep, str(index))
+        os.makedirs(folder, exist_ok=True)
+        text = "?"
+        try:
+            config, packed, text = random_case(args.seed * 100003 + index, folder)
+            complaints, figures = compare(config, folder, packed)
+        except Exception as problem:  # a crash of one case must not end the sweep
+            complaints, figures = [f"{type(problem).__name__}: {problem}"], {}
+        line = " ".join(f"{k} {v:.0e}" for k, v in figures.items())
+        print(f"{'FAIL' if complaints else 'ok  '} {index:4d} {text}  {line}", flush=True)
+        for complaint in complaints[:8]:
+            print("       " + complaint.replace("\n", "\n       "), flush=True)
+        if complaints:
+            failed.append(index)
+        if not args.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(f"{len(failed)} failed: {failed}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
