@@ -12,6 +12,8 @@ export class TimeLeft {
   #fraction = 0;
   #stepStart: number;
   readonly #recent: number[] = [];
+  /** Steps whose end was seen. */
+  #ended = 0;
 
   /** `steps`: of the whole run, 0 while unknown. `now`: a clock in seconds. */
   constructor(steps: number, now: () => number) {
@@ -40,9 +42,10 @@ export class TimeLeft {
     this.#finished = step;
     this.#fraction = 0;
     this.#stepStart = this.#now();
-    this.#recent.push(seconds);
     // The first step warms up caches and threads; it counts only while there is no other.
-    if (this.#recent.length === 2) this.#recent.shift();
+    if (this.#ended === 1) this.#recent.pop();
+    this.#ended++;
+    this.#recent.push(seconds);
     if (this.#recent.length > 20) this.#recent.shift();
   }
 
