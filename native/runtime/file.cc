@@ -48,11 +48,15 @@ bool too_large_to_cache(int64_t bytes) {
 std::string describe_errno(int error_number) {
   char buffer[128];
   const char* text = strerror_r(error_number, buffer, sizeof buffer);
-  const char* name = strerrorname_np(error_number);
-  return std::string(text) + " (" + (name ? name : std::to_string(error_number).c_str()) + ")";
+  return std::string(text) + " (" + errno_name(error_number) + ")";
 }
 
 }  // namespace
+
+std::string errno_name(int error_number) {
+  const char* name = strerrorname_np(error_number);
+  return name ? name : std::to_string(error_number);
+}
 
 FileStatus FileStatus::io(const std::string& what, int error_number) {
   return {FileFault::kIo, error_number, "cannot " + what + ": " + describe_errno(error_number)};
@@ -169,12 +173,11 @@ FileStatus File::create(const std::string& path, File* file) {
 // pread instead of a mapping: touching a mapped page of a file that someone truncated meanwhile, or whose disk fails,
 // is a SIGBUS that kills the process, where pread returns an error that can be named. It also leaves no pages of the
 // file in our resident memory, so there is nothing to drop, and it is one call for 16 MiB instead of 4,096 page faults.
-FileStatus File::read_at(int64_t offset, void* destination, int64_t bytes, const std::atomic<bool>* cancel) const {
+FileStatus File::read_at(int64_t offset, void* destination, int64_t bytes, const CancelCheck& cancelled) const {
   char* out = static_cast<char*>(destination);
   int64_t done = 0;
   while (done < bytes) {
-    if (cancel && cancel->load(std::memory_order_relaxed))
-      return FileStatus::cancelled("reading " + path_ + " was cancelled");
+    if (cancelled && cancelled()) return FileStatus::cancelled("reading " + path_ + " was cancelled");
     const int64_t want = bytes - done < kIoChunkBytes ? bytes - done : kIoChunkBytes;
     const ssize_t got = ::pread(descriptor_, out + done, static_cast<size_t>(want), offset + done);
     if (got < 0) {
@@ -193,12 +196,11 @@ FileStatus File::read_at(int64_t offset, void* destination, int64_t bytes, const
   return FileStatus::success();
 }
 
-FileStatus File::append(const void* source, int64_t bytes, const std::atomic<bool>* cancel) {
+FileStatus File::append(const void* source, int64_t bytes, const CancelCheck& cancelled) {
   const char* in = static_cast<const char*>(source);
   int64_t done = 0;
   while (done < bytes) {
-    if (cancel && cancel->load(std::memory_order_relaxed))
-      return FileStatus::cancelled("writing " + path_ + " was cancelled");
+    if (cancelled && cancelled()) return FileStatus::cancelled("writing " + path_ + " was cancelled");
     const int64_t want = bytes - done < kIoChunkBytes ? bytes - done : kIoChunkBytes;
     const ssize_t put = ::write(descriptor_, in + done, static_cast<size_t>(want));
     if (put < 0) {
@@ -252,7 +254,7 @@ FileStatus File::close() {
   return FileStatus::success();
 }
 
-FileStatus hash_file(const std::string& path, FileDigest* digest, const std::atomic<bool>* cancel) {
+FileStatus hash_file(const std::string& path, FileDigest* digest, const CancelCheck& cancelled) {
   File file;
   if (FileStatus status = File::open_read(path, &file); !status.ok()) return status;
   // Small enough to be hashed from the processor's cache.
@@ -262,7 +264,7 @@ FileStatus hash_file(const std::string& path, FileDigest* digest, const std::ato
   Xxh64 hash;
   for (int64_t at = 0; at < file.size(); at += kBufferBytes) {
     const int64_t bytes = file.size() - at < kBufferBytes ? file.size() - at : kBufferBytes;
-    if (FileStatus status = file.read_at(at, buffer.get(), bytes, cancel); !status.ok()) return status;
+    if (FileStatus status = file.read_at(at, buffer.get(), bytes, cancelled); !status.ok()) return status;
     hash.update(buffer.get(), bytes);
   }
   digest->bytes = file.size();
@@ -270,7 +272,7 @@ FileStatus hash_file(const std::string& path, FileDigest* digest, const std::ato
   return FileStatus::success();
 }
 
-FileStatus verify_file(const std::string& path, const FileDigest& expected, const std::atomic<bool>* cancel) {
+FileStatus verify_file(const std::string& path, const FileDigest& expected, const CancelCheck& cancelled) {
   File file;
   if (FileStatus status = File::open_read(path, &file); !status.ok()) return status;
   if (file.size() != expected.bytes) {
@@ -278,7 +280,7 @@ FileStatus verify_file(const std::string& path, const FileDigest& expected, cons
                               std::to_string(expected.bytes));
   }
   FileDigest actual;
-  if (FileStatus status = hash_file(path, &actual, cancel); !status.ok()) return status;
+  if (FileStatus status = hash_file(path, &actual, cancelled); !status.ok()) return status;
   if (actual.hash != expected.hash) {
     return FileStatus::format(path + " has hash " + actual.hash + " where the manifest says " + expected.hash +
                               ": the file is damaged");

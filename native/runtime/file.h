@@ -5,8 +5,8 @@
 #ifndef LONGSEQ_RUNTIME_FILE_H
 #define LONGSEQ_RUNTIME_FILE_H
 
-#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -34,6 +34,12 @@ struct [[nodiscard]] FileStatus {
   // "cannot WHAT: No space left on device (ENOSPC)"
   static FileStatus io(const std::string& what, int error_number);
 };
+
+// "ENOSPC" and so on.
+std::string errno_name(int error_number);
+
+// Asked now and then by long operations, from their own thread; true ends them with kCancelled. Empty: never.
+using CancelCheck = std::function<bool()>;
 
 // Bytes moved by one read or write call: large enough for full disk speed, small enough to notice a cancel soon.
 inline constexpr int64_t kIoChunkBytes = int64_t{16} << 20;
@@ -74,10 +80,10 @@ class File {
   static FileStatus create(const std::string& path, File* file);
 
   // Reads exactly `bytes` at `offset`; an end of file before that is a kIo failure that says how much was there.
-  // `cancel`, if given, is looked at between chunks.
-  FileStatus read_at(int64_t offset, void* destination, int64_t bytes, const std::atomic<bool>* cancel = nullptr) const;
+  // `cancelled` is asked between chunks.
+  FileStatus read_at(int64_t offset, void* destination, int64_t bytes, const CancelCheck& cancelled = {}) const;
   // Writes all of it at the end and starts its way to the disk, so that the fsync at the end is short.
-  FileStatus append(const void* source, int64_t bytes, const std::atomic<bool>* cancel = nullptr);
+  FileStatus append(const void* source, int64_t bytes, const CancelCheck& cancelled = {});
   // Reserves disk space for a file of `bytes`, so that a disk that is too small is found before the work is done.
   // A file system that cannot reserve is no failure.
   FileStatus reserve(int64_t bytes);
@@ -103,9 +109,9 @@ struct FileDigest {
 };
 
 // Size and hash of a whole file.
-FileStatus hash_file(const std::string& path, FileDigest* digest, const std::atomic<bool>* cancel = nullptr);
+FileStatus hash_file(const std::string& path, FileDigest* digest, const CancelCheck& cancelled = {});
 // Reads the file and compares; a difference is kFormat and names both values.
-FileStatus verify_file(const std::string& path, const FileDigest& expected, const std::atomic<bool>* cancel = nullptr);
+FileStatus verify_file(const std::string& path, const FileDigest& expected, const CancelCheck& cancelled = {});
 
 // fsync of a file or a folder by path (a folder: the names in it become durable).
 FileStatus sync_path(const std::string& path);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -276,6 +277,9 @@ class HeaderParser {
         return fail("the " + what + " holds " + std::string(text.substr(0, 40)) + ", which is too large");
       }
     }
+    // What JavaScript can hold exactly; no file that exists is that large.
+    if (result > (int64_t{1} << 53) - 1)
+      return fail("the " + what + " holds " + std::string(text) + ", which is too large");
     *value = result;
     return true;
   }
@@ -639,11 +643,11 @@ FileStatus SafetensorsReader::check_range(const SafeEntry& entry, int64_t begin,
 }
 
 FileStatus SafetensorsReader::read_into(const SafeEntry& entry, int64_t begin, int64_t count, void* destination,
-                                        SafeDtype dtype, const std::atomic<bool>* cancel) const {
+                                        SafeDtype dtype, const CancelCheck& cancelled) const {
   if (FileStatus status = check_range(entry, begin, count, dtype); !status.ok()) return status;
   if (entry.dtype == dtype) {
     const int64_t bits = safe_dtype_bits(dtype);
-    FileStatus status = file_.read_at(entry.offset + begin * bits / 8, destination, count * bits / 8, cancel);
+    FileStatus status = file_.read_at(entry.offset + begin * bits / 8, destination, count * bits / 8, cancelled);
     if (!status.ok()) status.message += "; while reading tensor " + quoted(entry.name);
     return status;
   }
@@ -655,7 +659,7 @@ FileStatus SafetensorsReader::read_into(const SafeEntry& entry, int64_t begin, i
   for (int64_t done = 0; done < count;) {
     const int64_t take = std::min(piece, count - done);
     FileStatus status =
-        file_.read_at(entry.offset + (begin + done) * from_bytes, buffer.get(), take * from_bytes, cancel);
+        file_.read_at(entry.offset + (begin + done) * from_bytes, buffer.get(), take * from_bytes, cancelled);
     if (!status.ok()) {
       status.message += "; while reading tensor " + quoted(entry.name);
       return status;
@@ -667,7 +671,7 @@ FileStatus SafetensorsReader::read_into(const SafeEntry& entry, int64_t begin, i
 }
 
 FileStatus SafetensorsReader::read_through(const SafeEntry& entry, int64_t begin, int64_t count, SafeDtype dtype,
-                                           const Sink& sink, const std::atomic<bool>* cancel) const {
+                                           const Sink& sink, const CancelCheck& cancelled) const {
   if (FileStatus status = check_range(entry, begin, count, dtype); !status.ok()) return status;
   const int64_t from_bits = safe_dtype_bits(entry.dtype);
   const int64_t to_bits = safe_dtype_bits(dtype);
@@ -682,7 +686,7 @@ FileStatus SafetensorsReader::read_through(const SafeEntry& entry, int64_t begin
   for (int64_t done = 0; done < count;) {
     const int64_t take = std::min(piece, count - done);
     FileStatus status =
-        file_.read_at(entry.offset + (begin + done) * from_bits / 8, buffer.get(), take * from_bits / 8, cancel);
+        file_.read_at(entry.offset + (begin + done) * from_bits / 8, buffer.get(), take * from_bits / 8, cancelled);
     if (!status.ok()) {
       status.message += "; while reading tensor " + quoted(entry.name);
       return status;
@@ -803,8 +807,8 @@ FileStatus SafetensorsWriter::create(const std::string& path, std::vector<SafeDe
   if (FileStatus status = made->file_.reserve(made->file_bytes_); !status.ok()) return made->fail(std::move(status));
   unsigned char prefix[8];
   for (int i = 0; i < 8; ++i) prefix[i] = static_cast<unsigned char>(header.size() >> (8 * i));
-  if (FileStatus status = made->append(prefix, 8, nullptr); !status.ok()) return status;
-  if (FileStatus status = made->append(header.data(), static_cast<int64_t>(header.size()), nullptr); !status.ok())
+  if (FileStatus status = made->append(prefix, 8, {}); !status.ok()) return status;
+  if (FileStatus status = made->append(header.data(), static_cast<int64_t>(header.size()), {}); !status.ok())
     return status;
   made->skip_empty();
   *writer = std::move(made);
@@ -832,12 +836,12 @@ void SafetensorsWriter::skip_empty() {
   }
 }
 
-FileStatus SafetensorsWriter::append(const void* data, int64_t bytes, const std::atomic<bool>* cancel) {
+FileStatus SafetensorsWriter::append(const void* data, int64_t bytes, const CancelCheck& cancelled) {
   // In pieces, so that the bytes which are written are still in the processor's cache when they are hashed.
   const char* in = static_cast<const char*>(data);
   for (int64_t done = 0; done < bytes;) {
     const int64_t take = std::min(bytes - done, kIoChunkBytes / 4);
-    if (FileStatus status = file_.append(in + done, take, cancel); !status.ok()) return fail(std::move(status));
+    if (FileStatus status = file_.append(in + done, take, cancelled); !status.ok()) return fail(std::move(status));
     hash_.update(in + done, take);
     done += take;
   }
@@ -845,7 +849,7 @@ FileStatus SafetensorsWriter::append(const void* data, int64_t bytes, const std:
 }
 
 FileStatus SafetensorsWriter::write(const std::string& name, const void* values, int64_t count, SafeDtype dtype,
-                                    const std::atomic<bool>* cancel) {
+                                    const CancelCheck& cancelled) {
   if (temporary_.empty()) return FileStatus::argument(path_ + ": the writer is finished or has failed");
   if (count == 0) {
     for (const SafeDeclaration& tensor : tensors_) {
@@ -876,7 +880,7 @@ FileStatus SafetensorsWriter::write(const std::string& name, const void* values,
     return fail(FileStatus::argument(path_ + ": tensor " + quoted(name) + ": packed values come in one piece"));
   }
   if (dtype == tensor.dtype) {
-    if (FileStatus status = append(values, count * from_bits / 8, cancel); !status.ok()) return status;
+    if (FileStatus status = append(values, count * from_bits / 8, cancelled); !status.ok()) return status;
   } else {
     if (!buffer_) buffer_.reset(new (std::nothrow) char[kConvertBytes]);
     if (!buffer_) return fail(FileStatus::io("write tensor " + quoted(name) + " of " + path_, ENOMEM));
@@ -885,7 +889,7 @@ FileStatus SafetensorsWriter::write(const std::string& name, const void* values,
     for (int64_t done = 0; done < count;) {
       const int64_t take = std::min(count - done, kConvertBytes / to_bytes);
       convert_copy(dtype, in + done * (from_bits / 8), tensor.dtype, buffer_.get(), take);
-      if (FileStatus status = append(buffer_.get(), take * to_bytes, cancel); !status.ok()) return status;
+      if (FileStatus status = append(buffer_.get(), take * to_bytes, cancelled); !status.ok()) return status;
       done += take;
     }
   }

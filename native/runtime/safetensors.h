@@ -6,7 +6,6 @@
 #ifndef LONGSEQ_RUNTIME_SAFETENSORS_H
 #define LONGSEQ_RUNTIME_SAFETENSORS_H
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -83,20 +82,21 @@ class SafetensorsReader {
   // nullptr where there is none.
   const SafeEntry* find(std::string_view name) const;
 
+  // Whether read_into may be asked for this; kArgument with the reason if not.
+  FileStatus check_range(const SafeEntry& entry, int64_t begin, int64_t count, SafeDtype dtype) const;
+
   // Reads elements begin..begin+count-1 (row-major) of a tensor as `dtype` into host memory of that many values.
   // Without conversion the bytes go straight to the destination.
   FileStatus read_into(const SafeEntry& entry, int64_t begin, int64_t count, void* destination, SafeDtype dtype,
-                       const std::atomic<bool>* cancel = nullptr) const;
+                       const CancelCheck& cancelled = {}) const;
 
   // The same for memory that the processor cannot write: hands over pieces of at most kIoChunkBytes of the wanted
   // dtype, in order; sink(bytes, at byte of the destination, how many).
   using Sink = std::function<FileStatus(const void* bytes, int64_t at, int64_t size)>;
   FileStatus read_through(const SafeEntry& entry, int64_t begin, int64_t count, SafeDtype dtype, const Sink& sink,
-                          const std::atomic<bool>* cancel = nullptr) const;
+                          const CancelCheck& cancelled = {}) const;
 
  private:
-  FileStatus check_range(const SafeEntry& entry, int64_t begin, int64_t count, SafeDtype dtype) const;
-
   File file_;
   std::vector<SafeEntry> entries_;
   SafeMetadata metadata_;
@@ -123,7 +123,7 @@ class SafetensorsWriter {
   // Appends `count` values of tensor `name`, which must be the next one with values missing. A tensor may come in
   // several pieces. `dtype` is that of the values; they are converted to the declared one where the two differ.
   FileStatus write(const std::string& name, const void* values, int64_t count, SafeDtype dtype,
-                   const std::atomic<bool>* cancel = nullptr);
+                   const CancelCheck& cancelled = {});
   // fsync, rename, fsync of the folder. digest: size and hash of the whole file, made while it was written.
   FileStatus finish(FileDigest* digest);
   // Removes the temporary file; done by the destructor too.
@@ -136,7 +136,7 @@ class SafetensorsWriter {
 
  private:
   SafetensorsWriter() = default;
-  FileStatus append(const void* data, int64_t bytes, const std::atomic<bool>* cancel);
+  FileStatus append(const void* data, int64_t bytes, const CancelCheck& cancelled);
   FileStatus fail(FileStatus status);
   void skip_empty();
 
