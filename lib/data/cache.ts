@@ -1,0 +1,347 @@
+// The token cache: one file a source file, keyed by content, written atomically and read by ranges.
+
+import { createHash, randomBytes } from "node:crypto";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { CancelledError, FormatError, IoError, LongseqError } from "../errors.js";
+import { crc, ENCODING_VERSION, type EncodeOptions, INDEX_COLUMNS, unpackLabels } from "./encode.js";
+import { type FileScan, readBytes, scanFile } from "./rows.js";
+import { TokenPool } from "./token_pool.js";
+import { tokenizerHash } from "./tokenizer.js";
+
+// Layout: a header of HEADER_BYTES (magic, then JSON, then zeros), the records (ids, then label words, of each
+// document in the file's order), the index (INDEX_COLUMNS int32 a document). All integers little endian.
+const MAGIC = "longseq tokens 1\n";
+const HEADER_BYTES = 4096;
+/** Small inputs are encoded on the calling thread: starting a thread would take longer. */
+const INLINE_BYTES = 256 * 1024;
+
+interface Header {
+  key: string;
+  documents: number;
+  dataBytes: number;
+  indexBytes: number;
+  /** SHA-256 of the index; the index holds a checksum of every document. */
+  indexHash: string;
+}
+
+/** How token files are found and made. */
+export interface CacheOptions extends EncodeOptions {
+  cacheDir: string;
+  /** Threads that tokenize; a core each but one where absent. The result does not depend on it. */
+  workers?: number | undefined;
+  signal?: AbortSignal | undefined;
+  /** Called as source bytes are turned into tokens. */
+  onProgress?: ((progress: { file: string; bytes: number; totalBytes: number }) => void) | undefined;
+}
+
+const sha256 = (data: string | Uint8Array) => createHash("sha256").update(data).digest("hex");
+
+/** Turns a refusal of the operating system into an IoError that says what to do. */
+function cacheError(action: string, file: string, error: unknown): IoError {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const what =
+    code === "ENOSPC"
+      ? "the disk is full"
+      : code === "EACCES" || code === "EROFS"
+        ? "the folder cannot be written"
+        : message;
+  return new IoError(`cannot ${action} the token cache ${file}: ${what}`, { file, code }, { cause: error });
+}
+
+/** The tokens of one source file. */
+export class TokenFile {
+  /** The source, for messages. */
+  readonly source: string;
+  /** Content key: equal keys hold equal tokens. */
+  readonly key: string;
+  readonly file: string;
+  readonly documents: number;
+  readonly #index: Int32Array;
+  /** Byte offset of each document's record. */
+  readonly #offsets: Float64Array;
+  #handle: Promise<fs.promises.FileHandle> | null = null;
+  #readers = 0;
+
+  constructor(source: string, file: string, header: Header, index: Int32Array) {
+    this.source = source;
+    this.key = header.key;
+    this.file = file;
+    this.documents = header.documents;
+    this.#index = index;
+    this.#offsets = new Float64Array(header.documents);
+    let at = HEADER_BYTES;
+    for (let d = 0; d < header.documents; d++) {
+      this.#offsets[d] = at;
+      at += 4 * (this.length(d) + Math.abs(this.#column(d, 2)));
+    }
+  }
+
+  #column(document: number, column: number): number {
+    return this.#index[document * INDEX_COLUMNS + column] as number;
+  }
+
+  /** Tokens of a document. */
+  length(document: number): number {
+    return this.#column(document, 0);
+  }
+
+  /** The source line (from 1) of a document. */
+  line(document: number): number {
+    return this.#column(document, 1);
+  }
+
+  /** Labels of a document that are not ignored, its first token's apart (nothing predicts it). */
+  validTargets(document: number): number {
+    return this.#column(document, 3);
+  }
+
+  async #read(target: Int32Array, position: number): Promise<void> {
+    this.#handle ??= fs.promises.open(this.file, "r");
+    this.#readers++;
+    try {
+      const handle = await this.#handle;
+      const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
+      for (let done = 0; done < bytes.length; ) {
+        const { bytesRead } = await handle.read(bytes, done, Math.min(bytes.length - done, 1 << 30), position + done);
+        if (bytesRead === 0)
+          throw new FormatError(`the token cache ${this.file} is cut short; delete it and start again`);
+        done += bytesRead;
+      }
+    } catch (error) {
+      if (error instanceof LongseqError) throw error;
+      throw cacheError("read", this.file, error);
+    } finally {
+      this.#readers--;
+    }
+  }
+
+  /**
+   * Tokens begin..end-1 of a document and their labels (null: equal to the ids). A whole document is checked against
+   * its checksum: a FormatError says that the cache is damaged.
+   */
+  async read(
+    document: number,
+    begin: number,
+    end: number,
+  ): Promise<{ inputIds: Int32Array; labels: Int32Array | null }> {
+    const length = this.length(document);
+    const labelWords = this.#column(document, 2);
+    const offset = this.#offsets[document] as number;
+    const inputIds = new Int32Array(end - begin);
+    await this.#read(inputIds, offset + 4 * begin);
+    let words: Int32Array | null = null;
+    if (labelWords !== 0) {
+      words = new Int32Array(Math.abs(labelWords));
+      await this.#read(words, offset + 4 * length);
+    }
+    if (begin === 0 && end === length) {
+      let checksum = crc(inputIds, 0);
+      if (words !== null) checksum = crc(words, checksum);
+      if ((checksum | 0) !== this.#column(document, 4)) {
+        throw new FormatError(
+          `the token cache ${this.file} is damaged (document of ${this.source}:${this.line(document)}); delete it and start again`,
+          { file: this.file },
+        );
+      }
+    }
+    return { inputIds, labels: words === null ? null : unpackLabels(words, labelWords < 0, inputIds, begin) };
+  }
+
+  /** Closes the file if no read is under way; a later read opens it again. */
+  async close(): Promise<void> {
+    if (this.#handle === null || this.#readers > 0) return;
+    const handle = this.#handle;
+    this.#handle = null;
+    await (await handle.catch(() => null))?.close();
+  }
+}
+
+/** Opens a cache file; null where it is absent, of another key or damaged. */
+function openTokenFile(source: string, file: string, key: string): TokenFile | null {
+  let fd: number;
+  try {
+    fd = fs.openSync(file, "r");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw cacheError("open", file, error);
+  }
+  try {
+    const size = fs.fstatSync(fd).size;
+    if (size < HEADER_BYTES) return null;
+    const head = Buffer.alloc(HEADER_BYTES);
+    readBytes(fd, file, head, 0);
+    const text = head.toString("latin1");
+    const lines = text.slice(MAGIC.length).split("\n");
+    if (!text.startsWith(MAGIC) || lines.length < 2 || sha256(lines[1] as string) !== lines[0]) return null;
+    const header = JSON.parse(lines[1] as string) as Header;
+    if (header.key !== key || size !== HEADER_BYTES + header.dataBytes + header.indexBytes) return null;
+    if (header.indexBytes !== 4 * INDEX_COLUMNS * header.documents) return null;
+    const index = new Int32Array(INDEX_COLUMNS * header.documents);
+    const bytes = new Uint8Array(index.buffer);
+    readBytes(fd, file, bytes, HEADER_BYTES + header.dataBytes);
+    return sha256(bytes) === header.indexHash ? new TokenFile(source, file, header, index) : null;
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+async function writeAll(handle: fs.promises.FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.length - done, 1 << 30), position + done);
+    done += bytesWritten;
+  }
+}
+
+const bytesOf = (words: Int32Array) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+
+/** Removes what a killed process of this machine left half-written. */
+function removeAbandoned(directory: string): void {
+  for (const name of fs.readdirSync(directory)) {
+    const match = /^\.tmp-(.+)-(\d+)-[0-9a-f]+$/.exec(name);
+    if (match === null || match[1] !== os.hostname()) continue;
+    try {
+      process.kill(Number(match[2]), 0);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ESRCH") fs.rmSync(path.join(directory, name), { force: true });
+    }
+  }
+}
+
+/** Tokenizes a source file into a temporary file, then renames it into place. */
+async function buildTokenFile(
+  source: string,
+  scan: FileScan,
+  file: string,
+  key: string,
+  pool: TokenPool,
+  options: CacheOptions,
+  onBytes: (bytes: number) => void,
+): Promise<TokenFile> {
+  const directory = path.dirname(file);
+  const temporary = path.join(directory, `.tmp-${os.hostname()}-${process.pid}-${randomBytes(6).toString("hex")}`);
+  let handle: fs.promises.FileHandle;
+  try {
+    handle = await fs.promises.open(temporary, "wx");
+  } catch (error) {
+    throw cacheError("write", temporary, error);
+  }
+  const write = async (bytes: Uint8Array, position: number) => {
+    try {
+      await writeAll(handle, bytes, position);
+    } catch (error) {
+      throw cacheError("write", temporary, error);
+    }
+  };
+  try {
+    let position = HEADER_BYTES;
+    let range = 0;
+    const indexParts: Int32Array[] = [];
+    for await (const { data, index } of pool.encode(source, scan.ranges, options.signal)) {
+      await write(bytesOf(data), position);
+      position += data.byteLength;
+      indexParts.push(index);
+      onBytes(scan.ranges[range++]?.end ?? scan.bytes);
+    }
+    const index = new Int32Array(indexParts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of indexParts) {
+      index.set(part, at);
+      at += part.length;
+    }
+    await write(bytesOf(index), position);
+    const header: Header = {
+      key,
+      documents: index.length / INDEX_COLUMNS,
+      dataBytes: position - HEADER_BYTES,
+      indexBytes: index.byteLength,
+      indexHash: sha256(bytesOf(index)),
+    };
+    const json = JSON.stringify(header);
+    const head = Buffer.alloc(HEADER_BYTES);
+    head.write(`${MAGIC}${sha256(json)}\n${json}\n`, "latin1");
+    await write(head, 0);
+    try {
+      await handle.sync();
+      await handle.close();
+      // Another process may have put the same content there: replacing it with equal bytes does no harm.
+      await fs.promises.rename(temporary, file);
+      const folder = await fs.promises.open(directory, "r");
+      await folder.sync().finally(() => folder.close());
+    } catch (error) {
+      throw cacheError("write", file, error);
+    }
+    return new TokenFile(source, file, header, index);
+  } catch (error) {
+    await handle.close().catch(() => {});
+    await fs.promises.rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/**
+ * The tokens of the given JSONL files, in order: from the cache where their content, the tokenizer, the template, V and
+ * the format are known, else made now. A damaged cache file is made anew.
+ * Throws DataError for bad rows (FILE:LINE), IoError where a file cannot be read or the cache not be written,
+ * CancelledError when the signal aborts.
+ */
+export async function openTokenFiles(sources: readonly string[], options: CacheOptions): Promise<TokenFile[]> {
+  const encodeOptions: EncodeOptions = {
+    tokenizer: options.tokenizer,
+    vocabSize: options.vocabSize,
+    chatTemplate: options.chatTemplate,
+    noTokenizerHint: options.noTokenizerHint,
+  };
+  const settings = JSON.stringify([
+    ENCODING_VERSION,
+    tokenizerHash(options.tokenizer),
+    options.vocabSize,
+    options.chatTemplate,
+    os.endianness(),
+  ]);
+  try {
+    fs.mkdirSync(options.cacheDir, { recursive: true });
+    removeAbandoned(options.cacheDir);
+  } catch (error) {
+    throw cacheError("write", options.cacheDir, error);
+  }
+  const files: (TokenFile | null)[] = [];
+  const missing: { at: number; source: string; scan: FileScan; file: string; key: string }[] = [];
+  for (const source of sources) {
+    const scan = await scanFile(source, options.signal);
+    const key = sha256(`${settings}\n${scan.hash}`);
+    const file = path.join(options.cacheDir, `${key.slice(0, 32)}.tokens`);
+    const opened = openTokenFile(source, file, key);
+    if (opened === null) missing.push({ at: files.length, source, scan, file, key });
+    files.push(opened);
+  }
+  if (missing.length > 0) {
+    const totalBytes = missing.reduce((sum, { scan }) => sum + scan.bytes, 0);
+    const ranges = missing.reduce((sum, { scan }) => sum + scan.ranges.length, 0);
+    const cores = options.workers ?? Math.max(1, os.availableParallelism() - 1);
+    const workers = options.workers === undefined && totalBytes <= INLINE_BYTES ? 0 : Math.min(cores, ranges);
+    const pool = new TokenPool(encodeOptions, workers);
+    const stop = () => void pool.close();
+    options.signal?.addEventListener("abort", stop);
+    try {
+      let before = 0;
+      for (const { at, source, scan, file, key } of missing) {
+        // The same content may stand in the list twice.
+        files[at] =
+          openTokenFile(source, file, key) ??
+          (await buildTokenFile(source, scan, file, key, pool, options, (bytes) =>
+            options.onProgress?.({ file: source, bytes: before + bytes, totalBytes }),
+          ));
+        before += scan.bytes;
+      }
+    } catch (error) {
+      if (options.signal?.aborted) throw new CancelledError("tokenizing was given up", {}, { cause: error });
+      throw error;
+    } finally {
+      options.signal?.removeEventListener("abort", stop);
+      await pool.close();
+    }
+  }
+  return files as TokenFile[];
+}

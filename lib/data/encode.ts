@@ -1,0 +1,257 @@
+// From a checked row to token ids and labels, and from a range of lines to the records that the token cache stores.
+
+import zlib from "node:zlib";
+import { DataError, LongseqError } from "../errors.js";
+import { IGNORE_INDEX } from "./batch.js";
+import { ChatTemplate } from "./chat.js";
+import { forEachLine, type LineRange, parseRow, type Row, rowError } from "./rows.js";
+import { loadTokenizer, type Span, type TextTokenizer, type TokenizerSpec } from "./tokenizer.js";
+
+/** Raised whenever the same row could give other tokens, or the records another layout. */
+export const ENCODING_VERSION = 1;
+
+/** What turning rows into tokens depends on. It crosses to worker threads and, hashed, keys the cache. */
+export interface EncodeOptions {
+  tokenizer: TokenizerSpec | null;
+  /** V of the model; ids must lie below it. Null checks only that they are not negative. */
+  vocabSize: number | null;
+  /** A Jinja chat template that replaces the tokenizer's own. */
+  chatTemplate: string | null;
+  /** What to say where a row needs a tokenizer and there is none. */
+  noTokenizerHint: string;
+}
+
+/** The tokens of a row: labels align with ids; null where they equal them. */
+export interface EncodedRow {
+  inputIds: Int32Array;
+  labels: Int32Array | null;
+}
+
+/** Integers a document has in the index: length, line, label words, valid targets, checksum. */
+export const INDEX_COLUMNS = 5;
+
+/** The documents of a range of lines, as the cache file stores them. */
+export interface EncodedRange {
+  /** Per document its ids, then its label words. */
+  data: Int32Array;
+  /** INDEX_COLUMNS integers a document. */
+  index: Int32Array;
+}
+
+/** Turns rows into tokens; opens the tokenizer and the template when the first row needs them. */
+export class RowEncoder {
+  readonly #options: EncodeOptions;
+  #tokenizer: TextTokenizer | null = null;
+  #template: ChatTemplate | null = null;
+
+  constructor(options: EncodeOptions) {
+    this.#options = options;
+  }
+
+  #tokenizerFor(what: string): TextTokenizer {
+    if (this.#tokenizer === null) {
+      const spec = this.#options.tokenizer;
+      if (spec === null) throw new DataError(`${what} needs a tokenizer, but ${this.#options.noTokenizerHint}`);
+      this.#tokenizer = loadTokenizer(spec);
+    }
+    return this.#tokenizer;
+  }
+
+  /**
+   * The tokens of one row.
+   * - text: the tokenizer's own special tokens around it, each once also where the text spells them; then EOS unless it
+   *   is there. Every token is a label.
+   * - messages: the rendered template as it is; the labels are the assistant's parts with their end-of-turn tokens.
+   * - prompt, completion: the prompt as it would be tokenised alone, after the tokenizer's leading special tokens; then
+   *   what prompt + completion adds to these ids, or, where a token would straddle the boundary, the completion
+   *   tokenised by itself; then EOS unless it is there. The prompt is masked.
+   * - input_ids: as they are.
+   * DataError without a place where something is missing or the template refuses the messages.
+   */
+  encode(row: Row): EncodedRow {
+    switch (row.kind) {
+      case "tokens":
+        return { inputIds: row.inputIds, labels: row.labels };
+      case "text": {
+        const tokenizer = this.#tokenizerFor("a text row");
+        return { inputIds: withSpecials(tokenizer, tokenizer.encode(row.text)), labels: null };
+      }
+      case "prompt": {
+        const tokenizer = this.#tokenizerFor("a prompt row");
+        const prompt = tokenizer.encode(row.prompt);
+        const joint = tokenizer.encode(row.prompt + row.completion);
+        const straddles = joint.length <= prompt.length || !startsWith(joint, prompt);
+        const ids = straddles ? concatenate(prompt, tokenizer.encode(row.completion)) : joint;
+        const inputIds = withSpecials(tokenizer, ids);
+        const leading = startsWith(ids, tokenizer.prefixIds) ? 0 : tokenizer.prefixIds.length;
+        const labels = inputIds.slice();
+        labels.fill(IGNORE_INDEX, 0, leading + prompt.length);
+        return { inputIds, labels };
+      }
+      case "messages": {
+        const tokenizer = this.#tokenizerFor("a messages row");
+        if (this.#template === null) {
+          const source = this.#options.chatTemplate ?? tokenizer.chatTemplate;
+          if (source === null) {
+            throw new DataError(
+              "a messages row needs a chat template, and the tokenizer has none (chat_template in tokenizer_config.json, or a file chat_template.jinja beside it)",
+            );
+          }
+          this.#template = new ChatTemplate(source);
+        }
+        const chat = { tools: row.tools, variables: { ...tokenizer.specialTokens, ...row.variables } };
+        const { text, spans } = this.#template.render(row.messages, chat);
+        if (text === "") throw new DataError("the chat template renders these messages as nothing");
+        const { ids, inside } = tokenizer.encodeSpans(text, withEndOfTurn(text, spans, tokenizer));
+        return { inputIds: ids, labels: ids.map((id, i) => (inside[i] === 1 ? id : IGNORE_INDEX)) };
+      }
+    }
+  }
+
+  /**
+   * Reads, checks and encodes the rows of a range of lines, in order. Every fault is a DataError that begins with
+   * FILE:LINE, the first in the file's order.
+   */
+  encodeRange(fd: number, file: string, range: LineRange): EncodedRange {
+    const parts: Int32Array[] = [];
+    const index: number[] = [];
+    let words = 0;
+    const { vocabSize } = this.#options;
+    forEachLine(fd, file, range, (bytes, line) => {
+      let encoded: EncodedRow;
+      const row = parseRow(bytes, file, line, vocabSize);
+      try {
+        encoded = this.encode(row);
+      } catch (error) {
+        // Faults of the tokenizer's or the template's own files are not this row's.
+        if (error instanceof LongseqError && !(error instanceof DataError)) throw error;
+        throw rowError(file, line, (error as Error).message, error);
+      }
+      const { inputIds, labels } = encoded;
+      if (inputIds.length === 0) throw rowError(file, line, "the row gives no tokens");
+      if (vocabSize !== null && row.kind !== "tokens") {
+        const at = inputIds.findIndex((id) => id >= vocabSize);
+        if (at >= 0) {
+          throw rowError(
+            file,
+            line,
+            `the tokenizer gives token id ${inputIds[at]}, but the model's vocabulary has ${vocabSize} tokens; is it another model's tokenizer?`,
+          );
+        }
+      }
+      const labelWords = packLabels(inputIds, labels);
+      let checksum = crc(inputIds, 0);
+      if (labelWords !== null) checksum = crc(labelWords.words, checksum);
+      const count = labelWords === null ? 0 : labelWords.raw ? -labelWords.words.length : labelWords.words.length;
+      index.push(inputIds.length, line, count, validTargets(inputIds, labels), checksum | 0);
+      parts.push(inputIds);
+      words += inputIds.length;
+      if (labelWords !== null) {
+        parts.push(labelWords.words);
+        words += labelWords.words.length;
+      }
+    });
+    const data = new Int32Array(words);
+    let at = 0;
+    for (const part of parts) {
+      data.set(part, at);
+      at += part.length;
+    }
+    return { data, index: Int32Array.from(index) };
+  }
+}
+
+/** CRC-32 of an array's bytes, continuing from `start`. */
+export function crc(words: Int32Array, start: number): number {
+  return zlib.crc32(new Uint8Array(words.buffer, words.byteOffset, words.byteLength), start);
+}
+
+function validTargets(ids: Int32Array, labels: Int32Array | null): number {
+  if (labels === null) return ids.length - 1;
+  let valid = 0;
+  for (let i = 1; i < labels.length; i++) if (labels[i] !== IGNORE_INDEX) valid++;
+  return valid;
+}
+
+/**
+ * Labels in few words: null where they equal the ids; lengths of alternating runs (ignored first, then kept) where
+ * every label is -100 or its id; else the labels themselves.
+ */
+export function packLabels(ids: Int32Array, labels: Int32Array | null): { words: Int32Array; raw: boolean } | null {
+  if (labels === null) return null;
+  const runs: number[] = [];
+  let kept = false;
+  let length = 0;
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i];
+    if (label !== IGNORE_INDEX && label !== ids[i]) return { words: labels, raw: true };
+    if ((label !== IGNORE_INDEX) !== kept) {
+      runs.push(length);
+      length = 0;
+      kept = !kept;
+    }
+    length++;
+  }
+  runs.push(length);
+  if (runs.length === 2 && runs[0] === 0) return null;
+  return runs.length < labels.length ? { words: Int32Array.from(runs), raw: false } : { words: labels, raw: true };
+}
+
+/** The labels begin..end-1 that `packLabels` packed; `ids` are the document's ids begin..end-1. */
+export function unpackLabels(words: Int32Array, raw: boolean, ids: Int32Array, begin: number): Int32Array {
+  const end = begin + ids.length;
+  if (raw) return words.slice(begin, end);
+  const labels = new Int32Array(ids.length).fill(IGNORE_INDEX);
+  let at = 0;
+  for (let run = 0; run < words.length && at < end; run++) {
+    const next = at + (words[run] as number);
+    if (run % 2 === 1) {
+      const from = Math.max(at, begin) - begin;
+      const to = Math.min(next, end) - begin;
+      if (to > from) labels.set(ids.subarray(from, to), from);
+    }
+    at = next;
+  }
+  return labels;
+}
+
+function startsWith(ids: Int32Array, prefix: ArrayLike<number>): boolean {
+  if (prefix.length > ids.length) return false;
+  for (let i = 0; i < prefix.length; i++) if (ids[i] !== prefix[i]) return false;
+  return true;
+}
+
+function concatenate(...parts: ArrayLike<number>[]): Int32Array {
+  const ids = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    ids.set(part, at);
+    at += part.length;
+  }
+  return ids;
+}
+
+/** The tokenizer's own special tokens around the ids, not repeated where they are there, and EOS at the end. */
+function withSpecials(tokenizer: TextTokenizer, ids: Int32Array): Int32Array {
+  const { prefixIds, suffixIds, eosId } = tokenizer;
+  const prefix = startsWith(ids, prefixIds) ? [] : prefixIds;
+  const ended = suffixIds.length > 0 && suffixIds.every((id, i) => ids[ids.length - suffixIds.length + i] === id);
+  const suffix = ended ? [] : suffixIds;
+  const last = suffix.length > 0 ? suffix[suffix.length - 1] : ids[ids.length - 1];
+  return concatenate(prefix, ids, suffix, eosId !== null && last !== eosId ? [eosId] : []);
+}
+
+/**
+ * Ends each span with its end-of-turn token: white space after a special token at its end is the template's, and an
+ * end token right behind it is the assistant's.
+ */
+function withEndOfTurn(text: string, spans: readonly Span[], tokenizer: TextTokenizer): Span[] {
+  return spans.map(([begin, end]) => {
+    const trimmed = text.slice(begin, end).trimEnd();
+    const endsWith = (token: string) => trimmed.endsWith(token);
+    if (tokenizer.endStrings.some(endsWith)) return [begin, begin + trimmed.length];
+    const following = tokenizer.endStrings.find((token) => text.startsWith(token, end));
+    if (following !== undefined) return [begin, end + following.length];
+    return [begin, tokenizer.specialStrings.some(endsWith) ? begin + trimmed.length : end];
+  });
+}

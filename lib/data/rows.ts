@@ -1,0 +1,513 @@
+// Training rows: JSONL files as bytes, split into lines, decoded strictly and checked; every error names FILE:LINE.
+
+import { createHash } from "node:crypto";
+import fs from "node:fs";
+import { CancelledError, ConfigError, DataError, IoError } from "../errors.js";
+import { IGNORE_INDEX } from "./batch.js";
+
+/** A line longer than this cannot become a JavaScript string. */
+export const MAX_LINE_BYTES = 512 * 1024 * 1024 - 64;
+/** Lines are handed out in groups of about this many bytes; a constant, so that results never depend on workers. */
+export const RANGE_BYTES = 4 * 1024 * 1024;
+
+/** Whole lines of a file: bytes begin..end-1, the first of them being line `firstLine` (from 1). */
+export interface LineRange {
+  begin: number;
+  end: number;
+  firstLine: number;
+}
+
+/** What one pass over a file found. */
+export interface FileScan {
+  /** Hexadecimal SHA-256 of the file's bytes. */
+  hash: string;
+  bytes: number;
+  ranges: LineRange[];
+}
+
+/** One message of a conversation; `content` and the rest go to the chat template as they are. */
+export interface ChatMessage {
+  role: string;
+  [key: string]: unknown;
+}
+
+export type Row =
+  | { kind: "text"; text: string }
+  | { kind: "messages"; messages: ChatMessage[]; tools: unknown[] | null; variables: Record<string, unknown> }
+  | { kind: "prompt"; prompt: string; completion: string }
+  | { kind: "tokens"; inputIds: Int32Array; labels: Int32Array | null };
+
+/** A DataError whose message begins with FILE:LINE. */
+export function rowError(file: string, line: number, message: string, cause?: unknown): DataError {
+  return new DataError(`${file}:${line}: ${message}`, { file, line }, cause === undefined ? undefined : { cause });
+}
+
+/** An operating system's refusal to read, as an IoError. */
+export function readError(file: string, error: unknown): IoError {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const what = code === "ENOENT" ? "there is no such file" : code === "EACCES" ? "permission denied" : message;
+  return new IoError(`cannot read ${file}: ${what}`, { file }, { cause: error });
+}
+
+const PACKED_SUFFIXES: [RegExp, string][] = [
+  [/\.(gz|tgz|bz2|xz|zst|zip|7z|lz4)$/i, "is compressed; unpack it first"],
+  [/\.(parquet|arrow|feather)$/i, "is a columnar file; write it as .jsonl first"],
+];
+
+const MAGIC_BYTES: [number[], string][] = [
+  [[0x1f, 0x8b], "is gzip data; unpack it first (gunzip)"],
+  [[0x28, 0xb5, 0x2f, 0xfd], "is zstd data; unpack it first (unzstd)"],
+  [[0x42, 0x5a, 0x68], "is bzip2 data; unpack it first (bunzip2)"],
+  [[0xfd, 0x37, 0x7a, 0x58, 0x5a], "is xz data; unpack it first (unxz)"],
+  [[0x50, 0x4b, 0x03, 0x04], "is a zip archive; unpack it first"],
+  [[0x50, 0x41, 0x52, 0x31], "is a Parquet file; write it as .jsonl first"],
+  [[0x41, 0x52, 0x52, 0x4f, 0x57, 0x31], "is an Arrow file; write it as .jsonl first"],
+  [[0xff, 0xfe], "is UTF-16 (little endian byte order mark); convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"],
+  [[0xfe, 0xff], "is UTF-16 (big endian byte order mark); convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"],
+];
+
+/** Refuses by name what cannot be JSONL, from the file's name and its first bytes. */
+function refuseForeignFormat(file: string, head: Uint8Array): void {
+  for (const [suffix, what] of PACKED_SUFFIXES) {
+    if (suffix.test(file)) throw new DataError(`${file} ${what}`, { file });
+  }
+  for (const [magic, what] of MAGIC_BYTES) {
+    if (magic.every((byte, i) => head[i] === byte)) throw new DataError(`${file} ${what}`, { file });
+  }
+}
+
+/**
+ * Reads a file once: its hash, and ranges of whole lines of about RANGE_BYTES. A UTF-8 byte order mark at the start
+ * is left out of the first range. Files of any size; memory stays at one read buffer.
+ * Throws DataError for other formats and for a line over MAX_LINE_BYTES, IoError where reading fails.
+ */
+export async function scanFile(file: string, signal?: AbortSignal): Promise<FileScan> {
+  let handle: fs.promises.FileHandle;
+  try {
+    handle = await fs.promises.open(file, "r");
+  } catch (error) {
+    throw readError(file, error);
+  }
+  try {
+    if ((await handle.stat()).isDirectory()) {
+      throw new ConfigError(`${file} is a folder; name the .jsonl files in it`, { file });
+    }
+    const hash = createHash("sha256");
+    const buffer = Buffer.allocUnsafe(1024 * 1024);
+    const ranges: LineRange[] = [];
+    let position = 0;
+    let line = 1;
+    let lineBegin = 0;
+    let range: LineRange = { begin: 0, end: 0, firstLine: 1 };
+    for (;;) {
+      if (signal?.aborted) throw new CancelledError(`reading ${file} was given up`, { file });
+      const { bytesRead } = await handle.read(buffer, 0, buffer.length, position);
+      const chunk = buffer.subarray(0, bytesRead);
+      if (position === 0) {
+        refuseForeignFormat(file, chunk);
+        if (chunk[0] === 0xef && chunk[1] === 0xbb && chunk[2] === 0xbf) {
+          range = { begin: 3, end: 3, firstLine: 1 };
+          lineBegin = 3;
+        }
+      }
+      if (bytesRead === 0) break;
+      hash.update(chunk);
+      for (let i = chunk.indexOf(10); i >= 0; i = chunk.indexOf(10, i + 1)) {
+        const end = position + i + 1;
+        checkLineLength(file, line, end - lineBegin);
+        line++;
+        lineBegin = end;
+        if (end - range.begin >= RANGE_BYTES) {
+          range.end = end;
+          ranges.push(range);
+          range = { begin: end, end, firstLine: line };
+        }
+      }
+      position += bytesRead;
+      checkLineLength(file, line, position - lineBegin);
+    }
+    if (position > range.begin) {
+      range.end = position;
+      ranges.push(range);
+    }
+    return { hash: hash.digest("hex"), bytes: position, ranges };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw readError(file, error);
+    throw error;
+  } finally {
+    await handle.close();
+  }
+}
+
+function checkLineLength(file: string, line: number, bytes: number): void {
+  if (bytes > MAX_LINE_BYTES) {
+    throw rowError(file, line, "the line is longer than 512 MiB; split the row into several");
+  }
+}
+
+/** Reads exactly the bytes begin..end-1 (any number, also over the 2 GiB that one read may ask for). */
+export function readBytes(fd: number, file: string, target: Uint8Array, position: number): void {
+  let done = 0;
+  while (done < target.byteLength) {
+    const want = Math.min(target.byteLength - done, 1 << 30);
+    let got: number;
+    try {
+      got = fs.readSync(fd, target, done, want, position + done);
+    } catch (error) {
+      throw readError(file, error);
+    }
+    if (got === 0) {
+      throw new IoError(
+        `${file} ended at byte ${position + done}, before byte ${position + target.byteLength}: it changed while it was being read`,
+        {
+          file,
+        },
+      );
+    }
+    done += got;
+  }
+}
+
+/** Calls `visit` with each line of the range that is not blank, without its line end, and with its number. */
+export function forEachLine(
+  fd: number,
+  file: string,
+  range: LineRange,
+  visit: (line: Uint8Array, number: number) => void,
+): void {
+  const bytes = Buffer.allocUnsafe(range.end - range.begin);
+  readBytes(fd, file, bytes, range.begin);
+  let number = range.firstLine;
+  for (let begin = 0; begin < bytes.length; number++) {
+    const newline = bytes.indexOf(10, begin);
+    const next = newline < 0 ? bytes.length : newline + 1;
+    let end = newline < 0 ? bytes.length : newline;
+    if (end > begin && bytes[end - 1] === 13) end--;
+    const line = bytes.subarray(begin, end);
+    if (line.some((byte) => byte !== 32 && byte !== 9 && byte !== 13)) visit(line, number);
+    begin = next;
+  }
+}
+
+/** The offset of the first byte that is not well-formed UTF-8 (Unicode, table 3-7), or -1. */
+export function invalidUtf8At(bytes: Uint8Array): number {
+  let i = 0;
+  while (i < bytes.length) {
+    const lead = bytes[i] as number;
+    if (lead < 0x80) {
+      i++;
+      continue;
+    }
+    const more =
+      lead >= 0xc2 && lead <= 0xdf ? 1 : lead >= 0xe0 && lead <= 0xef ? 2 : lead >= 0xf0 && lead <= 0xf4 ? 3 : 0;
+    if (more === 0) return i;
+    for (let k = 1; k <= more; k++) {
+      const byte = bytes[i + k];
+      let low = 0x80;
+      let high = 0xbf;
+      if (k === 1) {
+        if (lead === 0xe0) low = 0xa0;
+        else if (lead === 0xed) high = 0x9f;
+        else if (lead === 0xf0) low = 0x90;
+        else if (lead === 0xf4) high = 0x8f;
+      }
+      if (byte === undefined || byte < low || byte > high) return i;
+    }
+    i += more + 1;
+  }
+  return -1;
+}
+
+/**
+ * Where a text stops being JSON (RFC 8259): the index of the first character that cannot stand there, or -1 where the
+ * text is JSON. JSON.parse of Node 20 does not always tell.
+ */
+export function invalidJsonAt(text: string): number {
+  let i = 0;
+  const fail = new Error("stop");
+  const space = () => {
+    while (i < text.length && " \t\n\r".includes(text[i] as string)) i++;
+  };
+  const word = (expected: string) => {
+    for (const c of expected) {
+      if (text[i] !== c) throw fail;
+      i++;
+    }
+  };
+  const string = () => {
+    i++;
+    for (;;) {
+      const c = text[i];
+      if (c === undefined || c < " ") throw fail;
+      i++;
+      if (c === '"') return;
+      if (c !== "\\") continue;
+      const escaped = text[i];
+      if (escaped === undefined || !'"\\/bfnrtu'.includes(escaped)) throw fail;
+      i++;
+      for (let k = 0; escaped === "u" && k < 4; k++, i++) {
+        if (!/[0-9a-fA-F]/.test(text[i] ?? "")) throw fail;
+      }
+    }
+  };
+  const digits = () => {
+    if (!/[0-9]/.test(text[i] ?? "")) throw fail;
+    while (/[0-9]/.test(text[i] ?? "")) i++;
+  };
+  const number = () => {
+    if (text[i] === "-") i++;
+    if (text[i] === "0") i++;
+    else digits();
+    if (text[i] === ".") {
+      i++;
+      digits();
+    }
+    if (text[i] === "e" || text[i] === "E") {
+      i++;
+      if (text[i] === "+" || text[i] === "-") i++;
+      digits();
+    }
+  };
+  try {
+    // An explicit stack, so that deep nesting cannot overflow the call stack.
+    const stack: ("[" | "{")[] = [];
+    let valueWanted = true;
+    for (;;) {
+      space();
+      if (valueWanted) {
+        const c = text[i];
+        valueWanted = false;
+        if (c === "{" || c === "[") {
+          i++;
+          space();
+          if (text[i] === (c === "{" ? "}" : "]")) {
+            i++;
+          } else {
+            stack.push(c);
+            if (c === "{") key();
+            valueWanted = true;
+          }
+        } else if (c === '"') string();
+        else if (c === "t") word("true");
+        else if (c === "f") word("false");
+        else if (c === "n") word("null");
+        else number();
+      } else {
+        const top = stack.at(-1);
+        if (top === undefined) return i === text.length ? -1 : i;
+        if (text[i] === ",") {
+          i++;
+          if (top === "{") key();
+          valueWanted = true;
+        } else if (text[i] === (top === "{" ? "}" : "]")) {
+          i++;
+          stack.pop();
+        } else throw fail;
+      }
+    }
+  } catch (error) {
+    if (error !== fail) throw error;
+    return i;
+  }
+
+  function key(): void {
+    space();
+    if (text[i] !== '"') throw fail;
+    string();
+    space();
+    if (text[i] !== ":") throw fail;
+    i++;
+  }
+}
+
+function describe(value: unknown): string {
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "object") return "an object";
+  const shown = JSON.stringify(value) ?? String(value);
+  return shown.length > 40 ? `${shown.slice(0, 37)}...` : shown;
+}
+
+const KINDS = "one of {text}, {messages}, {prompt, completion} or {input_ids, labels?}";
+/** With the u flag, a whole pair is one code point outside this class. */
+const LONE_SURROGATE = /\p{Surrogate}/u;
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Checks one string of a row: its type, that it is not empty, and that it is well-formed Unicode. */
+function stringField(file: string, line: number, key: string, value: unknown, mayBeEmpty: boolean): string {
+  if (typeof value !== "string") throw rowError(file, line, `"${key}" must be a string, not ${describe(value)}`);
+  if (!mayBeEmpty && value === "") throw rowError(file, line, `"${key}" is empty`);
+  if (LONE_SURROGATE.test(value)) {
+    throw rowError(
+      file,
+      line,
+      `"${key}" holds half of a surrogate pair (a \\ud800..\\udfff escape without its other half)`,
+    );
+  }
+  return value;
+}
+
+function integerList(
+  file: string,
+  line: number,
+  key: string,
+  value: unknown,
+  vocabSize: number | null,
+  ignoreAllowed: boolean,
+): Int32Array {
+  if (!Array.isArray(value)) throw rowError(file, line, `"${key}" must be a list of integers, not ${describe(value)}`);
+  const ids = new Int32Array(value.length);
+  const limit = vocabSize ?? 0x7fffffff;
+  for (let i = 0; i < value.length; i++) {
+    const id: unknown = value[i];
+    if (typeof id === "number" && Number.isInteger(id) && id >= 0 && id < limit) ids[i] = id;
+    else if (ignoreAllowed && id === IGNORE_INDEX) ids[i] = IGNORE_INDEX;
+    else {
+      const where = `"${key}"[${i}] is ${describe(id)}`;
+      if (typeof id !== "number" || !Number.isInteger(id)) {
+        throw rowError(file, line, `${where}, not an integer${Array.isArray(id) ? " (one row is one flat list)" : ""}`);
+      }
+      const allowed =
+        vocabSize === null ? "0 or more" : `0 to ${vocabSize - 1} (the vocabulary has ${vocabSize} tokens)`;
+      throw rowError(
+        file,
+        line,
+        `${where}; ${ignoreAllowed ? `a label is -100 or ${allowed}` : `a token id is ${allowed}`}`,
+      );
+    }
+  }
+  return ids;
+}
+
+function parseMessages(file: string, line: number, row: Record<string, unknown>): Row {
+  const { messages } = row;
+  if (!Array.isArray(messages)) throw rowError(file, line, `"messages" must be a list, not ${describe(messages)}`);
+  if (messages.length === 0) throw rowError(file, line, '"messages" is empty');
+  for (let i = 0; i < messages.length; i++) {
+    const message: unknown = messages[i];
+    if (typeof message !== "object" || message === null || Array.isArray(message)) {
+      throw rowError(file, line, `"messages"[${i}] must be an object with role and content, not ${describe(message)}`);
+    }
+    const { role, content, tool_calls: calls } = message as Record<string, unknown>;
+    if (typeof role !== "string" || role === "") {
+      throw rowError(
+        file,
+        line,
+        `"messages"[${i}].role must be a string such as "user" or "assistant", not ${describe(role)}`,
+      );
+    }
+    const hasCalls = Array.isArray(calls) && calls.length > 0;
+    if (typeof content === "string") stringField(file, line, `messages[${i}].content`, content, true);
+    else if (!(Array.isArray(content) || ((content === null || content === undefined) && hasCalls))) {
+      throw rowError(file, line, `"messages"[${i}].content must be a string, not ${describe(content)}`);
+    }
+  }
+  const { tools, documents, chat_template_kwargs: extra } = row;
+  if (tools !== undefined && tools !== null && !Array.isArray(tools)) {
+    throw rowError(file, line, `"tools" must be a list, not ${describe(tools)}`);
+  }
+  if (documents !== undefined && documents !== null && !Array.isArray(documents)) {
+    throw rowError(file, line, `"documents" must be a list, not ${describe(documents)}`);
+  }
+  if (extra !== undefined && extra !== null && (typeof extra !== "object" || Array.isArray(extra))) {
+    throw rowError(file, line, `"chat_template_kwargs" must be an object, not ${describe(extra)}`);
+  }
+  const variables: Record<string, unknown> = { ...(extra as Record<string, unknown> | null | undefined) };
+  if (documents) variables.documents = documents;
+  return {
+    kind: "messages",
+    messages: messages as ChatMessage[],
+    tools: (tools as unknown[] | null | undefined) ?? null,
+    variables,
+  };
+}
+
+/**
+ * Decodes and checks one line. Keys that no row kind knows (an "id", a "source") are passed over.
+ * @param vocabSize V: ids of an input_ids row must lie below it; null checks only that they are not negative.
+ * Every fault is a DataError that begins with FILE:LINE.
+ */
+export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSize: number | null): Row {
+  let text: string;
+  try {
+    text = decoder.decode(bytes);
+  } catch (error) {
+    const at = invalidUtf8At(bytes);
+    const shown = `0x${(bytes[at] as number).toString(16).padStart(2, "0")}`;
+    throw rowError(file, line, `the line is not valid UTF-8: byte ${shown} at byte ${at + 1} of the line`, error);
+  }
+  let row: unknown;
+  try {
+    row = JSON.parse(text);
+  } catch (error) {
+    const at = invalidJsonAt(text);
+    const column = `column ${at + 1}`;
+    const found =
+      at >= text.length
+        ? "the line ends"
+        : `unexpected ${JSON.stringify(String.fromCodePoint(text.codePointAt(at) as number))}`;
+    const only = text.trim();
+    const hint =
+      only === "[" || only === "{"
+        ? "; this looks like one JSON document over several lines, but each line must hold one whole row"
+        : text.charCodeAt(at) === 0xfeff
+          ? " (a byte order mark inside the file; were files joined?)"
+          : "";
+    throw rowError(file, line, `invalid JSON at ${column}: ${found}${hint}`, error);
+  }
+  if (typeof row !== "object" || row === null || Array.isArray(row)) {
+    throw rowError(file, line, `a row must be a JSON object, ${KINDS}, not ${describe(row)}`);
+  }
+  const object = row as Record<string, unknown>;
+  const has = (key: string) => Object.hasOwn(object, key);
+  const kinds = [
+    ["text", has("text")],
+    ["messages", has("messages")],
+    ["prompt, completion", has("prompt") || has("completion")],
+    ["input_ids", has("input_ids")],
+  ].filter(([, present]) => present);
+  if (kinds.length === 0) {
+    const keys = Object.keys(object)
+      .slice(0, 6)
+      .map((key) => JSON.stringify(key));
+    throw rowError(
+      file,
+      line,
+      `the row is none of the four kinds: ${KINDS}; its keys are ${keys.join(", ") || "none"}`,
+    );
+  }
+  if (kinds.length > 1) {
+    throw rowError(file, line, `the row has ${kinds.map(([kind]) => `{${kind}}`).join(" and ")}; it must be ${KINDS}`);
+  }
+  if (has("labels") && !has("input_ids")) {
+    throw rowError(file, line, '"labels" goes with "input_ids" only; here the labels come from the text');
+  }
+  if (has("text")) return { kind: "text", text: stringField(file, line, "text", object.text, false) };
+  if (has("messages")) return parseMessages(file, line, object);
+  if (has("input_ids")) {
+    const inputIds = integerList(file, line, "input_ids", object.input_ids, vocabSize, false);
+    if (inputIds.length === 0) throw rowError(file, line, '"input_ids" is empty');
+    const given = object.labels;
+    if (given === undefined || given === null) return { kind: "tokens", inputIds, labels: null };
+    const labels = integerList(file, line, "labels", given, vocabSize, true);
+    if (labels.length !== inputIds.length) {
+      throw rowError(
+        file,
+        line,
+        `"labels" has ${labels.length} values but "input_ids" has ${inputIds.length}; they must align one to one`,
+      );
+    }
+    return { kind: "tokens", inputIds, labels };
+  }
+  for (const key of ["prompt", "completion"]) {
+    if (!has(key)) {
+      const other = key === "prompt" ? "completion" : "prompt";
+      throw rowError(file, line, `the row has "${other}" but no "${key}"`);
+    }
+  }
+  return {
+    kind: "prompt",
+    prompt: stringField(file, line, "prompt", object.prompt, true),
+    completion: stringField(file, line, "completion", object.completion, false),
+  };
+}

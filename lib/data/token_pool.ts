@@ -1,0 +1,118 @@
+// Hands ranges of lines to worker threads and gives the records back in the file's order.
+
+import { Worker } from "node:worker_threads";
+import * as errors from "../errors.js";
+import { type EncodedRange, type EncodeOptions, RowEncoder } from "./encode.js";
+import type { LineRange } from "./rows.js";
+import { encodeFileRange, type PlainError, type RangeReply, type RangeRequest } from "./token_worker.js";
+
+function revive({ kind, message, details }: PlainError): Error {
+  switch (kind) {
+    case "DataError":
+      return new errors.DataError(message, details);
+    case "IoError":
+      return new errors.IoError(message, details);
+    case "FormatError":
+      return new errors.FormatError(message, details);
+    case "ConfigError":
+      return new errors.ConfigError(message, details);
+    default:
+      return new errors.LongseqError("DATA", `a tokenizing worker failed: ${message}`, { kind, ...details });
+  }
+}
+
+interface Waiting {
+  resolve: (range: EncodedRange) => void;
+  reject: (error: Error) => void;
+}
+
+/** Starts a thread on token_worker beside this file: JavaScript when built, TypeScript when run from source. */
+function startWorker(options: EncodeOptions): Worker {
+  const workerData = { longseq: "tokens", options };
+  if (!import.meta.url.endsWith(".ts")) {
+    return new Worker(new URL("./token_worker.js", import.meta.url), { workerData });
+  }
+  // From source: on Node 20 a thread's first file does not pass through loader hooks, so one line of JavaScript comes
+  // first and registers tsx.
+  const url = (specifier: string) => JSON.stringify(import.meta.resolve(specifier));
+  const file = JSON.stringify(new URL("./token_worker.ts", import.meta.url).href);
+  const code = `import(${url("tsx/esm/api")}).then(({ register }) => { register(); return import(${file}); });`;
+  return new Worker(code, { eval: true, workerData });
+}
+
+/**
+ * Encodes ranges on `workers` threads; with none, on the calling thread. Threads start when first needed. What comes
+ * back does not depend on their number.
+ */
+export class TokenPool {
+  readonly #options: EncodeOptions;
+  readonly #count: number;
+  readonly #workers: { worker: Worker; waiting: Map<number, Waiting> }[] = [];
+  #encoder: RowEncoder | null = null;
+  #nextId = 0;
+
+  constructor(options: EncodeOptions, workers: number) {
+    this.#options = options;
+    this.#count = workers;
+  }
+
+  #start(): { worker: Worker; waiting: Map<number, Waiting> } {
+    const waiting = new Map<number, Waiting>();
+    const worker = startWorker(this.#options);
+    const entry = { worker, waiting };
+    const fail = (error: Error) => {
+      for (const { reject } of waiting.values()) reject(error);
+      waiting.clear();
+    };
+    worker.on("message", (reply: RangeReply) => {
+      const waiter = waiting.get(reply.id);
+      waiting.delete(reply.id);
+      if (waiter === undefined) return;
+      if (reply.error !== undefined) waiter.reject(revive(reply.error));
+      else waiter.resolve({ data: reply.data, index: reply.index });
+    });
+    worker.on("error", (error) =>
+      fail(new errors.LongseqError("DATA", `a tokenizing worker failed: ${error.message}`, {}, { cause: error })),
+    );
+    worker.on("exit", () => fail(new errors.CancelledError("a tokenizing worker ended before its work was done")));
+    this.#workers.push(entry);
+    return entry;
+  }
+
+  async #encode(file: string, range: LineRange): Promise<EncodedRange> {
+    if (this.#count === 0) {
+      this.#encoder ??= new RowEncoder(this.#options);
+      return encodeFileRange(this.#encoder, file, range);
+    }
+    const idle = this.#workers.find(({ waiting }) => waiting.size === 0);
+    const least = () => this.#workers.reduce((a, b) => (b.waiting.size < a.waiting.size ? b : a));
+    const { worker, waiting } = idle ?? (this.#workers.length < this.#count ? this.#start() : least());
+    const request: RangeRequest = { id: this.#nextId++, file, range };
+    return new Promise((resolve, reject) => {
+      waiting.set(request.id, { resolve, reject });
+      worker.postMessage(request);
+    });
+  }
+
+  /** The records of each range in order; a few ranges are in work at once, so memory stays bounded. */
+  async *encode(file: string, ranges: readonly LineRange[], signal?: AbortSignal): AsyncGenerator<EncodedRange> {
+    const inWork: Promise<EncodedRange>[] = [];
+    let next = 0;
+    while (next < ranges.length || inWork.length > 0) {
+      if (signal?.aborted) throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
+      while (next < ranges.length && inWork.length < Math.max(1, 2 * this.#count)) {
+        const promise = this.#encode(file, ranges[next++] as LineRange);
+        // A later range may fail while an earlier one is awaited; it is reported in its turn.
+        promise.catch(() => {});
+        inWork.push(promise);
+      }
+      yield await (inWork.shift() as Promise<EncodedRange>);
+    }
+  }
+
+  /** Ends the threads; work not yet given back is lost. */
+  async close(): Promise<void> {
+    const workers = this.#workers.splice(0);
+    await Promise.all(workers.map(({ worker }) => worker.terminate()));
+  }
+}
