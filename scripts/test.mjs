@@ -7,8 +7,10 @@
 // test/package packs and installs the tarball. It is slow and wants a current prebuild, so a plain run takes it along
 // only when there is one; .ci/run always runs it.
 import { spawn, spawnSync } from "node:child_process";
-import { readdirSync, statSync } from "node:fs";
+import { once } from "node:events";
+import { createWriteStream, mkdirSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { root } from "./hash.mjs";
 import { prebuildCurrent } from "./prebuild_state.mjs";
 
@@ -45,20 +47,31 @@ if (packageOnly) files = testFiles("test/package");
 else if (named.length > 0) files = named.flatMap(testFiles);
 else files = testFiles("test").filter((file) => !file.startsWith("test/package/") || prebuildCurrent());
 
-const tap = spawn(process.execPath, [join(root, "node_modules/tap/dist/esm/run.mjs"), "run", ...files], {
+// All of tap's output goes into a file; the screen gets a line a test file, and every failure whole.
+mkdirSync(join(root, ".setup"), { recursive: true });
+const logPath = join(root, ".setup/test.tap");
+const log = createWriteStream(logPath);
+const tap = spawn(process.execPath, [join(root, "node_modules/tap/dist/esm/run.mjs"), "run", "-R", "tap", ...files], {
   cwd: root,
   stdio: ["ignore", "pipe", "inherit"],
 });
-let tail = "";
-tap.stdout.on("data", (chunk) => {
-  process.stdout.write(chunk);
-  tail = (tail + chunk).slice(-4000);
-});
-tap.on("close", (code) => {
+let inFailure = false;
+let summary = "";
+for await (const line of createInterface({ input: tap.stdout })) {
+  log.write(`${line}\n`);
+  if (/^\s*not ok /.test(line)) inFailure = true;
+  if (inFailure || /^ok |^Bail out/.test(line)) console.log(line);
+  if (/^\s*\.\.\.$/.test(line) || /^\s*ok /.test(line)) inFailure = false;
   // tap ends with `# { total: 12, pass: 11, fail: 1 }`.
-  const count = (name) => Number(new RegExp(`${name}: ([0-9_,]+)`).exec(tail.split("# {").at(-1))?.[1] ?? 0);
-  const [passed, failed] = [count("pass"), count("fail") + count("todo") + count("skip")];
-  const broken = code !== 0 && failed === 0 ? 1 : 0;
-  console.log(`${passed} passed, ${failed + broken} failed`);
-  process.exitCode = code !== 0 || failed + broken > 0 || passed === 0 ? 1 : 0;
-});
+  if (line.startsWith("# { total:")) summary = line;
+}
+const code = tap.exitCode ?? (await once(tap, "exit"))[0];
+log.end();
+const count = (name) => Number(new RegExp(`${name}: ([0-9_,]*[0-9])`).exec(summary)?.[1]?.replace(/\D/g, "") ?? 0);
+const passed = count("pass");
+// A skipped test is none: it counts as failed.
+let failed = count("fail") + count("todo") + count("skip");
+if (failed === 0 && (code !== 0 || passed === 0)) failed = 1;
+if (failed > 0) console.log(`All of the output: ${logPath}`);
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed > 0 ? 1 : 0;
