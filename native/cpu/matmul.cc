@@ -245,11 +245,12 @@ void pack_b(const ls_exec *exec, const Matrix &b, int64_t k0, int64_t depth, int
 // ---- the register tile ----
 
 // c[r, :] = alpha * sum + base[r, :]; base_stride 0 gives every row the same base.
-using Kernel = void (*)(int64_t depth, const float *a, const float *b, float alpha, const float *base,
+// alpha comes by address, to be loaded after the loop: within, the sums need every vector register.
+using Kernel = void (*)(int64_t depth, const float *a, const float *b, const float *alpha, const float *base,
                         int64_t base_stride, float *c, int64_t c_stride);
 
 template <int kR, int kV, bool kAlongK>
-void kernel(int64_t depth, const float *a, const float *b, float alpha, const float *base, int64_t base_stride,
+void kernel(int64_t depth, const float *a, const float *b, const float *alpha, const float *base, int64_t base_stride,
             float *c, int64_t c_stride) {
   constexpr int w = Vec::kWidth;
   LS_UNROLL
@@ -258,11 +259,10 @@ void kernel(int64_t depth, const float *a, const float *b, float alpha, const fl
     __builtin_prefetch(c + r * c_stride, 1);
     __builtin_prefetch(c + r * c_stride + kV * w - 1, 1);
   }
-  const Vec scale = vec_set(alpha);
   register_tile<kR, kV, kAlongK ? kRowStride : 1, kAlongK ? 1 : kRows, kPanel>(
       depth, a, b, [](int, int) LS_LAMBDA_INLINE { return vec_zero(); },
       [&](int r, int j, Vec sum) LS_LAMBDA_INLINE {
-        vec_store(c + r * c_stride + j * w, vec_fma(scale, sum, vec_load(base + r * base_stride + j * w)));
+        vec_store(c + r * c_stride + j * w, vec_fma(vec_set(*alpha), sum, vec_load(base + r * base_stride + j * w)));
       });
 }
 
@@ -289,6 +289,7 @@ constexpr Kernels make_kernels() {
 constexpr Kernels kKernels = make_kernels();
 
 alignas(64) const float kZeros[kPanel] = {};
+const float kOne = 1.0f;
 
 // Adds one block of depth products to rows x columns of c (column stride 1).
 // base: NULL for 0, else [columns] with base_stride 0, or c itself.
@@ -305,9 +306,9 @@ void multiply_block(const PackedA &a, int64_t rows, const float *b, int64_t colu
       float *out = c + i * c_stride + j;
       const float *from = base == nullptr ? kZeros : base + i * base_stride + j;
       if (whole) {
-        run(depth, a.panel(i / kRows), panel, alpha, from, base_stride, out, c_stride);
+        run(depth, a.panel(i / kRows), panel, &alpha, from, base_stride, out, c_stride);
       } else {
-        run(depth, a.panel(i / kRows), panel, 1.0f, kZeros, 0, edge, kPanel);
+        run(depth, a.panel(i / kRows), panel, &kOne, kZeros, 0, edge, kPanel);
         for (int64_t r = 0; r < height; ++r) {
           for (int64_t x = 0; x < width; ++x) {
             out[r * c_stride + x] = __builtin_fmaf(alpha, edge[r * kPanel + x], from[r * base_stride + x]);
@@ -321,8 +322,8 @@ void multiply_block(const PackedA &a, int64_t rows, const float *b, int64_t colu
 // ---- loops ----
 
 struct Split {
-  int64_t pieces, rows;       // of the rows
-  int64_t strips, columns;    // of a block's columns
+  int64_t pieces, rows;     // of the rows
+  int64_t strips, columns;  // of a block's columns
 };
 
 // Splits a block into pieces of whole panels, at least four a thread where there is as much. No bit depends on it.
@@ -384,8 +385,8 @@ bool multiply_direct(const ls_exec *exec, const Problem &p) {
             const PackedA a = pack_a(p.a, i0, rows, k0 + kk, block, local);
             const bool add = p.accumulate || k0 + kk > 0;
             const float *base = add ? c : add_bias ? bias + s0 : nullptr;
-            multiply_block(a, rows, shared + kk * padded + s0 * block, strip, block, p.alpha, base,
-                           add ? p.c.row : 0, c, p.c.row);
+            multiply_block(a, rows, shared + kk * padded + s0 * block, strip, block, p.alpha, base, add ? p.c.row : 0,
+                           c, p.c.row);
           }
         }
       });
@@ -434,8 +435,7 @@ bool multiply_tiled(const ls_exec *exec, const Problem &p) {
       const Split split = split_block(exec, p.m, columns);
       pack_b(exec, p.b, 0, p.k, j0, columns, shared);
       split_over(exec, split.pieces * split.strips, 1, [&](int64_t begin, int64_t end) {
-        float *local =
-            static_cast<float *>(thread_scratch().local.take((kPackedA + kPieceRows * kTileColumns) * 4));
+        float *local = static_cast<float *>(thread_scratch().local.take((kPackedA + kPieceRows * kTileColumns) * 4));
         if (local == nullptr) {
           __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
           return;

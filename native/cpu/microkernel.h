@@ -38,25 +38,21 @@ LS_INLINE Vec vec_mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 // b where a is NaN.
 LS_INLINE Vec vec_max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 // 2^n for integral n in [-252, 254], in two factors so that results below the smallest normal number stay right.
-LS_INLINE Vec vec_scale2(Vec x, Vec n) {
-  return {_mm512_scalef_ps(x.v, n.v)};
-}
-LS_INLINE Vec vec_round(Vec a) {
-  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
+LS_INLINE Vec vec_scale2(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+LS_INLINE Vec vec_round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // Lanes whose number first + lane lies in [lo, hi) keep a, the others get b.
 LS_INLINE Vec vec_keep_range(Vec a, Vec b, int32_t first, int32_t lo, int32_t hi) {
   const __m512i i = _mm512_add_epi32(_mm512_set1_epi32(first),
                                      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-  const __mmask16 m = _mm512_cmpge_epi32_mask(i, _mm512_set1_epi32(lo)) &
-                      _mm512_cmplt_epi32_mask(i, _mm512_set1_epi32(hi));
+  const __mmask16 m =
+      _mm512_cmpge_epi32_mask(i, _mm512_set1_epi32(lo)) & _mm512_cmplt_epi32_mask(i, _mm512_set1_epi32(hi));
   return {_mm512_mask_blend_ps(m, b.v, a.v)};
 }
 // Lanes with lo[lane] <= j < hi[lane] keep a, the others get b.
 LS_INLINE Vec vec_keep_inside(Vec a, Vec b, int32_t j, const int32_t *lo, const int32_t *hi) {
   const __m512i i = _mm512_set1_epi32(j);
-  const __mmask16 m = _mm512_cmpge_epi32_mask(i, _mm512_loadu_si512(lo)) &
-                      _mm512_cmplt_epi32_mask(i, _mm512_loadu_si512(hi));
+  const __mmask16 m =
+      _mm512_cmpge_epi32_mask(i, _mm512_loadu_si512(lo)) & _mm512_cmplt_epi32_mask(i, _mm512_loadu_si512(hi));
   return {_mm512_mask_blend_ps(m, b.v, a.v)};
 }
 // Lanes where a is -infinity get b.
