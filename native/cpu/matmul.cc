@@ -127,59 +127,6 @@ PackedA pack_a(const Matrix &a, int64_t i0, int64_t rows, int64_t k0, int64_t de
   return {out, true, depth};
 }
 
-#if defined(__AVX512F__)
-// rows[i] are 16 rows of 16; out[k * kPanel + i] = rows[i][k].
-LS_INLINE void transpose_store(const Vec (&rows)[16], float *out) {
-  __m512 t[16], u[16];
-  LS_UNROLL
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
-    t[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
-  }
-  LS_UNROLL
-  for (int i = 0; i < 16; i += 4) {
-    const __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]);
-    const __m512d c = _mm512_castps_pd(t[i + 2]), d = _mm512_castps_pd(t[i + 3]);
-    u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-    u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-    u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-    u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
-  }
-  // u[4 g + j] holds, in its 128-bit quarter q, rows 4g..4g+3 of column 4q + j.
-  LS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    const __m512 lo01 = _mm512_shuffle_f32x4(u[j], u[4 + j], 0x44), hi01 = _mm512_shuffle_f32x4(u[j], u[4 + j], 0xee);
-    const __m512 lo23 = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0x44);
-    const __m512 hi23 = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0xee);
-    _mm512_storeu_ps(out + (0 + j) * kPanel, _mm512_shuffle_f32x4(lo01, lo23, 0x88));
-    _mm512_storeu_ps(out + (4 + j) * kPanel, _mm512_shuffle_f32x4(lo01, lo23, 0xdd));
-    _mm512_storeu_ps(out + (8 + j) * kPanel, _mm512_shuffle_f32x4(hi01, hi23, 0x88));
-    _mm512_storeu_ps(out + (12 + j) * kPanel, _mm512_shuffle_f32x4(hi01, hi23, 0xdd));
-  }
-}
-#else
-LS_INLINE void transpose_store(const Vec (&rows)[8], float *out) {
-  __m256 t[8], u[8];
-  LS_UNROLL
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
-    t[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
-  }
-  LS_UNROLL
-  for (int i = 0; i < 8; i += 4) {
-    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-  LS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    _mm256_storeu_ps(out + j * kPanel, _mm256_permute2f128_ps(u[j], u[4 + j], 0x20));
-    _mm256_storeu_ps(out + (4 + j) * kPanel, _mm256_permute2f128_ps(u[j], u[4 + j], 0x31));
-  }
-}
-#endif
-
 // One panel [depth][kPanel] of `columns` columns of b, zeros behind them.
 void pack_b_panel(const Matrix &b, int64_t k0, int64_t depth, int64_t j0, int64_t columns, float *out) {
   constexpr int w = Vec::kWidth;
@@ -196,7 +143,7 @@ void pack_b_panel(const Matrix &b, int64_t k0, int64_t depth, int64_t j0, int64_
             rows[i] = b.half ? vec_load_bf16(reinterpret_cast<const bf16 *>(p))
                              : vec_load(reinterpret_cast<const float *>(p));
           }
-          transpose_store(rows, out + k * kPanel + half);
+          transpose_store(rows, out + k * kPanel + half, kPanel);
         }
       }
       for (; k < depth; ++k) {
