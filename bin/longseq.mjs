@@ -21,7 +21,12 @@ if (process.platform !== "linux" || process.arch !== "x64") {
 } else if (major < 20 || (major === 20 && minor < 19)) {
   refuse(`longseq: needs Node 20.19 or newer; this is ${process.versions.node} (${process.execPath}).`);
 } else if (!existsSync(main)) {
-  refuse(`longseq: this clone is not built yet; run: node ${join(root, "scripts/setup.mjs")}`);
+  const setup = join(root, "scripts/setup.mjs");
+  refuse(
+    existsSync(setup)
+      ? `longseq: this clone is not built yet; run: node ${setup}`
+      : `longseq: ${main} is missing: the package is incomplete; install it again.`,
+  );
 } else {
   const cli = await import(pathToFileURL(main).href);
   process.exitCode = await cli.main(process.argv.slice(2));
