@@ -1,0 +1,180 @@
+// The `longseq` command: its subcommands, their arguments, and the exit code.
+
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { isOverride } from "../config/index.js";
+import { exitCode, type LineStream, Output, UsageError } from "./output.js";
+import { type TrainParts, train, trainParts } from "./train.js";
+
+/** What `main` works with; the process's own by default. */
+export interface MainOptions {
+  stdout?: LineStream;
+  stderr?: LineStream;
+  env?: NodeJS.ProcessEnv;
+  parts?: Partial<TrainParts>;
+}
+
+/** package.json's version; lib/ and dist/lib/ lie at different depths below it. */
+function packageVersion(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  for (;;) {
+    try {
+      const { name, version } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+      if (name === "longseq") return String(version);
+    } catch {
+      // Not this folder.
+    }
+    const parent = dirname(folder);
+    if (parent === folder) return "unknown";
+    folder = parent;
+  }
+}
+
+/** Splits the words of a command into the one configuration file and overrides, in any order. */
+export function splitWords(command: string, words: readonly string[]): { file: string; overrides: string[] } {
+  const overrides = words.filter(isOverride);
+  const files = words.filter((word) => !isOverride(word));
+  const [file, ...more] = files;
+  if (file === undefined)
+    throw new UsageError(`missing configuration file; usage: longseq ${command} CONFIG [key.sub=value ...]`);
+  if (more.length > 0)
+    throw new UsageError(
+      `got ${files.map((word) => JSON.stringify(word)).join(" and ")}; expected one configuration file, and overrides ` +
+        "like train.steps=10",
+    );
+  return { file, overrides };
+}
+
+const wholeNumber = (least: number) => (text: string) => {
+  if (!/^\d{1,15}$/.test(text) || Number(text) < least)
+    throw new InvalidArgumentError(`Expected a whole number of at least ${least}.`);
+  return Number(text);
+};
+
+// Known names whose feature comes with a later version.
+const laterCommands: readonly [name: string, what: string][] = [
+  ["launch", "starting several ranks"],
+  ["plan", "planning memory and time without running"],
+  ["report", "a report of a finished run"],
+];
+
+const overridesHelp = `
+CONFIG is a YAML file. Overrides are YAML values under the same keys, in any order with the options:
+  train.steps=10  data.train='["a.jsonl", "b.jsonl"]'  memory.device_limit=8GiB
+`;
+
+/**
+ * Runs the command line with these arguments (without node and script) and returns the exit code: 0 done, 1 failed,
+ * 2 wrong usage or configuration, 130 or 143 stopped by SIGINT or SIGTERM with the state saved.
+ */
+export async function main(argv: string[], options: MainOptions = {}): Promise<number> {
+  const env = options.env ?? process.env;
+  const output = new Output(
+    options.stdout ?? process.stdout,
+    options.stderr ?? process.stderr,
+    env.LONGSEQ_DEBUG === "1",
+  );
+  // Also where the arguments cannot be parsed.
+  output.json = argv.includes("--json");
+  const parts: TrainParts = { ...trainParts, ...options.parts };
+  const version = packageVersion();
+  let code: number = exitCode.done;
+
+  const program = new Command("longseq")
+    .description("Trains large language models on very long sequences.")
+    .version(version, "--version", "print the version")
+    .helpOption("-h, --help", "print this help")
+    .helpCommand("help [command]", "print the help of a command")
+    .option("--json", "machine-readable lines on stdout and nothing else there")
+    .configureHelp({ showGlobalOptions: true, subcommandTerm: (command) => `${command.name()} ${command.usage()}` })
+    .addHelpText(
+      "after",
+      `
+Example:
+  longseq doctor
+  longseq train run.yaml train.steps=10 --json > metrics.jsonl
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by a signal with the state saved.`,
+    )
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => output.stdout.write(text),
+      writeErr: (text) => output.stderr.write(text),
+      // Reported below, in the same form as every other error.
+      outputError: () => {},
+    });
+
+  program
+    .command("train")
+    .description("train, or go on with, the model that CONFIG describes")
+    .argument("[words...]")
+    .usage("CONFIG [key.sub=value ...] [options]")
+    .option("-q, --quiet", "no progress on stderr", false)
+    .addHelpText(
+      "after",
+      `${overridesHelp}\nExample:\n  longseq train run.yaml train.learning_rate=1e-4 output.dir=runs/second`,
+    )
+    .action(async (words: string[], { quiet }: { quiet: boolean }) => {
+      const { file, overrides } = splitWords("train", words);
+      code = await train(file, overrides, { quiet }, output, parts);
+    });
+
+  program
+    .command("data")
+    .description("print the first samples with their ids, the masked part marked")
+    .argument("[words...]")
+    .usage("CONFIG [key.sub=value ...] [options]")
+    .option("-n, --samples <count>", "how many samples", wholeNumber(1), 3)
+    .option("--tokens <count>", "most ids of one stretch; 0: all", wholeNumber(0), 32)
+    .option("--eval", "data.eval instead of data.train", false)
+    .addHelpText("after", `${overridesHelp}\nExample:\n  longseq data run.yaml --samples 1 data.shuffle=false`)
+    .action(async (words: string[], opts: { samples: number; tokens: number; eval: boolean }) => {
+      const { file, overrides } = splitWords("data", words);
+      const { showData } = await import("./data.js");
+      code = await showData(file, overrides, opts, output);
+    });
+
+  program
+    .command("doctor")
+    .usage("[options]")
+    .description("say what this machine offers and what stands in the way")
+    .addHelpText("after", "\nExample:\n  longseq doctor --json")
+    .action(async () => {
+      const { doctor } = await import("./doctor.js");
+      code = await doctor(version, output);
+    });
+
+  for (const [name, what] of laterCommands)
+    program
+      .command(name, { hidden: true })
+      .argument("[words...]")
+      .allowUnknownOption()
+      .helpOption(false)
+      .action(() => {
+        throw new UsageError(`longseq ${name} (${what}) is not available in this version; try train, data or doctor`);
+      });
+
+  try {
+    if (argv.length === 0) {
+      program.outputHelp({ error: true });
+      return exitCode.usage;
+    }
+    await program.parseAsync(argv, { from: "user" });
+    return code;
+  } catch (error) {
+    if (!(error instanceof CommanderError)) return output.error(error);
+    // Help and version end by a CommanderError too.
+    if (error.exitCode === 0) return exitCode.done;
+    const message = error.message
+      .replace(/^error: /, "")
+      .replace(/\s*\n\s*/g, " ")
+      .replace(/\.$/, "");
+    return output.error(
+      new UsageError(
+        message === "(outputHelp)" ? "missing command; see longseq --help" : `${message}; see longseq --help`,
+      ),
+    );
+  }
+}

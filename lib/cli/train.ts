@@ -1,0 +1,89 @@
+// `longseq train`: runs the Trainer, shows its progress and turns its end into an exit code.
+
+import { type Config, loadConfig } from "../config/index.js";
+import { CancelledError } from "../errors.js";
+import type { DoneEvent, RunItem, StepMetrics } from "../report/events.js";
+import { formatDuration, formatLoss } from "../report/format.js";
+import { ProgressDisplay } from "../report/progress.js";
+import { exitCode, type Output } from "./output.js";
+import { installSignals, type Stop, signalName } from "./signals.js";
+
+/** What the command line uses of `Trainer`. */
+export interface TrainerLike {
+  run(options: { signal: AbortSignal }): AsyncIterable<RunItem>;
+}
+
+export interface TrainParts {
+  createTrainer(config: Config): TrainerLike | Promise<TrainerLike>;
+  installSignals(): Promise<Stop>;
+}
+
+export const trainParts: TrainParts = {
+  // Loaded here, so that --help and a mistake in the configuration need no native code.
+  async createTrainer(config) {
+    const module: string = "../train/trainer.js";
+    const { Trainer } = (await import(module)) as { Trainer: new (config: Config) => TrainerLike };
+    return new Trainer(config);
+  },
+  installSignals,
+};
+
+export interface TrainOptions {
+  quiet: boolean;
+}
+
+/** Runs to the end, or to a signal; returns the exit code. Throws what the run throws. */
+export async function train(
+  file: string,
+  overrides: readonly string[],
+  options: TrainOptions,
+  output: Output,
+  parts: TrainParts = trainParts,
+): Promise<number> {
+  const config = loadConfig(file, overrides);
+  const stop = await parts.installSignals();
+  const trainer = await parts.createTrainer(config);
+  const display = options.quiet ? null : new ProgressDisplay({ stream: output.stderr });
+  const start = performance.now();
+  let last: StepMetrics | null = null;
+  let done: DoneEvent | null = null;
+  const announce = () => {
+    const number = stop.received();
+    if (number !== null)
+      display?.log(`${signalName(number)}: stopping; the state is saved first (once more: end at once, unsaved)`);
+  };
+  stop.signal.addEventListener("abort", announce, { once: true });
+  try {
+    for await (const item of trainer.run({ signal: stop.signal })) {
+      output.record(item);
+      if (item.event === undefined) last = item;
+      else if (item.event === "done") done = item;
+      display?.show(item);
+    }
+  } catch (error) {
+    // Giving up was what the signal asked for; every other failure is one.
+    if (!(error instanceof CancelledError) || stop.received() === null) throw error;
+  } finally {
+    stop.signal.removeEventListener("abort", announce);
+    display?.stop();
+  }
+  const number = stop.received();
+  // A signal that comes when all is done stops nothing.
+  if (number !== null && (done === null || done.stopped === true)) {
+    output.note(
+      `stopped by ${signalName(number)}${last ? ` after step ${last.step}` : ""}; the state is saved in ` +
+        `${config.output.dir}, and the same command goes on from there`,
+    );
+    return 128 + number;
+  }
+  if (!output.json && !options.quiet) {
+    if (typeof done?.message === "string") output.line(done.message);
+    else if (last !== null)
+      output.line(
+        `done: ${last.step} ${last.step === 1 ? "step" : "steps"} in ` +
+          `${formatDuration((performance.now() - start) / 1000)}, loss ${formatLoss(last.loss)}; ` +
+          `the model is in ${typeof done?.path === "string" ? done.path : `${config.output.dir}/model`}`,
+      );
+  }
+  return exitCode.done;
+}
