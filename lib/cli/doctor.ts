@@ -70,15 +70,21 @@ export function memoryLimit(total: number): number | null {
   return limit > 0 && limit < total ? limit : null;
 }
 
-/** Tries the addon in a child first: an instruction that this processor lacks would end this process. */
+/** Tries the addon and its CPU in a child first: an instruction that this processor lacks would end this process. */
 function tryAddon(url: string): string | null {
-  const script = `await import(${JSON.stringify(url)}).catch((error) => { console.error(error.message); process.exitCode = 1; });`;
+  const script = `try {
+    const { binding } = await import(${JSON.stringify(url)});
+    binding.openDevice("cpu", "cpu", 0, 1);
+  } catch (error) {
+    console.error(error.message);
+    process.exitCode = 1;
+  }`;
   const child = spawnSync(process.execPath, [...process.execArgv, "--input-type=module", "-e", script], {
     encoding: "utf8",
     timeout: 60_000,
   });
   if (child.error) return `it could not be tried in a child process: ${child.error.message}`;
-  if (child.signal) return `it ended the process with ${child.signal} while it was loaded`;
+  if (child.signal) return `it ended a process with ${child.signal} as it was tried`;
   return child.status === 0 ? null : child.stderr.trim().split("\n").at(-1) || `exit status ${child.status}`;
 }
 
