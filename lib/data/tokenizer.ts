@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
-import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { Tokenizer as HuggingFaceTokenizer, Unigram } from "@huggingface/tokenizers";
 import { ConfigError, DataError, FormatError, IoError } from "../errors.js";
 
 /** Which tokenizer, in a form that crosses to worker threads. */
@@ -205,12 +205,19 @@ class JsonTokenizer implements TextTokenizer {
     for (const key of ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"]) {
       json[key] ??= key === "added_tokens" ? [] : null;
     }
+    const { unk_token: unknown } = json.model as { unk_token?: unknown };
     try {
-      this.#inner = new HuggingFaceTokenizer(json, config);
+      json.pre_tokenizer = exactPreTokenizer(json.pre_tokenizer);
+      this.#inner = new HuggingFaceTokenizer(json, { ...config, unk_token: tokenString(config.unk_token) ?? unknown });
     } catch (error) {
       throw new FormatError(`cannot use ${file}: ${(error as Error).message}`, { file }, { cause: error });
     }
     const inner = this.#inner;
+    if (inner.model instanceof Unigram) {
+      // Its own encode spreads all pieces of a text into one call, which overflows the stack on long ones.
+      const unigram = inner.model;
+      unigram.encode = (texts: string[]) => texts.flatMap((text) => unigram.tokenize(text));
+    }
     const added = json.added_tokens as { id: number; content: string; special?: boolean }[];
     let largest = -1;
     for (const { id, content, special } of added) {
@@ -370,6 +377,67 @@ class JsonTokenizer implements TextTokenizer {
     return text.includes("\ufffd")
       ? Array.from(bytes, (b) => `<0x${b.toString(16).toUpperCase().padStart(2, "0")}>`).join("")
       : text;
+  }
+}
+
+/** What Rust's regex crate takes for \\w, inside a class. */
+const RUST_WORD = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d`;
+const GPT2_PATTERN = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
+
+/**
+ * Spells pre-tokenizers with patterns where @huggingface/tokenizers would take JavaScript's classes for white space,
+ * words and digits, or pass over a Split's behaviour: as patterns they mean what they mean in Rust. Throws for a
+ * combination that has no such spelling.
+ */
+function exactPreTokenizer(part: unknown): unknown {
+  if (typeof part !== "object" || part === null) return part;
+  const config = part as Record<string, unknown>;
+  const split = (regex: string) => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
+  const keep = (regex: string) => ({ type: "Split", pattern: { Regex: regex }, behavior: "Removed", invert: true });
+  switch (config.type) {
+    case "Sequence": {
+      const list = config.pretokenizers;
+      return Array.isArray(list) ? { ...config, pretokenizers: list.map(exactPreTokenizer) } : part;
+    }
+    case "ByteLevel":
+      if (config.use_regex === false) return part;
+      return {
+        type: "Sequence",
+        pretokenizers: [
+          ...(config.add_prefix_space === true
+            ? [{ type: "Replace", pattern: { Regex: String.raw`\A([^ ])` }, content: " $1" }]
+            : []),
+          split(GPT2_PATTERN),
+          { ...config, use_regex: false, add_prefix_space: false },
+        ],
+      };
+    case "Whitespace":
+      return keep(`[${RUST_WORD}]+|[^${RUST_WORD}\\s]+`);
+    case "WhitespaceSplit":
+      return keep(String.raw`\S+`);
+    case "Digits":
+      return split(config.individual_digits === true ? String.raw`\p{N}` : String.raw`\p{N}+`);
+    case "Punctuation":
+    case "Split": {
+      const { String: literal, Regex: regex } = (config.pattern ?? {}) as { String?: string; Regex?: string };
+      const pattern =
+        config.type === "Punctuation"
+          ? String.raw`[\p{P}!-/:-@\[-\`{-~]`
+          : (regex ?? (literal ?? "").replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
+      const behavior = String(config.behavior ?? "Isolated").toLowerCase();
+      const inverted = config.invert === true;
+      const other = `(?:(?!${pattern})[\\s\\S])`;
+      if (behavior === "isolated") return split(pattern);
+      if (behavior === "removed") return keep(inverted ? pattern : `${other}+`);
+      if (behavior === "contiguous" && !inverted) return split(`(?:${pattern})+`);
+      if (behavior === "mergedwithprevious" && !inverted) return split(`${other}*(?:${pattern})|${other}+`);
+      if (behavior === "mergedwithnext" && !inverted) return split(`(?:${pattern})${other}*|${other}+`);
+      throw new Error(
+        `${config.type} with behavior ${config.behavior}${inverted ? " and invert" : ""} is not supported`,
+      );
+    }
+    default:
+      return part;
   }
 }
 
