@@ -219,16 +219,21 @@ FileStatus File::append(const void* source, int64_t bytes, const CancelCheck& ca
 
 FileStatus File::reserve(int64_t bytes) {
   if (bytes <= 0) return FileStatus::success();
+  const auto refuse = [&](int error_number, uint64_t free_bytes) {
+    return FileStatus::io("reserve " + std::to_string(bytes) + " bytes for " + path_ + " (" +
+                              std::to_string(free_bytes) + " bytes are free)",
+                          error_number);
+  };
+  // Asked first, because a reservation that fails half-way has taken all of the disk for a moment.
+  struct statvfs space;
+  const bool known = ::fstatvfs(descriptor_, &space) == 0 && space.f_blocks > 0;
+  const uint64_t free_bytes = known ? static_cast<uint64_t>(space.f_bfree) * space.f_frsize : 0;
+  if (known && static_cast<uint64_t>(bytes) > free_bytes) return refuse(ENOSPC, free_bytes);
   int result;
   do result = ::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, 0, bytes) == 0 ? 0 : errno;
   while (result == EINTR);
   if (result == 0 || result == EOPNOTSUPP || result == ENOSYS || result == EINVAL) return FileStatus::success();
-  std::string what = "reserve " + std::to_string(bytes) + " bytes for " + path_;
-  struct statvfs space;
-  if (result == ENOSPC && ::fstatvfs(descriptor_, &space) == 0) {
-    what += " (" + std::to_string(static_cast<uint64_t>(space.f_bavail) * space.f_frsize) + " bytes are free)";
-  }
-  return FileStatus::io(what, result);
+  return refuse(result, free_bytes);
 }
 
 void File::forget(int64_t offset, int64_t bytes) const {
