@@ -324,18 +324,39 @@ export async function openTokenFiles(sources: readonly string[], options: CacheO
     const pool = new TokenPool(encodeOptions, workers);
     const stop = () => void pool.close();
     options.signal?.addEventListener("abort", stop);
+    const building: Promise<unknown>[] = [];
+    const byKey = new Map<string, Promise<unknown>>();
     try {
-      let before = 0;
-      for (const { at, source, scan, file, key } of missing) {
+      let bytesDone = 0;
+      const build = async ({ at, source, scan, file, key }: (typeof missing)[number], twin?: Promise<unknown>) => {
         // The same content may stand in the list twice.
+        await twin?.catch(() => {});
+        let seen = 0;
+        const onBytes = (bytes: number) => {
+          bytesDone += bytes - seen;
+          seen = bytes;
+          options.onProgress?.({ file: source, bytes: bytesDone, totalBytes });
+        };
         files[at] =
-          openTokenFile(source, file, key) ??
-          (await buildTokenFile(source, scan, file, key, pool, options, (bytes) =>
-            options.onProgress?.({ file: source, bytes: before + bytes, totalBytes }),
-          ));
-        before += scan.bytes;
+          (twin === undefined ? null : openTokenFile(source, file, key)) ??
+          (await buildTokenFile(source, scan, file, key, pool, options, onBytes));
+        onBytes(scan.bytes);
+      };
+      // Several files at once, since many may be small; they are awaited in order, so the first fault in the files'
+      // order is the one that is told.
+      for (let next = 0, awaited = 0; awaited < missing.length; awaited++) {
+        while (next < missing.length && next - awaited < Math.max(1, 2 * workers)) {
+          const item = missing[next++] as (typeof missing)[number];
+          const promise = build(item, byKey.get(item.key));
+          promise.catch(() => {});
+          byKey.set(item.key, promise);
+          building.push(promise);
+        }
+        await building[awaited];
       }
     } catch (error) {
+      await pool.close();
+      await Promise.allSettled(building);
       if (options.signal?.aborted) throw new CancelledError("tokenizing was given up", {}, { cause: error });
       throw error;
     } finally {

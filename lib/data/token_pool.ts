@@ -50,6 +50,9 @@ export class TokenPool {
   readonly #workers: { worker: Worker; waiting: Map<number, Waiting> }[] = [];
   #encoder: RowEncoder | null = null;
   #nextId = 0;
+  #inWork = 0;
+  #closed = false;
+  readonly #waitingForSlot: (() => void)[] = [];
 
   constructor(options: EncodeOptions, workers: number) {
     this.#options = options;
@@ -80,6 +83,7 @@ export class TokenPool {
   }
 
   async #encode(file: string, range: LineRange): Promise<EncodedRange> {
+    if (this.#closed) throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
     if (this.#count === 0) {
       this.#encoder ??= new RowEncoder(this.#options);
       return encodeFileRange(this.#encoder, file, range);
@@ -94,24 +98,48 @@ export class TokenPool {
     });
   }
 
-  /** The records of each range in order; a few ranges are in work at once, so memory stays bounded. */
+  /** Waits until fewer than two ranges a thread are in work or waiting to be written, whichever files they are of. */
+  async #slot(): Promise<void> {
+    while (this.#inWork >= Math.max(1, 2 * this.#count)) {
+      await new Promise<void>((resolve) => this.#waitingForSlot.push(resolve));
+    }
+    this.#inWork++;
+  }
+
+  #release(): void {
+    this.#inWork--;
+    this.#waitingForSlot.shift()?.();
+  }
+
+  /** The records of each range in order. Several files may be encoded at once; together they hold bounded memory. */
   async *encode(file: string, ranges: readonly LineRange[], signal?: AbortSignal): AsyncGenerator<EncodedRange> {
     const inWork: Promise<EncodedRange>[] = [];
     let next = 0;
-    while (next < ranges.length || inWork.length > 0) {
-      if (signal?.aborted) throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
-      while (next < ranges.length && inWork.length < Math.max(1, 2 * this.#count)) {
-        const promise = this.#encode(file, ranges[next++] as LineRange);
-        // A later range may fail while an earlier one is awaited; it is reported in its turn.
-        promise.catch(() => {});
-        inWork.push(promise);
+    try {
+      while (next < ranges.length || inWork.length > 0) {
+        while (next < ranges.length && (inWork.length === 0 || this.#inWork < 2 * this.#count)) {
+          await this.#slot();
+          if (signal?.aborted) {
+            this.#release();
+            throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
+          }
+          const promise = this.#encode(file, ranges[next++] as LineRange);
+          // A later range may fail while an earlier one is awaited; it is reported in its turn.
+          promise.catch(() => {});
+          inWork.push(promise);
+        }
+        yield await (inWork[0] as Promise<EncodedRange>);
+        inWork.shift();
+        this.#release();
       }
-      yield await (inWork.shift() as Promise<EncodedRange>);
+    } finally {
+      for (const _ of inWork) this.#release();
     }
   }
 
   /** Ends the threads; work not yet given back is lost. */
   async close(): Promise<void> {
+    this.#closed = true;
     const workers = this.#workers.splice(0);
     await Promise.all(workers.map(({ worker }) => worker.terminate()));
   }

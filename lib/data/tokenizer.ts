@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
-import { Tokenizer as HuggingFaceTokenizer, Unigram } from "@huggingface/tokenizers";
+import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { ConfigError, DataError, FormatError, IoError } from "../errors.js";
 
 /** Which tokenizer, in a form that crosses to worker threads. */
@@ -213,9 +213,9 @@ class JsonTokenizer implements TextTokenizer {
       throw new FormatError(`cannot use ${file}: ${(error as Error).message}`, { file }, { cause: error });
     }
     const inner = this.#inner;
-    if (inner.model instanceof Unigram) {
+    if ((json.model as { type?: unknown }).type === "Unigram") {
       // Its own encode spreads all pieces of a text into one call, which overflows the stack on long ones.
-      const unigram = inner.model;
+      const unigram = inner.model as unknown as Record<"encode", unknown> & { tokenize(text: string): string[] };
       unigram.encode = (texts: string[]) => texts.flatMap((text) => unigram.tokenize(text));
     }
     const added = json.added_tokens as { id: number; content: string; special?: boolean }[];
