@@ -39,7 +39,10 @@ template <int kR, int kV>
 void query_tile(int64_t keys, const float *ds, const float *k, const float *scale, float *out, int64_t stride) {
   constexpr int w = Vec::kWidth;
   LS_UNROLL
-  for (int r = 0; r < kR; ++r) __builtin_prefetch(out + r * stride, 1);
+  for (int r = 0; r < kR; ++r) {
+    __builtin_prefetch(out + r * stride, 1);
+    __builtin_prefetch(out + r * stride + kV * w - 1, 1);
+  }
   register_tile<kR, kV, kScoreStride, 1, kHeadStride>(
       keys, ds, k, [](int, int) LS_LAMBDA_INLINE { return vec_zero(); },
       [&](int r, int j, Vec sum) LS_LAMBDA_INLINE {
@@ -203,8 +206,9 @@ Blocks carve_blocks(float *at) {
 // Turns scores and dP of some rows and one panel of keys into weights and score gradients.
 // Masked: lo, hi are each row's keys within the block.
 template <bool kMasked>
-void differentiate(int64_t begin, int64_t end, int64_t column, const float *lse, const float *delta, const int32_t *lo,
-                   const int32_t *hi, float *weights, float *ds) {
+__attribute__((noinline)) void differentiate(int64_t begin, int64_t end, int64_t column, const float *lse,
+                                             const float *delta, const int32_t *lo, const int32_t *hi, float *weights,
+                                             float *ds) {
   constexpr int w = Vec::kWidth;
   for (int64_t r = begin; r < end; ++r) {
     const Vec base = vec_set(lse[r]), shift = vec_set(delta[r]);
@@ -270,27 +274,35 @@ bool differentiate_block(const ls_attention_backward_args *args, const Shape &sh
                          Part *part) {
   alignas(64) int32_t lo[kQueryBlock], hi[kQueryBlock];
   alignas(64) float lse[kQueryBlock], delta[kQueryBlock];
-  part->begin = queries;
-  part->end = 0;
-  part->key_begin = keys;
-  part->key_end = 0;
-  int64_t lo_most = 0, hi_least = keys;
-  for (int64_t r = 0; r < queries; ++r) {
-    const KeyRange range = shape.mask.keys(first + r);
-    const int64_t from = min_of(max_of(range.lo - k0, 0), keys), to = min_of(max_of(range.hi - k0, 0), keys);
-    lo[r] = static_cast<int32_t>(from);
-    hi[r] = static_cast<int32_t>(to);
-    if (from >= to) continue;
-    part->begin = min_of(part->begin, r);
-    part->end = r + 1;
-    part->key_begin = min_of(part->key_begin, from);
-    part->key_end = max_of(part->key_end, to);
+  const KeyRange head_keys = shape.mask.keys(first), tail_keys = shape.mask.keys(first + queries - 1);
+  // The ends grow with the row: if the last row starts and the first row ends outside, every row attends all.
+  const bool whole = tail_keys.lo <= k0 && head_keys.hi >= k0 + keys;
+  if (whole) {
+    *part = {0, queries, 0, keys};
+  } else {
+    *part = {queries, 0, keys, 0};
+    for (int64_t r = 0; r < queries; ++r) {
+      const KeyRange range = shape.mask.keys(first + r);
+      const int64_t from = min_of(max_of(range.lo - k0, 0), keys), to = min_of(max_of(range.hi - k0, 0), keys);
+      lo[r] = static_cast<int32_t>(from);
+      hi[r] = static_cast<int32_t>(to);
+      if (from >= to) continue;
+      part->begin = min_of(part->begin, r);
+      part->end = r + 1;
+      part->key_begin = min_of(part->key_begin, from);
+      part->key_end = max_of(part->key_end, to);
+    }
   }
   if (part->begin >= part->end) return false;
+  int64_t lo_most = 0, hi_least = kKeyBlock;
+  if (!whole) {
+    for (int64_t r = part->begin; r < part->end; ++r) {
+      lo_most = max_of(lo_most, lo[r]);
+      hi_least = min_of(hi_least, hi[r]);
+    }
+  }
   const float *row_lse = static_cast<const float *>(args->lse.data) + head * args->lse.strides[0];
   for (int64_t r = part->begin; r < part->end; ++r) {
-    lo_most = max_of(lo_most, lo[r]);
-    hi_least = min_of(hi_least, hi[r]);
     const float natural = row_lse[(first + r) * args->lse.strides[1]];
     // A row without keys has no weights to make: any finite number does.
     lse[r] = natural == -__builtin_inff() ? 0.0f : static_cast<float>(natural * kLog2E);

@@ -20,7 +20,7 @@ class Scratch {
     if (base_ != nullptr) munmap(base_, static_cast<size_t>(bytes_));
   }
 
-  // Returns at least `bytes` bytes, aligned to a page, or NULL where the system gives none. What an earlier call
+  // Returns at least `bytes` bytes, aligned to a huge page, or NULL where the system gives none. What an earlier call
   // returned is gone: an op asks once and carves.
   void *take(int64_t bytes) {
     if (bytes <= bytes_) return base_;
@@ -29,8 +29,14 @@ class Scratch {
     bytes_ = 0;
     const int64_t huge = int64_t{2} << 20;
     const int64_t rounded = (bytes + huge - 1) / huge * huge;
-    void *p = mmap(nullptr, static_cast<size_t>(rounded), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // One huge page more than needed, cut off again, so that what stays starts at one.
+    char *p = static_cast<char *>(
+        mmap(nullptr, static_cast<size_t>(rounded + huge), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (p == MAP_FAILED) return nullptr;
+    const int64_t head = (huge - reinterpret_cast<intptr_t>(p) % huge) % huge;
+    if (head > 0) munmap(p, static_cast<size_t>(head));
+    if (head < huge) munmap(p + head + rounded, static_cast<size_t>(huge - head));
+    p += head;
     // Packed panels are walked with large strides: huge pages, where the system has them, spare TLB misses.
     madvise(p, static_cast<size_t>(rounded), MADV_HUGEPAGE);
     base_ = p;
