@@ -205,6 +205,9 @@ class JsonTokenizer implements TextTokenizer {
     for (const key of ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"]) {
       json[key] ??= key === "added_tokens" ? [] : null;
     }
+    const added = json.added_tokens as { id: number; content: string; special?: boolean }[];
+    // As in transformers: a text that spells a special token is then plain text.
+    if (config.split_special_tokens === true) json.added_tokens = added.filter(({ special }) => special !== true);
     const { unk_token: unknown } = json.model as { unk_token?: unknown };
     try {
       json.pre_tokenizer = exactPreTokenizer(json.pre_tokenizer);
@@ -218,9 +221,11 @@ class JsonTokenizer implements TextTokenizer {
       const unigram = inner.model as unknown as Record<"encode", unknown> & { tokenize(text: string): string[] };
       unigram.encode = (texts: string[]) => texts.flatMap((text) => unigram.tokenize(text));
     }
-    const added = json.added_tokens as { id: number; content: string; special?: boolean }[];
     let largest = -1;
     for (const { id, content, special } of added) {
+      const model = inner.model as unknown as { tokens_to_ids: Map<string, number>; vocab: string[] };
+      model.tokens_to_ids.set(content, id);
+      model.vocab[id] = content;
       this.#addedLengths.set(content, Buffer.byteLength(content, "utf8"));
       if (special) this.#special.add(id);
       largest = Math.max(largest, id);

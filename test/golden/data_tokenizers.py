@@ -57,6 +57,13 @@ STRINGS = [
     "<0x41> literal byte token",
 ]
 
+# Pieces that tokenizers are known to disagree on: white space of every kind, digits, marks, contractions, specials.
+POOL = [
+    "a", "B", "é", "e\u0301", "1", "12", "'s", "'LL", " ", "  ", "\n", "\r\n", "\t", "。", "机", "한", "ß", "\u0130",
+    "\u017f", "\u00a0", "\u3000", "\u200b", "\ufeff", "\u0085", "\u2028", "\U0001f600", "\U0001f44d\U0001f3fd", "-", "...",
+    "_", "<|eot_id|>", "<s>", "</s>", "▁", "<0x41>", "\u0301", "²", "Ⅷ", "١", "\x00", "\x1f", "ﬁ", "Å",
+]
+
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -107,10 +114,6 @@ CHATS = [
         {"role": "assistant", "content": " e\u0301 caf\u00e9 "},
     ],
 ]
-
-
-def special(*tokens, start):
-    return [AddedToken(t, special=True, normalized=False) for t in tokens]
 
 
 def bpe_trainer(vocab, tokens=(), **kw):
@@ -208,6 +211,9 @@ def main():
     save("unigram", tok, {"eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"})
 
     names = ["llama3", "qwen2", "gpt2", "llama2", "metaspace", "unigram"]
+    rng = random.Random(5)
+    for _ in range(60):
+        STRINGS.append("".join(rng.choice(POOL) for _ in range(rng.randint(1, 25))))
     golden = {"strings": STRINGS, "ids": {}, "whole": {}, "chats": {}}
     for name in names:
         tok = Tokenizer.from_file(str(OUT / name / "tokenizer.json"))
@@ -229,6 +235,27 @@ def main():
     tools = [{"type": "function", "function": {"name": "f", "description": "naïve \"q\" <a>", "parameters": {"type": "object", "n": [1, 2.5, None, True]}}}]
     auto = AutoTokenizer.from_pretrained(OUT / "qwen2")
     golden["tools"] = {"tools": tools, "messages": CHATS[0], "text": auto.apply_chat_template(CHATS[0], tools=tools, tokenize=False)}
+    # Each pre-tokenizer alone, over a vocabulary of whole pieces: ids differ wherever pieces do.
+    cases = {
+        "whitespace": pre_tokenizers.Whitespace(),
+        "whitespace_split": pre_tokenizers.WhitespaceSplit(),
+        "digits": pre_tokenizers.Digits(False),
+        "digits_individual": pre_tokenizers.Digits(True),
+        "byte_level_prefix": pre_tokenizers.ByteLevel(add_prefix_space=True),
+        "split_previous": pre_tokenizers.Split(" ", "merged_with_previous"),
+        "split_next": pre_tokenizers.Split("-", "merged_with_next"),
+        "split_contiguous": pre_tokenizers.Split(Regex("[ -]"), "contiguous"),
+        "split_inverted": pre_tokenizers.Split(Regex("\\w+"), "isolated", invert=True),
+        "split_removed": pre_tokenizers.Split(" ", "removed"),
+        "split_removed_inverted": pre_tokenizers.Split(Regex("\\w+"), "removed", invert=True),
+        **{f"punctuation_{b}": pre_tokenizers.Punctuation(b) for b in ["isolated", "contiguous", "merged_with_previous", "merged_with_next", "removed"]},
+    }
+    golden["pre_tokenizers"] = {}
+    for name, pre in cases.items():
+        pieces = sorted({piece for s in STRINGS for piece, _ in pre.pre_tokenize_str(s)})
+        tok = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(["<unk>", *pieces])}, unk_token="<unk>"))
+        tok.pre_tokenizer = pre
+        golden["pre_tokenizers"][name] = {"tokenizer": json.loads(tok.to_str()), "ids": [tok.encode(s).ids for s in STRINGS]}
     (OUT / "golden.json").write_text(json.dumps(golden, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
