@@ -77,6 +77,26 @@ async function exists(name: string): Promise<boolean> {
   }
 }
 
+/** mkdir with all parents. Node's own recursive form never ends where a file system says ENOENT, as /proc does. */
+async function makeFolders(folder: string): Promise<void> {
+  const make = async (): Promise<boolean> => {
+    try {
+      await fs.mkdir(folder);
+      return true;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "EEXIST") return true;
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT" || path.dirname(folder) === folder) throw error;
+      return false;
+    }
+  };
+  if (await make()) return;
+  await makeFolders(path.dirname(folder));
+  // The second refusal is the answer.
+  await fs.mkdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "EEXIST") throw error;
+  });
+}
+
 // ---- temporary names: they tell who made them, so that the leftovers of a killed process can be told apart ----
 
 const TEMPORARY = /^\.(.+)\.(tmp|old)-(\d+)-(\d+)-(\d+)@(.+)$/;
@@ -208,7 +228,7 @@ export async function writeFolder(
   let draftPath = "";
   try {
     existed = await exists(place);
-    await fs.mkdir(parent, { recursive: true });
+    await makeFolders(parent);
     draftPath = temporaryName(place, "tmp");
     await fs.mkdir(draftPath);
     const draft: FolderDraft = {
@@ -216,7 +236,7 @@ export async function writeFolder(
       async file(name) {
         checkRelative(name);
         const full = path.join(draftPath, name);
-        await fs.mkdir(path.dirname(full), { recursive: true });
+        await makeFolders(path.dirname(full));
         return full;
       },
       note(name, digest) {
@@ -263,22 +283,11 @@ export async function writeFolder(
     options.signal?.throwIfAborted();
 
     existed = await exists(place);
-    if (!existed) {
+    if (existed) {
+      draftPath = await replaceFolder(draftPath, place);
+    } else {
       await fs.rename(draftPath, place);
       draftPath = "";
-    } else if (await exchangeNames(draftPath, place)) {
-      // The draft's name now holds the old folder.
-    } else {
-      // No swap on this file system: between two renames the name is missing; cleanStale puts the old folder back.
-      const aside = temporaryName(place, "old");
-      await fs.rename(place, aside);
-      try {
-        await fs.rename(draftPath, place);
-      } catch (error) {
-        await fs.rename(aside, place);
-        throw error;
-      }
-      draftPath = aside;
     }
     await syncPath(parent);
     if (draftPath !== "") await removeQuietly(draftPath);
@@ -287,6 +296,24 @@ export async function writeFolder(
     if (draftPath !== "") await removeQuietly(draftPath);
     throw saveError(target, existed, error);
   }
+}
+
+/**
+ * Puts the folder `draft` in the place of the folder `place`; returns the name that the old one has now. In one step
+ * where the file system can swap names (`exchange`). Elsewhere the name is missing between two renames, and cleanStale
+ * puts the old folder back if the process dies there.
+ */
+export async function replaceFolder(draft: string, place: string, exchange = exchangeNames): Promise<string> {
+  if (await exchange(draft, place)) return draft;
+  const aside = temporaryName(place, "old");
+  await fs.rename(place, aside);
+  try {
+    await fs.rename(draft, place);
+  } catch (error) {
+    await fs.rename(aside, place);
+    throw error;
+  }
+  return aside;
 }
 
 /** What is left is hidden and found by cleanStale: no reason to fail a save that is done, or to hide why one was not. */
