@@ -1,7 +1,8 @@
 // Matrix product of the CPU backend: packed panels, a register tile of fused multiply-adds, split over C by rows.
 //
 // Order of the sums: each element of c adds blocks of kDepth products, each block one ascending chain of fused
-// multiply-adds, so the bits depend on K alone: not on threads, tiles, the instruction set or the neighbours.
+// multiply-adds (a product of at most kThinRows rows or columns may keep 16 sums instead), so the bits depend on the
+// shape alone: not on threads, tiles or the instruction set.
 #include "kernels.h"
 #include "microkernel.h"
 #include "scratch.h"
@@ -18,17 +19,23 @@ constexpr int kRowStride = kDepth + 16;
 // Panels of rows that one piece of work packs at a time; they stay in the L2 cache.
 constexpr int64_t kPieceRows = Vec::kWidth == 16 ? 16 * kRows : 40 * kRows;
 constexpr int64_t kPanelsA = kPieceRows / kRows;
-// Packed b shared by all threads, and the widest block of columns.
-constexpr int64_t kSharedFloats = (int64_t{6} << 20) / 4;
-constexpr int64_t kBlockColumns = 3072;
+// The widest block of columns, and packed b shared by all threads: with one row of bias, half of a thread's scratch.
+constexpr int64_t kBlockColumns = 2016;
+constexpr int64_t kSharedFloats = kScratchLimit / 2 / 4 - kBlockColumns;
 // Columns of the float32 tile behind a c that cannot take partial sums itself.
 constexpr int64_t kTileColumns = 1024;
 // The private tile of products too deep for a shared b: rows and columns.
-constexpr int64_t kPrivateTile = 768;
+constexpr int64_t kPrivateTile = 640;
 // Below this many multiply-adds the threads are not worth waking.
 constexpr int64_t kSerialWork = int64_t{1} << 19;
 
+// The most rows of the products that stream b as it lies instead of packing it, and the most columns of a piece.
+constexpr int64_t kThinRows = 4;
+constexpr int64_t kThinColumns = 4 * 16;
+
 constexpr int64_t kPackedA = kPanelsA * kRows * kRowStride;
+static_assert(kDepth * kBlockColumns <= kSharedFloats);
+static_assert((kPackedA + kDepth * kPrivateTile + (kPrivateTile + kRows) * kPrivateTile) * 4 <= kScratchLimit / 2);
 
 // A strided matrix of float32 or bfloat16.
 struct Matrix {
@@ -444,18 +451,129 @@ bool multiply_tiled(const ls_exec *exec, const Problem &p) {
   return !failed;
 }
 
+// ---- few rows ----
+
+LS_INLINE f32x16 load_16(const Matrix &x, const char *p) {
+  return x.half ? load(reinterpret_cast<const bf16 *>(p)) : load(reinterpret_cast<const float *>(p));
+}
+
+void finish_element(const Problem &p, int64_t i, int64_t j, float sum) {
+  float base = p.accumulate ? p.c.load(i, j) : 0.0f;
+  if (p.bias != nullptr) base += p.bias->load(0, j);
+  p.c.store(i, j, __builtin_fmaf(p.alpha, sum, base));
+}
+
+// Columns j0..j1-1 of b run along k: inner products of 16 partial sums each, added as a tree.
+template <int kM>
+void thin_dots(const Problem &p, const float *a, int64_t a_stride, int64_t j0, int64_t j1) {
+  const int64_t whole = p.k / 16 * 16, bytes = p.b.element_bytes();
+  for (int64_t j = j0; j < j1; ++j) {
+    const char *b = p.b.at(0, j);
+    f32x16 sum[kM];
+    LS_UNROLL
+    for (int r = 0; r < kM; ++r) sum[r] = zero();
+    for (int64_t k = 0; k < whole; k += 16) {
+      const f32x16 x = load_16(p.b, b + k * bytes);
+      LS_UNROLL
+      for (int r = 0; r < kM; ++r) sum[r] = fma(load(a + r * a_stride + k), x, sum[r]);
+    }
+    if (whole < p.k) {
+      alignas(64) float rest[16] = {};
+      for (int64_t k = whole; k < p.k; ++k) rest[k - whole] = p.b.load(k, j);
+      // a is padded with zeros.
+      for (int r = 0; r < kM; ++r) sum[r] = fma(load(a + r * a_stride + whole), load(rest), sum[r]);
+    }
+    for (int r = 0; r < kM; ++r) finish_element(p, r, j, reduce_add(sum[r]));
+  }
+}
+
+// Rows of b run along n: 64 columns at a time, k ascending, blocks of kDepth as in the packed product.
+template <int kM>
+void thin_rows(const Problem &p, const float *a, int64_t a_stride, int64_t j0, int64_t j1) {
+  const int64_t step = p.b.row * p.b.element_bytes();
+  for (int64_t j = j0; j < j1; j += 16) {
+    const int64_t width = min_of(16, j1 - j);
+    f32x16 total[kM];
+    LS_UNROLL
+    for (int r = 0; r < kM; ++r) total[r] = zero();
+    for (int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
+      f32x16 sum[kM];
+      LS_UNROLL
+      for (int r = 0; r < kM; ++r) sum[r] = zero();
+      const char *b = p.b.at(k0, j);
+      for (int64_t k = k0, end = min_of(k0 + kDepth, p.k); k < end; ++k, b += step) {
+        f32x16 x;
+        if (width == 16) {
+          x = load_16(p.b, b);
+        } else {
+          x = p.b.half ? load(reinterpret_cast<const bf16 *>(b), width)
+                       : load(reinterpret_cast<const float *>(b), width);
+        }
+        LS_UNROLL
+        for (int r = 0; r < kM; ++r) sum[r] = fma(set1(a[r * a_stride + k]), x, sum[r]);
+      }
+      LS_UNROLL
+      for (int r = 0; r < kM; ++r) total[r] = total[r] + sum[r];
+    }
+    for (int r = 0; r < kM; ++r) {
+      alignas(64) float out[16];
+      store(out, total[r]);
+      for (int64_t x = 0; x < width; ++x) finish_element(p, r, j + x, out[x]);
+    }
+  }
+}
+
+template <int kM>
+void thin_columns(const Problem &p, const float *a, int64_t a_stride, int64_t j0, int64_t j1) {
+  if (p.b.row == 1) {
+    thin_dots<kM>(p, a, a_stride, j0, j1);
+  } else {
+    thin_rows<kM>(p, a, a_stride, j0, j1);
+  }
+}
+
+// At most kThinRows rows: b is read once, where it lies.
+bool multiply_thin(const ls_exec *exec, const Problem &p) {
+  const int64_t stride = ceil_div(p.k, 16) * 16;
+  float *a = static_cast<float *>(thread_scratch().shared.take(p.m * stride * 4));
+  if (a == nullptr) return false;
+  for (int64_t i = 0; i < p.m; ++i) {
+    for (int64_t k = 0; k < p.k; ++k) a[i * stride + k] = p.a.load(i, k);
+    for (int64_t k = p.k; k < stride; ++k) a[i * stride + k] = 0.0f;
+  }
+  const int64_t grain = max_of(1, min_of(ceil_div(p.n, kThinColumns), (int64_t{1} << 17) / (p.k * kThinColumns + 1)));
+  split_over(exec, p.n, grain * kThinColumns, [&](int64_t begin, int64_t end) {
+    switch (p.m) {
+      case 1:
+        return thin_columns<1>(p, a, stride, begin, end);
+      case 2:
+        return thin_columns<2>(p, a, stride, begin, end);
+      case 3:
+        return thin_columns<3>(p, a, stride, begin, end);
+      default:
+        return thin_columns<4>(p, a, stride, begin, end);
+    }
+  });
+  return true;
+}
+
+Matrix transposed(const Matrix &x) { return {x.data, x.half, x.column, x.row}; }
+
+bool is_thin(int64_t m, int64_t k, const Matrix &b) {
+  return m <= kThinRows && k > 0 && m * (k + 15) <= kSharedFloats && (b.row == 1 || b.column == 1);
+}
+
 bool multiply(const ls_exec *exec, Problem p) {
   if (p.m <= 0 || p.n <= 0) return true;
   if (p.m * p.n * max_of(p.k, 1) < kSerialWork) exec = nullptr;
+  if (is_thin(p.m, p.k, p.b)) return multiply_thin(exec, p);
+  if (p.bias == nullptr && is_thin(p.n, p.k, transposed(p.a))) {
+    return multiply_thin(
+        exec, {transposed(p.b), transposed(p.a), transposed(p.c), nullptr, p.n, p.m, p.k, p.alpha, p.accumulate});
+  }
   if (!p.c.half && p.c.column != 1 && p.c.row == 1 && p.bias == nullptr) {
     // The transposed product has unit column stride.
-    const Matrix a = p.a;
-    p.a = {p.b.data, p.b.half, p.b.column, p.b.row};
-    p.b = {a.data, a.half, a.column, a.row};
-    p.c = {p.c.data, p.c.half, p.c.column, p.c.row};
-    const int64_t m = p.m;
-    p.m = p.n;
-    p.n = m;
+    p = {transposed(p.b), transposed(p.a), transposed(p.c), nullptr, p.n, p.m, p.k, p.alpha, p.accumulate};
   }
   if (!p.c.half && (p.c.column == 1 || p.n == 1)) return multiply_direct(exec, p);
   return multiply_tiled(exec, p);
