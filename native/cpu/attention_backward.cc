@@ -81,7 +81,8 @@ struct Shape {
   int64_t query_blocks, key_blocks;
 };
 
-// What lies in the workspace, in this order; each part starts on a cache line.
+// What lies in the workspace, in this order; each part starts on a cache line. Its size is
+// workspace_attention_backward in native/runtime/ops/attention.cc.
 struct Workspace {
   int32_t *tickets;  // [heads][query blocks]: blocks of keys that have added to dq, from the first that does
   const float *delta;
