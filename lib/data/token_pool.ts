@@ -28,16 +28,17 @@ interface Waiting {
 
 /** Starts a thread on token_worker beside this file: JavaScript when built, TypeScript when run from source. */
 function startWorker(options: EncodeOptions): Worker {
-  const workerData = { longseq: "tokens", options };
+  // The program's own flags (--input-type, loaders) are not for this thread.
+  const common = { workerData: { longseq: "tokens", options }, execArgv: [] };
   if (!import.meta.url.endsWith(".ts")) {
-    return new Worker(new URL("./token_worker.js", import.meta.url), { workerData });
+    return new Worker(new URL("./token_worker.js", import.meta.url), common);
   }
   // From source: on Node 20 a thread's first file does not pass through loader hooks, so one line of JavaScript comes
   // first and registers tsx.
   const url = (specifier: string) => JSON.stringify(import.meta.resolve(specifier));
   const file = JSON.stringify(new URL("./token_worker.ts", import.meta.url).href);
   const code = `import(${url("tsx/esm/api")}).then(({ register }) => { register(); return import(${file}); });`;
-  return new Worker(code, { eval: true, workerData });
+  return new Worker(code, { ...common, eval: true });
 }
 
 /**
