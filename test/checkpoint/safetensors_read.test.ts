@@ -5,7 +5,7 @@ import * as path from "node:path";
 import t from "tap";
 import { binding, type NativeTensor } from "../../lib/binding.js";
 import { SafetensorsFile } from "../../lib/checkpoint/safetensors.js";
-import { ArgumentError, IoError, ModelError } from "../../lib/errors.js";
+import { ArgumentError, CancelledError, IoError, ModelError } from "../../lib/errors.js";
 import {
   bitsOfFloat32,
   float16Value,
@@ -256,6 +256,48 @@ t.test("a file that is cut off after it was opened is an error, not the end of t
   await t.rejects(opened.read("w", { native: () => tensor }), { constructor: IoError, message: /cut\.safetensors/ });
   t.equal(binding.failure(device), null, "the device goes on");
   t.equal((await binding.read(tensor)).byteLength, 1 << 22);
+});
+
+t.test("resident memory does not grow with the file", async (t) => {
+  const file = path.join(dir, "flat.safetensors");
+  const piece = 8 << 20; // 32 MiB of float32
+  const pieces = 24;
+  const bytes = 4 * piece * pieces;
+  const start = safetensorsBytes(
+    { w: { dtype: "F32", shape: [pieces, piece], data_offsets: [0, bytes] } },
+    Buffer.alloc(0),
+  );
+  writeSparse(file, start.length + bytes, [[0, start]]);
+  using opened = await SafetensorsFile.open(file);
+  const device = binding.openDevice("cpu", "cpu", 0, 1);
+  const tensor = binding.empty(device, [piece], F32, 0, 0);
+  const rounded = binding.empty(device, [piece], BF16, 0, 0);
+  const read = async (i: number) => {
+    await opened.read("w", { native: () => tensor }, { begin: i * piece });
+    await opened.read("w", { native: () => rounded }, { begin: i * piece });
+  };
+  await read(0);
+  const before = process.memoryUsage.rss();
+  for (let i = 1; i < pieces; i++) await read(i);
+  const grown = process.memoryUsage.rss() - before;
+  t.ok(grown < 2 * 4 * piece, `${grown} bytes more after ${2 * bytes} were read`);
+});
+
+t.test("cancelling the device gives up what waits in its queue", async (t) => {
+  const file = path.join(dir, "cancel.safetensors");
+  writeSafetensors(
+    file,
+    { w: { dtype: "F32", shape: [2], data_offsets: [0, 8] } },
+    Buffer.from(Float32Array.of(3, 4).buffer),
+  );
+  using opened = await SafetensorsFile.open(file);
+  const device = binding.openDevice("cpu", "cpu", 0, 1);
+  const tensor = binding.empty(device, [2], F32, 0, 0);
+  binding.cancel(device);
+  await t.rejects(opened.read("w", { native: () => tensor }), CancelledError);
+  await binding.resume(device);
+  await opened.read("w", { native: () => tensor });
+  t.same([...new Float32Array(await binding.read(tensor))], [3, 4]);
 });
 
 t.test("a closed file", async (t) => {
