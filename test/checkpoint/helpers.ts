@@ -38,9 +38,9 @@ export function writeSparse(file: string, size: number, parts: [number, Uint8Arr
 export function startChild(file: string, args: string[], fileBlocks?: number): ChildProcess {
   const command = [process.execPath, "--import=tsx", path.join(here, file), ...args];
   const limit = fileBlocks === undefined ? "" : `ulimit -f ${fileBlocks}; `;
-  // Without tap's hooks, which die of the SIGXFSZ that Node itself ignores.
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS$|_?TAP)/.test(name)));
-  return spawn("bash", ["-c", `${limit}exec "$@"`, "bash", ...command], { stdio: ["ignore", "pipe", "inherit"], env });
+  // Without tap's hooks, which die of the SIGXFSZ that Node itself ignores; tap adds them to every child's environment.
+  const script = `unset NODE_OPTIONS; ${limit}exec "$@"`;
+  return spawn("bash", ["-c", script, "bash", ...command], { stdio: ["ignore", "pipe", "inherit"] });
 }
 
 export async function runChild(
