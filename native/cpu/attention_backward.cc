@@ -235,19 +235,67 @@ LS_INLINE void for_column_tiles(int64_t head_size, F &&f) {
   for (int64_t d = 0; d < head_size; d += kPanel) f(d, head_size - d > Vec::kWidth ? 2 : 1);
 }
 
-void add_dq(const Head &dq, int64_t first, int64_t begin, int64_t end, int64_t head_size, int64_t key_begin,
-            int64_t key_end, float scale, const Blocks &b) {
+// Which pairs of a block of queries and a block of keys attend; everything counts within the blocks.
+struct Part {
+  bool whole;                  // all of them
+  int64_t begin, end;          // queries that attend some of the keys
+  int64_t key_begin, key_end;  // keys that some of them attend
+  // Keys of each query, where not whole. Both grow with the query.
+  alignas(64) int32_t lo[kQueryBlock], hi[kQueryBlock];
+
+  // Sets *from, *to to the queries that may attend any of the keys a..b-1; the others hold zeros there.
+  void queries_of(int64_t a, int64_t b, int64_t *from, int64_t *to) const {
+    *from = begin;
+    *to = end;
+    if (whole) return;
+    while (*from < *to && hi[*from] <= a) ++*from;
+    while (*to > *from && lo[*to - 1] >= b) --*to;
+  }
+
+  // Sets *from, *to to the keys that any of the queries a..b-1 may attend.
+  void keys_of(int64_t a, int64_t b, int64_t *from, int64_t *to) const {
+    *from = whole ? key_begin : max_of(key_begin, lo[a]);
+    *to = whole ? key_end : min_of(key_end, hi[b - 1]);
+  }
+};
+
+// Fills part; false where no query attends any of the keys.
+bool find_part(const Mask &mask, int64_t first, int64_t queries, int64_t k0, int64_t keys, Part *part) {
+  // The ends grow with the row: if the last row starts and the first row ends outside, every row attends all.
+  part->whole = mask.keys(first + queries - 1).lo <= k0 && mask.keys(first).hi >= k0 + keys;
+  part->begin = part->whole ? 0 : queries;
+  part->end = part->whole ? queries : 0;
+  part->key_begin = part->whole ? 0 : keys;
+  part->key_end = part->whole ? keys : 0;
+  if (part->whole) return true;
+  for (int64_t r = 0; r < queries; ++r) {
+    const KeyRange range = mask.keys(first + r);
+    const int64_t from = min_of(max_of(range.lo - k0, 0), keys), to = min_of(max_of(range.hi - k0, 0), keys);
+    part->lo[r] = static_cast<int32_t>(from);
+    part->hi[r] = static_cast<int32_t>(to);
+    if (from >= to) continue;
+    part->begin = min_of(part->begin, r);
+    part->end = r + 1;
+    part->key_begin = min_of(part->key_begin, from);
+    part->key_end = max_of(part->key_end, to);
+  }
+  return part->begin < part->end;
+}
+
+void add_dq(const Head &dq, int64_t first, int64_t head_size, const Part &part, float scale, const Blocks &b) {
   alignas(64) float edge[kRows * kPanel];
-  const int64_t keys = key_end - key_begin;
   for_column_tiles(head_size, [&](int64_t d, int vectors) {
     const int64_t width = vectors * Vec::kWidth;
-    for_row_tiles(end - begin, [&](int64_t offset, int64_t rows) {
-      const int64_t r = begin + offset;
+    for_row_tiles(part.end - part.begin, [&](int64_t offset, int64_t rows) {
+      const int64_t r = part.begin + offset;
+      int64_t from, to;
+      part.keys_of(r, r + rows, &from, &to);
+      if (from >= to) return;
       float *out = reinterpret_cast<float *>(dq.row(first + r)) + d;
-      const float *ds = b.ds + r * kScoreStride + key_begin, *k = b.k + key_begin * kHeadStride + d;
+      const float *ds = b.ds + r * kScoreStride + from, *k = b.k + from * kHeadStride + d;
       const auto run = kTiles.query[vectors - 1][rows - 1];
       if (d + width <= head_size) {
-        run(keys, ds, k, &scale, out, dq.stride);
+        run(to - from, ds, k, &scale, out, dq.stride);
         return;
       }
       const int64_t tail = head_size - d;
@@ -255,7 +303,7 @@ void add_dq(const Head &dq, int64_t first, int64_t begin, int64_t end, int64_t h
         for (int64_t x = 0; x < tail; ++x) edge[i * kPanel + x] = out[i * dq.stride + x];
         for (int64_t x = tail; x < width; ++x) edge[i * kPanel + x] = 0.0f;
       }
-      run(keys, ds, k, &scale, edge, kPanel);
+      run(to - from, ds, k, &scale, edge, kPanel);
       for (int64_t i = 0; i < rows; ++i) {
         for (int64_t x = 0; x < tail; ++x) out[i * dq.stride + x] = edge[i * kPanel + x];
       }
@@ -263,88 +311,67 @@ void add_dq(const Head &dq, int64_t first, int64_t begin, int64_t end, int64_t h
   });
 }
 
-// Everything between one block of queries of one head and the keys of a piece, dq but for its order.
-// Returns false where no query of the block attends any of the keys.
-struct Part {
-  int64_t begin, end;          // queries of the block that attend some of the keys
-  int64_t key_begin, key_end;  // keys that some of them attend, within the block
-};
+// out[key, :] += sum over the queries of weights[query][key] * x[query, :].
+void add_keys(int64_t head_size, const Part &part, const float *weights, const float *x, float *out) {
+  for_column_tiles(head_size, [&](int64_t d, int vectors) {
+    for_row_tiles(part.key_end - part.key_begin, [&](int64_t offset, int64_t count) {
+      const int64_t key = part.key_begin + offset;
+      int64_t from, to;
+      part.queries_of(key, key + count, &from, &to);
+      if (from >= to) return;
+      kTiles.key[vectors - 1][count - 1](to - from, weights + from * kScoreStride + key, x + from * kHeadStride + d,
+                                         out + key * kHeadStride + d);
+    });
+  });
+}
 
-bool differentiate_block(const ls_attention_backward_args *args, const Shape &shape, const Workspace &space,
-                         int64_t head, int64_t first, int64_t queries, int64_t k0, int64_t keys, const Blocks &b,
-                         Part *part) {
-  alignas(64) int32_t lo[kQueryBlock], hi[kQueryBlock];
+void clear_scores(int64_t begin, int64_t end, int64_t column, float *scores) {
+  for (int64_t r = begin; r < end; ++r) {
+    LS_UNROLL
+    for (int j = 0; j < 2; ++j) vec_store(scores + r * kScoreStride + column + j * Vec::kWidth, vec_zero());
+  }
+}
+
+// Everything between one block of queries of one head and the keys of a piece, but for dq.
+void differentiate_block(const ls_attention_backward_args *args, const Shape &shape, const Workspace &space,
+                         int64_t head, int64_t first, const Part &part, const Blocks &b) {
   alignas(64) float lse[kQueryBlock], delta[kQueryBlock];
-  const KeyRange head_keys = shape.mask.keys(first), tail_keys = shape.mask.keys(first + queries - 1);
-  // The ends grow with the row: if the last row starts and the first row ends outside, every row attends all.
-  const bool whole = tail_keys.lo <= k0 && head_keys.hi >= k0 + keys;
-  if (whole) {
-    *part = {0, queries, 0, keys};
-  } else {
-    *part = {queries, 0, keys, 0};
-    for (int64_t r = 0; r < queries; ++r) {
-      const KeyRange range = shape.mask.keys(first + r);
-      const int64_t from = min_of(max_of(range.lo - k0, 0), keys), to = min_of(max_of(range.hi - k0, 0), keys);
-      lo[r] = static_cast<int32_t>(from);
-      hi[r] = static_cast<int32_t>(to);
-      if (from >= to) continue;
-      part->begin = min_of(part->begin, r);
-      part->end = r + 1;
-      part->key_begin = min_of(part->key_begin, from);
-      part->key_end = max_of(part->key_end, to);
-    }
-  }
-  if (part->begin >= part->end) return false;
-  int64_t lo_most = 0, hi_least = kKeyBlock;
-  if (!whole) {
-    for (int64_t r = part->begin; r < part->end; ++r) {
-      lo_most = max_of(lo_most, lo[r]);
-      hi_least = min_of(hi_least, hi[r]);
-    }
-  }
   const float *row_lse = static_cast<const float *>(args->lse.data) + head * args->lse.strides[0];
-  for (int64_t r = part->begin; r < part->end; ++r) {
+  for (int64_t r = part.begin; r < part.end; ++r) {
     const float natural = row_lse[(first + r) * args->lse.strides[1]];
     // A row without keys has no weights to make: any finite number does.
     lse[r] = natural == -__builtin_inff() ? 0.0f : static_cast<float>(natural * kLog2E);
     delta[r] = space.delta[head * space.delta_head + (first + r) * space.delta_row];
   }
-  const int64_t rows = part->end - part->begin;
-  load_rows(head_of(args->q, head), first + part->begin, rows, shape.head_size, b.q + part->begin * kHeadStride);
-  load_rows(head_of(args->dout, head), first + part->begin, rows, shape.head_size, b.dout + part->begin * kHeadStride);
+  const int64_t rows = part.end - part.begin;
+  load_rows(head_of(args->q, head), first + part.begin, rows, shape.head_size, b.q + part.begin * kHeadStride);
+  load_rows(head_of(args->dout, head), first + part.begin, rows, shape.head_size, b.dout + part.begin * kHeadStride);
 
-  for (int64_t column = part->key_begin / kPanel * kPanel; column < part->key_end; column += kPanel) {
+  for (int64_t column = part.key_begin / kPanel * kPanel; column < part.key_end; column += kPanel) {
     const float *k = b.packed_k + column * shape.head_size, *v = b.packed_v + column * shape.head_size;
-    for_row_tiles(rows, [&](int64_t offset, int64_t count) {
-      const int64_t r = part->begin + offset;
+    int64_t from, to;
+    part.queries_of(column, column + kPanel, &from, &to);
+    for_row_tiles(to - from, [&](int64_t offset, int64_t count) {
+      const int64_t r = from + offset;
       kTiles.score[count - 1](shape.head_size, b.q + r * kHeadStride, k, b.weights + r * kScoreStride + column);
     });
-    for_row_tiles(rows, [&](int64_t offset, int64_t count) {
-      const int64_t r = part->begin + offset;
+    for_row_tiles(to - from, [&](int64_t offset, int64_t count) {
+      const int64_t r = from + offset;
       kTiles.score[count - 1](shape.head_size, b.dout + r * kHeadStride, v, b.ds + r * kScoreStride + column);
     });
-    if (lo_most <= column && hi_least >= column + kPanel) {
-      differentiate<false>(part->begin, part->end, column, lse, delta, lo, hi, b.weights, b.ds);
-    } else {
-      differentiate<true>(part->begin, part->end, column, lse, delta, lo, hi, b.weights, b.ds);
+    if (part.whole) {
+      differentiate<false>(from, to, column, lse, delta, nullptr, nullptr, b.weights, b.ds);
+      continue;
     }
+    differentiate<true>(from, to, column, lse, delta, part.lo, part.hi, b.weights, b.ds);
+    // Tiles of keys may lie across two panels, and then take the rows of both.
+    clear_scores(part.begin, from, column, b.weights);
+    clear_scores(part.begin, from, column, b.ds);
+    clear_scores(to, part.end, column, b.weights);
+    clear_scores(to, part.end, column, b.ds);
   }
-
-  for_column_tiles(shape.head_size, [&](int64_t d, int vectors) {
-    for_row_tiles(part->key_end - part->key_begin, [&](int64_t offset, int64_t count) {
-      const int64_t key = part->key_begin + offset;
-      kTiles.key[vectors - 1][count - 1](rows, b.weights + part->begin * kScoreStride + key,
-                                         b.dout + part->begin * kHeadStride + d, b.dv + key * kHeadStride + d);
-    });
-  });
-  for_column_tiles(shape.head_size, [&](int64_t d, int vectors) {
-    for_row_tiles(part->key_end - part->key_begin, [&](int64_t offset, int64_t count) {
-      const int64_t key = part->key_begin + offset;
-      kTiles.key[vectors - 1][count - 1](rows, b.ds + part->begin * kScoreStride + key,
-                                         b.q + part->begin * kHeadStride + d, b.dk + key * kHeadStride + d);
-    });
-  });
-  return true;
+  add_keys(shape.head_size, part, b.weights, b.dout, b.dv);
+  add_keys(shape.head_size, part, b.ds, b.q, b.dk);
 }
 
 void differentiate_piece(const ls_attention_backward_args *args, const Shape &shape, const Workspace &space,
@@ -376,16 +403,14 @@ void differentiate_piece(const ls_attention_backward_args *args, const Shape &sh
     // Between blocks that attend these keys may lie one whose rows attend nothing at all.
     if (range.lo >= range.hi) continue;
     const int32_t turn = static_cast<int32_t>(key_block - range.lo / kKeyBlock);
+    Part part;
+    const bool any = find_part(shape.mask, first, queries, k0, keys, &part);
     for (int64_t g = 0; g < shape.group; ++g) {
       const int64_t head = kv_head * shape.group + g;
-      Part part;
-      const bool any = differentiate_block(args, shape, space, head, first, queries, k0, keys, b, &part);
+      if (any) differentiate_block(args, shape, space, head, first, part, b);
       int32_t *ticket = space.tickets + head * shape.query_blocks + block;
       wait_ticket(ticket, turn, failed);
-      if (any) {
-        add_dq(dq_head(args, shape, space, head), first, part.begin, part.end, shape.head_size, part.key_begin,
-               part.key_end, scale, b);
-      }
+      if (any) add_dq(dq_head(args, shape, space, head), first, shape.head_size, part, scale, b);
       __atomic_store_n(ticket, turn + 1, __ATOMIC_RELEASE);
     }
   }
