@@ -2,6 +2,9 @@
 
 import { ArgumentError } from "../errors.js";
 
+/** Where the low half of a 64-bit integer lies among its two 32-bit words. */
+const LOW_WORD = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 0 : 1;
+
 /** The label that contributes nothing to the loss. */
 export const IGNORE_INDEX = -100;
 
@@ -46,6 +49,8 @@ export function makeSequence(documents: readonly DocumentTokens[]): Sequence {
   const inputIds = new Int32Array(tokens);
   const targets = new Int32Array(tokens);
   const positions = new BigInt64Array(tokens);
+  // A document has fewer than 2^31 tokens; writing 32-bit halves spares a BigInt a token.
+  const positionWords = new Int32Array(positions.buffer);
   const cuSeqlens = new BigInt64Array(documents.length + 1);
   let offset = 0;
   let validTokens = 0;
@@ -61,7 +66,7 @@ export function makeSequence(documents: readonly DocumentTokens[]): Sequence {
       targets[offset + length - 1] = IGNORE_INDEX;
     }
     for (let i = 0; i < length; i++) {
-      positions[offset + i] = BigInt(i);
+      positionWords[2 * (offset + i) + LOW_WORD] = i;
       if (targets[offset + i] !== IGNORE_INDEX) validTokens++;
     }
     offset += length;

@@ -4,6 +4,7 @@ import { createHash, randomBytes } from "node:crypto";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { promisify } from "node:util";
 import { CancelledError, FormatError, IoError, LongseqError } from "../errors.js";
 import { crc, ENCODING_VERSION, type EncodeOptions, INDEX_COLUMNS, unpackLabels } from "./encode.js";
 import { type FileScan, readBytes, scanFile } from "./rows.js";
@@ -47,8 +48,16 @@ function cacheError(action: string, file: string, error: unknown): IoError {
       : code === "EACCES" || code === "EROFS"
         ? "the folder cannot be written"
         : message;
-  return new IoError(`cannot ${action} the token cache ${file}: ${what}`, { file, code }, { cause: error });
+  const hint = action === "write" ? "; LONGSEQ_CACHE_DIR (or cacheDir) can name another folder" : "";
+  return new IoError(`cannot ${action} the token cache ${file}: ${what}${hint}`, { file, code }, { cause: error });
 }
+
+const openFile = promisify(fs.open);
+const readFile = promisify(fs.read);
+const closeFile = promisify(fs.close);
+
+/** Closes the descriptors of datasets that nobody closed. */
+const forgotten = new FinalizationRegistry<number>((fd) => fs.close(fd));
 
 /** The tokens of one source file. */
 export class TokenFile {
@@ -61,7 +70,7 @@ export class TokenFile {
   readonly #index: Int32Array;
   /** Byte offset of each document's record. */
   readonly #offsets: Float64Array;
-  #handle: Promise<fs.promises.FileHandle> | null = null;
+  #fd: Promise<number> | null = null;
   #readers = 0;
 
   constructor(source: string, file: string, header: Header, index: Int32Array) {
@@ -98,13 +107,16 @@ export class TokenFile {
   }
 
   async #read(target: Int32Array, position: number): Promise<void> {
-    this.#handle ??= fs.promises.open(this.file, "r");
+    this.#fd ??= openFile(this.file, "r").then((fd) => {
+      forgotten.register(this, fd, this);
+      return fd;
+    });
     this.#readers++;
     try {
-      const handle = await this.#handle;
+      const fd = await this.#fd;
       const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
       for (let done = 0; done < bytes.length; ) {
-        const { bytesRead } = await handle.read(bytes, done, Math.min(bytes.length - done, 1 << 30), position + done);
+        const { bytesRead } = await readFile(fd, bytes, done, Math.min(bytes.length - done, 1 << 30), position + done);
         if (bytesRead === 0)
           throw new FormatError(`the token cache ${this.file} is cut short; delete it and start again`);
         done += bytesRead;
@@ -151,10 +163,13 @@ export class TokenFile {
 
   /** Closes the file if no read is under way; a later read opens it again. */
   async close(): Promise<void> {
-    if (this.#handle === null || this.#readers > 0) return;
-    const handle = this.#handle;
-    this.#handle = null;
-    await (await handle.catch(() => null))?.close();
+    if (this.#fd === null || this.#readers > 0) return;
+    const opening = this.#fd;
+    this.#fd = null;
+    const fd = await opening.catch(() => null);
+    if (fd === null) return;
+    forgotten.unregister(this);
+    await closeFile(fd);
   }
 }
 

@@ -74,7 +74,7 @@ class ByteTokenizer implements TextTokenizer {
   }
 
   encode(text: string): Int32Array {
-    return Int32Array.from(Buffer.from(text, "utf8"));
+    return new Int32Array(Buffer.from(text, "utf8"));
   }
 
   encodeSpans(text: string, spans: readonly Span[]): { ids: Int32Array; inside: Uint8Array } {
