@@ -83,9 +83,11 @@ Cost cost_layer_norm_backward(const void *pointer) {
 
 int64_t workspace_layer_norm_backward(const void *pointer, const Profile &) {
   const auto &a = *static_cast<const ls_layer_norm_backward_args *>(pointer);
-  // Partial sums of the weight gradients: at most 64 pieces of rows.
+  // Float64 sums of the gradients of weight and bias over at most 32 pieces of rows.
   const int64_t width = a.weight.sizes[0];
-  return width == 0 ? 0 : std::min<int64_t>(64, elements(a.x) / width) * width * 2 * 4;
+  if (width == 0) return 0;
+  const int64_t wanted = (a.dweight.present ? 1 : 0) + (a.dbias.present ? 1 : 0);
+  return std::min<int64_t>(32, (elements(a.x) / width + 7) / 8) * width * wanted * 8;
 }
 
 const RegisterOp register_layer_norm_backward({

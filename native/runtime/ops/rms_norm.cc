@@ -73,9 +73,10 @@ Cost cost_rms_norm_backward(const void *pointer) {
 
 int64_t workspace_rms_norm_backward(const void *pointer, const Profile &) {
   const auto &a = *static_cast<const ls_rms_norm_backward_args *>(pointer);
-  // Partial sums of the weight gradients: at most 64 pieces of rows.
+  // Float64 sums of the weight gradient over at most 32 pieces of rows.
   const int64_t width = a.weight.sizes[0];
-  return width == 0 ? 0 : std::min<int64_t>(64, elements(a.x) / width) * width * 1 * 4;
+  if (width == 0 || !a.dweight.present) return 0;
+  return std::min<int64_t>(32, (elements(a.x) / width + 7) / 8) * width * 8;
 }
 
 const RegisterOp register_rms_norm_backward({

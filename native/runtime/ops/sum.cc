@@ -24,8 +24,11 @@ Cost cost_sum(const void *pointer) {
 
 int64_t workspace_sum(const void *pointer, const Profile &) {
   const auto &a = *static_cast<const ls_sum_args *>(pointer);
-  // Partial sums in float64: at most 64 pieces of what is summed for each result.
-  return elements(a.y) * 64 * 8;
+  // Partial sums in float64, at most 64 a result, where few results have many terms.
+  const int64_t results = elements(a.y);
+  if (results == 0 || results > 16384) return 0;
+  const int64_t pieces = std::min<int64_t>(64, elements(a.x) / results / 4096);
+  return pieces > 1 ? pieces * results * 8 : 0;
 }
 
 const RegisterOp register_sum({
