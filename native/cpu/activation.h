@@ -57,10 +57,14 @@ LS_INLINE f32x16 activate_gradient(f32x16 x) {
     return fma(x, density, half * (one + erf(x * set1(0.7071067812f))));
   } else if constexpr (kKind == LS_UNARY_GELU_TANH) {
     const f32x16 s = x * x;
-    const f32x16 t = tanh(set1(kGeluScale) * fma(set1(kGeluCube) * s, x, x));
     const f32x16 slope = set1(kGeluScale) * fma(set1(3 * kGeluCube), s, one);
-    // Where the cube overflows, tanh is +-1 and the slope no longer counts.
-    const f32x16 bend = fnma(t, t, one);
+    // With e = exp(-2 |u|): tanh |u| = (1 - e) / (1 + e), and 1 - tanh^2 = 4 e / (1 + e)^2 without cancellation.
+    const f32x16 u = set1(kGeluScale) * fma(set1(kGeluCube) * s, x, x);
+    const f32x16 e = exp(set1(-2.0f) * abs(u));
+    const f32x16 inverse = one / (one + e);
+    const f32x16 t = with_sign_of((one - e) * inverse, u);
+    // Where e is 0 the slope, which may have overflowed, no longer counts.
+    const f32x16 bend = set1(4.0f) * e * inverse * inverse;
     const f32x16 curve = select(eq(bend, zero()), zero(), half * x * bend * slope);
     return fma(half, t, half) + curve;
   } else if constexpr (kKind == LS_UNARY_RELU) {

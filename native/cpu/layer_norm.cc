@@ -7,9 +7,13 @@ namespace longseq::cpu::LS_ISA {
 
 namespace {
 
+// (x - mean) / sqrt(variance + eps) = (x - center) * scale + shift: center is the mean in float32, shift what that left
+// out.
 struct Statistics {
-  float mean, scale;  // scale = 1 / sqrt(variance + eps)
+  f32x16 center, scale, shift;
 };
+
+LS_INLINE f32x16 normalize(f32x16 x, const Statistics &s) { return fma(x - s.center, s.scale, s.shift); }
 
 // Two passes: the mean first, then the squared distances to it, which keeps precision where the mean is large.
 LS_INLINE Statistics statistics(const void *row, int32_t dtype, int64_t width, double eps, float *buffer) {
@@ -47,10 +51,8 @@ LS_INLINE Statistics statistics(const void *row, int32_t dtype, int64_t width, d
   // The center was rounded to float32: its square distance to the mean is taken off again.
   const double off = rest / static_cast<double>(width);
   const double variance = squares / static_cast<double>(width) - off * off;
-  return {static_cast<float>(mean), inverse_root((variance > 0           ? variance
-                                                  : variance != variance ? variance
-                                                                         : 0) +
-                                                 eps)};
+  const float scale = inverse_root((variance < 0 ? 0 : variance) + eps);
+  return {center, set1(scale), set1(static_cast<float>(-off * static_cast<double>(scale)))};
 }
 
 }  // namespace
@@ -66,7 +68,6 @@ ls_status layer_norm(const ls_exec *exec, const ls_layer_norm_args *args) {
       const void *x_row = x_rows.at(row);
       void *y_row = y_rows.at(row);
       const Statistics s = statistics(x_row, x.dtype, width, args->eps, x_buffer);
-      const f32x16 mean = set1(s.mean), scale = set1(s.scale);
       for (int64_t i = 0; i < width; i += kTile) {
         const int64_t n = min_of(kTile, width - i);
         const float *xs = row_piece(x_row, x.dtype, i, n, x_buffer);
@@ -74,7 +75,7 @@ ls_status layer_norm(const ls_exec *exec, const ls_layer_norm_args *args) {
         const float *bs = biased ? weight_piece(args->bias, i, n, b_buffer) : nullptr;
         float *ys = out_piece(y_row, y.dtype, i, y_buffer);
         lanes(n, [&](int64_t c, auto w) {
-          const f32x16 normal = (load(xs + c, w) - mean) * scale;
+          const f32x16 normal = normalize(load(xs + c, w), s);
           store(ys + c, biased ? fma(normal, load(ws + c, w), load(bs + c, w)) : normal * load(ws + c, w), w);
         });
         finish_piece(y_row, y.dtype, i, n, y_buffer);
@@ -99,12 +100,12 @@ ls_status layer_norm_backward(const ls_exec *exec, const ls_layer_norm_backward_
     alignas(64) float x_buffer[kTile], w_buffer[kTile], dy_buffer[kTile], dx_buffer[kTile];
     alignas(64) float weight_part[kTile], bias_part[kTile];
     struct {
-      f32x16 mean, scale, mean_g, mean_gn;
+      Statistics s;
+      f32x16 mean_g, mean_gn;
     } row_values[kNormRows];
     for (int64_t row = begin; row < end; ++row) {
       const void *x_row = x_rows.at(row), *dy_row = dy_rows.at(row);
       const Statistics s = statistics(x_row, x.dtype, width, args->eps, x_buffer);
-      const f32x16 mean = set1(s.mean), scale = set1(s.scale);
       double total_g = 0, total_gn = 0;
       for (int64_t i = 0; i < width; i += kTile) {
         const int64_t n = min_of(kTile, width - i);
@@ -116,12 +117,12 @@ ls_status layer_norm_backward(const ls_exec *exec, const ls_layer_norm_backward_
         lanes(n, [&](int64_t c, auto w) {
           const f32x16 g = load(dys + c, w) * load(ws + c, w);
           sum_g = sum_g + g;
-          sum_gn = fma(g, (load(xs + c, w) - mean) * scale, sum_gn);
+          sum_gn = fma(g, normalize(load(xs + c, w), s), sum_gn);
         });
         total_g += static_cast<double>(reduce_add(sum_g));
         total_gn += static_cast<double>(reduce_add(sum_gn));
       }
-      row_values[row - begin] = {mean, scale, set1(static_cast<float>(total_g / static_cast<double>(width))),
+      row_values[row - begin] = {s, set1(static_cast<float>(total_g / static_cast<double>(width))),
                                  set1(static_cast<float>(total_gn / static_cast<double>(width)))};
     }
     for (int64_t i = 0; i < width; i += kTile) {
@@ -137,8 +138,8 @@ ls_status layer_norm_backward(const ls_exec *exec, const ls_layer_norm_backward_
         const bool first = row == begin;
         lanes(n, [&](int64_t c, auto w) {
           const f32x16 d = load(dys + c, w);
-          const f32x16 normal = (load(xs + c, w) - values.mean) * values.scale;
-          f32x16 result = values.scale * fnma(normal, values.mean_gn, d * load(ws + c, w) - values.mean_g);
+          const f32x16 normal = normalize(load(xs + c, w), values.s);
+          f32x16 result = values.s.scale * fnma(normal, values.mean_gn, d * load(ws + c, w) - values.mean_g);
           if (add) result = result + load(dxs + c, w);
           store(dxs + c, result, w);
           if (sums != nullptr) {
