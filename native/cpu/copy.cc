@@ -46,21 +46,27 @@ LS_INLINE void transpose8(const uint16_t *from, int64_t from_stride, uint16_t *t
   }
 }
 
+// Lines of a power of two apart fall into the same few places of the first cache, so a block is turned in a small
+// buffer and leaves it in whole runs.
 template <typename U>
 LS_INLINE void transpose_block(const U *from, int64_t from_stride, U *to, int64_t to_stride, int64_t rows,
                                int64_t columns) {
+  constexpr int64_t pitch = kSide + 64 / static_cast<int64_t>(sizeof(U));
+  alignas(64) U buffer[kSide * pitch];
   int64_t r = 0;
   if constexpr (sizeof(U) == 4 || sizeof(U) == 2) {
     for (; r + 8 <= rows; r += 8) {
       int64_t c = 0;
       for (; c + 8 <= columns; c += 8)
-        transpose8(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+        transpose8(from + r * from_stride + c, from_stride, buffer + c * pitch + r, pitch);
       for (; c < columns; ++c)
-        for (int64_t i = r; i < r + 8; ++i) to[c * to_stride + i] = from[i * from_stride + c];
+        for (int64_t i = r; i < r + 8; ++i) buffer[c * pitch + i] = from[i * from_stride + c];
     }
   }
   for (; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+    for (int64_t c = 0; c < columns; ++c) buffer[c * pitch + r] = from[r * from_stride + c];
+  for (int64_t c = 0; c < columns; ++c)
+    memcpy(to + c * to_stride, buffer + c * pitch, static_cast<size_t>(rows) * sizeof(U));
 }
 
 // The outer dim in which the source is contiguous, where its inner dim is not but the destination's is; else -1.
