@@ -1,0 +1,314 @@
+// The tape: functions with a forward and a backward, the nodes they leave, and the walk that makes gradients.
+import { binding } from "../binding.js";
+import { ArgumentError } from "../errors.js";
+import { type Scope, type Scoped, setSurvivors, track, untracked } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
+
+let enabled = true;
+
+/** Whether ops on tensors that require gradients leave nodes. */
+export const isGradEnabled = (): boolean => enabled;
+
+function withGrad<T>(value: boolean, fn: () => T): T {
+  const before = enabled;
+  enabled = value;
+  try {
+    return fn();
+  } finally {
+    enabled = before;
+  }
+}
+
+/** Runs `fn` without leaving nodes. `fn` is synchronous. */
+export const noGrad = <T>(fn: () => T): T => withGrad(false, fn);
+/** Runs `fn` with nodes, also inside noGrad (recomputation in a backward does). */
+export const enableGrad = <T>(fn: () => T): T => withGrad(true, fn);
+
+/** What a backward returns for an argument whose gradient it has added to `argument.grad` itself. */
+export const accumulated: unique symbol = Symbol("accumulated");
+export type Grad = Tensor | typeof accumulated | null | undefined;
+
+interface Saved {
+  tensor: Tensor;
+  version: number;
+}
+
+/** What a function keeps between its forward and its backward. */
+export class Context {
+  /** Arguments by position; which of them want a gradient. */
+  readonly needsGrad: readonly boolean[];
+  readonly #args: readonly unknown[];
+  #saved: Saved[] = [];
+  /** Anything that is no tensor. */
+  values: Record<string, unknown> = {};
+
+  constructor(args: readonly unknown[]) {
+    this.#args = args;
+    this.needsGrad = args.map((arg) => enabled && arg instanceof Tensor && arg.requiresGrad);
+  }
+
+  /** Whether a backward can come. */
+  get recording(): boolean {
+    return this.needsGrad.includes(true);
+  }
+
+  /** Keeps tensors for the backward. Their own handles may be disposed; writing to them in place is an error then. */
+  save(...tensors: (Tensor | null | undefined)[]): void {
+    if (!this.recording) return;
+    for (const tensor of tensors) {
+      if (!tensor) continue;
+      this.#saved.push({ tensor: untracked(() => tensor.alias()), version: binding.version(tensor.native()) });
+    }
+  }
+
+  /** The saved tensor number `index`, checked for writes since. */
+  saved(index: number): Tensor {
+    const entry = this.#saved[index];
+    if (!entry) throw new ArgumentError("the graph was freed by an earlier backward(); pass {retainGraph: true} to walk it twice");
+    const version = binding.version(entry.tensor.native());
+    if (version !== entry.version)
+      throw new ArgumentError(
+        `a tensor of shape [${entry.tensor.shape}] that backward() needs was written in place ` +
+          `(version ${version}, ${entry.version} when it was saved); write to a clone instead`,
+      );
+    return entry.tensor;
+  }
+
+  /**
+   * Where the gradient of a weight goes: `write(out, accumulate)` fills or adds to a float32 tensor of the weight's
+   * shape. For a leaf that is `grad` itself, so no temporary is made. Returns what backward is to return for it.
+   */
+  weightGrad(index: number, write: (out: Tensor, accumulate: boolean) => void): Grad {
+    if (!this.needsGrad[index]) return null;
+    const target = this.#args[index] as Tensor;
+    if (target.node) {
+      const out = Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" });
+      write(out, false);
+      return out;
+    }
+    const exists = target.grad !== null;
+    if (!target.grad) target.grad = untracked(() => Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" }));
+    write(target.grad, exists);
+    return accumulated;
+  }
+
+  /** Lets go of what was saved. */
+  free(): void {
+    for (const { tensor } of this.#saved) tensor.dispose();
+    this.#saved = [];
+  }
+}
+
+let sequence = 0;
+
+/** One application of a function in the graph. */
+export class Node implements Scoped {
+  readonly sequence = sequence++;
+  readonly name: string;
+  readonly context: Context;
+  /** For each argument that wants a gradient: itself. */
+  readonly inputs: readonly (Tensor | null)[];
+  /** Nodes of the inputs, kept apart since an input's handle may be disposed. */
+  readonly next: readonly (Node | null)[];
+  readonly nextIndex: readonly number[];
+  outputs: Tensor[] = [];
+  readonly backward: (ctx: Context, grads: (Tensor | null)[]) => Grad[];
+  freed = false;
+  scope: Scope | undefined = undefined;
+
+  constructor(name: string, context: Context, args: readonly unknown[], backward: (ctx: Context, grads: (Tensor | null)[]) => Grad[]) {
+    this.name = name;
+    this.context = context;
+    this.inputs = args.map((arg, i) => (context.needsGrad[i] ? (arg as Tensor) : null));
+    this.next = this.inputs.map((input) => input?.node ?? null);
+    this.nextIndex = this.inputs.map((input) => input?.outputIndex ?? 0);
+    this.backward = backward;
+    track(this);
+  }
+
+  dispose(): void {
+    if (this.freed) return;
+    this.freed = true;
+    this.scope?.delete(this);
+    this.context.free();
+  }
+}
+
+/**
+ * A differentiable function. `forward` computes without recording and may save tensors; `backward` gets one gradient
+ * an output (null where none came) and returns one an argument (null or undefined: none).
+ */
+export abstract class Function<Args extends unknown[], Result extends Tensor | Tensor[]> {
+  abstract readonly name: string;
+  abstract forward(ctx: Context, ...args: Args): Result;
+  abstract backward(ctx: Context, ...grads: (Tensor | null)[]): Grad[];
+
+  apply(...args: Args): Result {
+    const ctx = new Context(args);
+    let result: Result;
+    try {
+      result = noGrad(() => this.forward(ctx, ...args));
+    } catch (error) {
+      ctx.free();
+      throw error;
+    }
+    if (!ctx.recording) return result;
+    const node = new Node(this.name, ctx, args, (context, grads) => this.backward(context, ...grads));
+    const outputs: Tensor[] = Array.isArray(result) ? result : [result as Tensor];
+    outputs.forEach((output, index) => {
+      output.requiresGrad = true;
+      output.node = node;
+      output.outputIndex = index;
+    });
+    node.outputs = outputs;
+    return result;
+  }
+}
+
+/** Nodes reachable from a node, itself included. */
+function reachable(root: Node): Set<Node> {
+  const found = new Set<Node>([root]);
+  const queue = [root];
+  for (let node = queue.pop(); node; node = queue.pop())
+    for (const next of node.next)
+      if (next && !found.has(next)) {
+        found.add(next);
+        queue.push(next);
+      }
+  return found;
+}
+
+setSurvivors((value) => {
+  if (!(value instanceof Tensor)) return value instanceof Node ? reachable(value) : undefined;
+  const kept: Scoped[] = [value];
+  if (value.grad) kept.push(value.grad);
+  if (value.node && !value.node.freed) kept.push(...reachable(value.node));
+  return kept;
+});
+
+/** Adds `grad` to `into`, in place where `into` has no other user; consumes both. */
+function addGrads(into: Tensor, grad: Tensor): Tensor {
+  // A shared storage (a gradient passed on to two branches) must not be written.
+  const inPlace = binding.references(into.native()) === 1;
+  const target = inPlace ? into : into.clone();
+  binding.ops.axpby(grad.native(), target.native(), null, 1, 1);
+  if (!inPlace) into.dispose();
+  grad.dispose();
+  return target;
+}
+
+/** Adds a gradient to a leaf's `grad` (float32), consuming it. */
+function accumulateLeaf(leaf: Tensor, grad: Tensor): void {
+  if (!leaf.grad) {
+    if (grad.dtype === "float32" || grad.dtype === "float64") {
+      // Stolen when nobody else holds its bytes and it is laid out plainly.
+      if (binding.references(grad.native()) === 1 && grad.isContiguous) {
+        leaf.grad = grad.keep();
+        return;
+      }
+    }
+    const made = untracked(() =>
+      Tensor.empty(leaf.shape, { device: leaf.device, dtype: grad.dtype === "float64" ? "float64" : "float32", category: "grads" }),
+    );
+    binding.ops.copy(grad.native(), made.native());
+    leaf.grad = made;
+  } else {
+    binding.ops.axpby(grad.native(), leaf.grad.native(), null, 1, 1);
+  }
+  grad.dispose();
+}
+
+export interface BackwardOptions {
+  /** Keeps the graph for another walk. */
+  retainGraph?: boolean;
+  /** Called with each node's name and position after it was walked (progress). */
+  onNode?: (name: string) => void;
+  /** False: parameter hooks are left to the caller. */
+  hooks?: boolean;
+}
+
+/**
+ * Walks the graph from `root` and adds gradients to the `grad` of its leaves, in float32. Frees what it walked except
+ * the root. grad: that of the root, default 1 for a single element.
+ */
+export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOptions = {}): void {
+  const start = root.node;
+  if (!start) {
+    if (!root.requiresGrad) throw new ArgumentError("backward(): the tensor does not require gradients and has no graph");
+    const seed = seedOf(root, grad);
+    accumulateLeaf(root, seed);
+    return;
+  }
+  if (start.freed) throw new ArgumentError("backward(): this graph was freed by an earlier backward(); pass {retainGraph: true} to walk it twice");
+  const nodes = reachable(start);
+  // How many gradients each node and each leaf still waits for.
+  const waiting = new Map<Node | Tensor, number>();
+  for (const node of nodes)
+    node.inputs.forEach((input, i) => {
+      if (!input) return;
+      const target = node.next[i] ?? input;
+      waiting.set(target, (waiting.get(target) ?? 0) + 1);
+    });
+  const pending = new Map<Node, (Tensor | null)[]>();
+  const ready: Node[] = [start];
+  const first: (Tensor | null)[] = start.outputs.map(() => null);
+  first[root.outputIndex] = seedOf(root, grad);
+  pending.set(start, first);
+  noGrad(() =>
+    untracked(() => {
+      try {
+        for (let node = ready.pop(); node; node = ready.pop()) {
+          const grads = pending.get(node) ?? node.outputs.map(() => null);
+          pending.delete(node);
+          const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
+          for (const g of grads) if (g && !results.includes(g)) g.dispose();
+          if (!options.retainGraph) {
+            node.dispose();
+            for (const output of node.outputs) if (output !== root) output.dispose();
+          }
+          const arrived: Node[] = [];
+          node.inputs.forEach((input, i) => {
+            if (!input) return;
+            const result = results[i];
+            const next = node.next[i];
+            const target = next ?? input;
+            if (result instanceof Tensor) {
+              if (next) {
+                const slots = pending.get(next) ?? next.outputs.map(() => null);
+                const index = node.nextIndex[i] as number;
+                const present = slots[index];
+                slots[index] = present ? addGrads(present, result) : result;
+                pending.set(next, slots);
+              } else {
+                accumulateLeaf(input, result);
+              }
+            }
+            const left = (waiting.get(target) as number) - 1;
+            waiting.set(target, left);
+            if (left > 0) return;
+            if (next) arrived.push(next);
+            else if (options.hooks !== false) input.runHooks();
+          });
+          ready.push(...arrived);
+          // Latest first: the order of the forward reversed, which is when memory is freed soonest.
+          ready.sort((a, b) => a.sequence - b.sequence);
+          options.onNode?.(node.name);
+        }
+      } finally {
+        for (const slots of pending.values()) for (const g of slots) g?.dispose();
+      }
+    }),
+  );
+  if (!options.retainGraph) root.node = null;
+}
+
+function seedOf(root: Tensor, grad: Tensor | null | undefined): Tensor {
+  if (grad) {
+    if (grad.shape.length !== root.shape.length || grad.shape.some((size, i) => size !== root.shape[i]))
+      throw new ArgumentError(`backward(): the gradient has shape [${grad.shape}], the tensor [${root.shape}]`);
+    return untracked(() => grad.alias());
+  }
+  if (root.size !== 1)
+    throw new ArgumentError(`backward(): a tensor of shape [${root.shape}] needs a gradient; only a single element has a default (1)`);
+  return untracked(() => Tensor.full(root.shape, 1, { device: root.device, dtype: root.dtype }));
+}

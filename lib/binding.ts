@@ -1,0 +1,299 @@
+// The only loader of the native addon, and the only typed view of its surface.
+import { createRequire } from "node:module";
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import {
+  ArgumentError,
+  CancelledError,
+  DeviceError,
+  FormatError,
+  IoError,
+  LongseqError,
+  OutOfMemoryError,
+  UnsupportedError,
+} from "./errors.js";
+
+/** A device inside the addon. Opaque. */
+export type NativeDevice = { readonly __device: unique symbol };
+/** A tensor inside the addon: an external that other addons can read (see `longseq/include`). Opaque. */
+export type NativeTensor = { readonly __tensor: unique symbol };
+
+type Optional = NativeTensor | null;
+type Flag = boolean | number;
+
+/** One function an op, its arguments in the order of the op's struct in native/include/longseq/backend.h. The last
+ * argument of each, left out here, may name the queue. */
+export interface NativeOps {
+  matmul(a: NativeTensor, b: NativeTensor, c: NativeTensor, bias: Optional, alpha: number, accumulate: Flag): void;
+  rmsNorm(x: NativeTensor, weight: NativeTensor, y: NativeTensor, eps: number): void;
+  rmsNormBackward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    dy: NativeTensor,
+    dx: NativeTensor,
+    dweight: Optional,
+    eps: number,
+    accumulateDx: Flag,
+  ): void;
+  layerNorm(x: NativeTensor, weight: NativeTensor, y: NativeTensor, bias: Optional, eps: number): void;
+  layerNormBackward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    dy: NativeTensor,
+    dx: NativeTensor,
+    dweight: Optional,
+    dbias: Optional,
+    eps: number,
+    accumulateDx: Flag,
+  ): void;
+  rope(
+    x: NativeTensor,
+    positions: NativeTensor,
+    invFreq: NativeTensor,
+    y: NativeTensor,
+    scaling: number,
+    inverse: Flag,
+  ): void;
+  swiglu(gate: NativeTensor, up: NativeTensor, y: NativeTensor, kind: number): void;
+  swigluBackward(
+    gate: NativeTensor,
+    up: NativeTensor,
+    dy: NativeTensor,
+    dgate: NativeTensor,
+    dup: NativeTensor,
+    kind: number,
+  ): void;
+  unary(x: NativeTensor, y: NativeTensor, kind: number): void;
+  unaryBackward(x: NativeTensor, dy: NativeTensor, dx: NativeTensor, kind: number): void;
+  binary(a: NativeTensor, b: NativeTensor, y: NativeTensor, kind: number): void;
+  axpby(x: NativeTensor, y: NativeTensor, factor: Optional, alpha: number, beta: number): void;
+  embedding(ids: NativeTensor, table: NativeTensor, y: NativeTensor): void;
+  embeddingBackward(ids: NativeTensor, dy: NativeTensor, dtable: NativeTensor): void;
+  attention(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    o: NativeTensor,
+    lse: NativeTensor,
+    cuSeqlens: Optional,
+    scale: number,
+    causal: Flag,
+    window: number,
+    qOffset: number,
+    kOffset: number,
+  ): void;
+  attentionBackward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    o: NativeTensor,
+    lse: NativeTensor,
+    dout: NativeTensor,
+    delta: Optional,
+    dq: NativeTensor,
+    dk: NativeTensor,
+    dv: NativeTensor,
+    cuSeqlens: Optional,
+    scale: number,
+    causal: Flag,
+    window: number,
+    qOffset: number,
+    kOffset: number,
+    accumulateDq: Flag,
+    accumulateDkv: Flag,
+    deterministic: Flag,
+  ): void;
+  crossEntropy(
+    logits: NativeTensor,
+    labels: NativeTensor,
+    loss: NativeTensor,
+    dlogits: Optional,
+    lse: Optional,
+    scale: number,
+  ): void;
+  copy(src: NativeTensor, dst: NativeTensor): void;
+  fill(y: NativeTensor, value: number): void;
+  sum(x: NativeTensor, y: NativeTensor, alpha: number, accumulate: Flag): void;
+  normSquared(x: NativeTensor, y: NativeTensor): void;
+  argmax(x: NativeTensor, index: NativeTensor): void;
+  clipFactor(
+    total: NativeTensor,
+    norm: NativeTensor,
+    factor: NativeTensor,
+    finite: NativeTensor,
+    loss: Optional,
+    maxNorm: number,
+  ): void;
+  adamwAdvance(step: NativeTensor, finite: Optional): void;
+  adamw(
+    param: NativeTensor,
+    grad: NativeTensor,
+    m: NativeTensor,
+    v: NativeTensor,
+    step: NativeTensor,
+    master: Optional,
+    factor: Optional,
+    finite: Optional,
+    learningRate: number,
+    beta1: number,
+    beta2: number,
+    eps: number,
+    weightDecay: number,
+  ): void;
+  random(y: NativeTensor, a: number, b: number, seed: number, offset: number, normal: Flag): void;
+}
+
+export interface NativeDeviceInfo {
+  name: string;
+  backend: string;
+  threads: number;
+  memoryBytes: number;
+  memoryFreeBytes: number;
+  pageBytes: number;
+  peakBf16Flops: number;
+}
+
+/** Bytes by category name. */
+export type ByCategory = Record<string, number>;
+
+/** Of one tier of a device, in bytes. `peak` and `limit` count reserved bytes; `live` is what tensors hold. */
+export interface MemoryStats {
+  live: number;
+  reserved: number;
+  peakLive: number;
+  peak: number;
+  limit: number;
+  allocations: number;
+  categoryLive: ByCategory;
+  categoryPeak: ByCategory;
+  categoryAtPeak: ByCategory;
+}
+
+/** What was enqueued of one op: calls, FLOPs of its matrix products, bytes read and written. */
+export interface OpCount {
+  calls: number;
+  flops: number;
+  bytes: number;
+}
+
+/** A safetensors file open for reading, and one being written. Opaque. */
+export type NativeReader = { readonly __reader: unique symbol };
+export type NativeWriter = { readonly __writer: unique symbol };
+
+/** Safetensors and durable file IO (native/binding/safetensors.cc); all off the event loop. */
+export interface SafetensorsNative {
+  openSafetensors(path: string): Promise<{
+    handle: NativeReader;
+    entries: { name: string; dtype: string; shape: number[]; elements: number; bytes: number }[];
+    metadata: [key: string, value: string][];
+    bytes: number;
+  }>;
+  closeSafetensors(reader: NativeReader): void;
+  readSafetensors(reader: NativeReader, name: string, begin: number, target: NativeTensor): Promise<void>;
+  readSafetensorsBytes(
+    reader: NativeReader,
+    name: string,
+    begin: number,
+    count: number,
+    dtype: string,
+  ): Promise<ArrayBuffer>;
+  createSafetensors(
+    path: string,
+    tensors: readonly { name: string; dtype: string; shape: readonly number[] }[],
+    metadata: readonly (readonly [key: string, value: string])[],
+  ): Promise<{ handle: NativeWriter; bytes: number }>;
+  writeSafetensors(writer: NativeWriter, name: string, source: NativeTensor | ArrayBufferView): Promise<void>;
+  finishSafetensors(writer: NativeWriter): Promise<{ bytes: number; hash: string }>;
+  abandonSafetensors(writer: NativeWriter): Promise<void>;
+  hashFile(path: string): Promise<{ bytes: number; hash: string }>;
+  syncPath(path: string): Promise<void>;
+  exchangeNames(a: string, b: string): Promise<boolean>;
+}
+
+/** Everything the addon exports. */
+export interface Native extends SafetensorsNative {
+  readonly apiVersion: number;
+  readonly ops: NativeOps;
+  setErrorFactory(factory: (code: string, message: string, details: Record<string, unknown>) => Error): void;
+  liveHandles(): { live: number; leaked: number; leakedBytes: number };
+  openDevice(name: string, type: string, index: number, threads: number): NativeDevice;
+  deviceInfo(device: NativeDevice): NativeDeviceInfo;
+  memoryStats(device: NativeDevice, tier: number): MemoryStats;
+  setLimit(device: NativeDevice, tier: number, bytes: number): void;
+  trim(device: NativeDevice, tier: number): void;
+  resetPeaks(device: NativeDevice, tier: number): void;
+  opCounts(device: NativeDevice): Record<string, OpCount>;
+  totalFlops(device: NativeDevice): number;
+  resetOpCounts(device: NativeDevice): void;
+  marker(device: NativeDevice, value: number): void;
+  lastMarker(device: NativeDevice): number;
+  synchronize(device: NativeDevice): Promise<void>;
+  beginUpdate(device: NativeDevice): void;
+  endUpdate(device: NativeDevice): void;
+  stepsFinished(device: NativeDevice): number;
+  limitSteps(device: NativeDevice, most: number): void;
+  cancel(device: NativeDevice): void;
+  resume(device: NativeDevice): Promise<void>;
+  failure(device: NativeDevice): string | null;
+  startTrace(device: NativeDevice): void;
+  stopTrace(device: NativeDevice): string;
+  openBackend(path: string): string;
+  backends(): string[];
+  cpuIsa(): string;
+  backendTable(device: NativeDevice): object;
+  empty(device: NativeDevice, shape: readonly number[], dtype: number, category: number, tier: number): NativeTensor;
+  view(tensor: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor;
+  release(tensor: NativeTensor): void;
+  version(tensor: NativeTensor): number;
+  sameStorage(tensor: NativeTensor, other: NativeTensor): boolean;
+  references(tensor: NativeTensor): number;
+  write(tensor: NativeTensor, data: ArrayBufferView, keepHostValues: boolean): void;
+  read(tensor: NativeTensor): Promise<ArrayBuffer>;
+  installSignals(callback: (signal: number) => void): void;
+}
+
+const classes: Record<string, new (message: string, details: Record<string, unknown>) => LongseqError> = {
+  INVALID_ARGUMENT: ArgumentError,
+  OUT_OF_MEMORY: OutOfMemoryError,
+  UNSUPPORTED: UnsupportedError,
+  IO: IoError,
+  FORMAT: FormatError,
+  CANCELLED: CancelledError,
+  DEVICE_FAILURE: DeviceError,
+};
+
+/** The package's folder: where package.json lies, from dist/ as from the sources. */
+export const packageRoot: string = (() => {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  for (;;) {
+    const file = join(folder, "package.json");
+    if (existsSync(file) && JSON.parse(readFileSync(file, "utf8")).name === "longseq") return folder;
+    const parent = dirname(folder);
+    if (parent === folder) throw new LongseqError("INSTALLATION", "longseq: its package.json is missing; install it again");
+    folder = parent;
+  }
+})();
+
+/** The path of the addon that `binding` was loaded from. */
+export const addonPath: string = (() => {
+  try {
+    return (createRequire(import.meta.url)("node-gyp-build") as { path(folder: string): string }).path(packageRoot);
+  } catch (cause) {
+    throw new UnsupportedError(
+      `longseq has no addon for ${process.platform}-${process.arch} in ${packageRoot}: it is built for linux-x64 with ` +
+        "glibc 2.34 or newer; in a clone run `node scripts/setup.mjs`",
+      { platform: process.platform, arch: process.arch },
+      { cause },
+    );
+  }
+})();
+
+export const binding: Native = (() => {
+  const native = createRequire(import.meta.url)(addonPath) as Native;
+  native.setErrorFactory((code, message, details) => {
+    const Class = classes[code];
+    return Class ? new Class(message, details) : new LongseqError(code, message, details);
+  });
+  return native;
+})();

@@ -1,0 +1,2 @@
+// The optimizers.
+export { AdamW, type AdamWOptions, type StepOptions } from "./adamw.js";

@@ -1,0 +1,82 @@
+// The output projection and the loss, fused by row tiles: a tile of logits is made, its loss and gradient are taken,
+// and it is gone.
+import { type Context, Function, type Grad } from "../autograd/function.js";
+import { binding } from "../binding.js";
+import { ArgumentError } from "../errors.js";
+import { axpbyInto } from "../ops/axpby.js";
+import { narrow } from "../ops/copy.js";
+import { matmulInto, matmulTransposed } from "../ops/matmul.js";
+import { scope } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
+import { tiles } from "./tiled.js";
+
+export interface LossOptions {
+  /** Valid targets over the whole step: the loss is the sum of token losses divided by it. 0 gives 0, never NaN. */
+  denominator: number;
+  /** Rows of logits at a time; 0: all. */
+  rows: number;
+}
+
+class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions], Tensor> {
+  readonly name = "linear_cross_entropy";
+  forward(ctx: Context, hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions): Tensor {
+    const total = hidden.shape[0] as number;
+    const V = weight.shape[0] as number;
+    const device = hidden.device;
+    const factor = options.denominator > 0 ? 1 / options.denominator : 0;
+    const loss = Tensor.full([], 0, { device, dtype: "float64" });
+    const dhidden = ctx.needsGrad[0] ? Tensor.empty(hidden.shape, { device, dtype: hidden.dtype }) : null;
+    // The upstream gradient is known only in backward, which is the next thing to run: the weight's share waits apart.
+    const dweight = ctx.needsGrad[1] ? Tensor.empty(weight.shape, { device, dtype: "float32", category: "grads" }) : null;
+    if (total === 0) dweight?.fill(0);
+    for (const { start, length } of tiles(total, options.rows > 0 ? options.rows : Math.max(total, 1))) {
+      scope(() => {
+        const x = narrow(hidden, 0, start, length);
+        const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
+        matmulTransposed(x, false, weight, true, logits);
+        binding.ops.crossEntropy(
+          logits.native(),
+          narrow(targets, 0, start, length).native(),
+          loss.native(),
+          ctx.recording ? logits.native() : null,
+          null,
+          factor,
+        );
+        if (dhidden) matmulInto(logits, weight, narrow(dhidden, 0, start, length));
+        if (dweight) matmulTransposed(logits, true, x, false, dweight, start > 0);
+      });
+    }
+    axpbyInto(loss, loss, { alpha: factor });
+    ctx.save(dhidden, dweight);
+    ctx.values = { hidden: dhidden !== null };
+    dhidden?.dispose();
+    dweight?.dispose();
+    return loss;
+  }
+  backward(ctx: Context, dloss: Tensor): Grad[] {
+    const at = ctx.values.hidden ? 1 : 0;
+    let dhidden: Tensor | null = null;
+    if (ctx.needsGrad[0]) {
+      const stored = ctx.saved(0);
+      dhidden = Tensor.empty(stored.shape, { device: stored.device, dtype: stored.dtype });
+      axpbyInto(stored, dhidden, { factor: dloss });
+    }
+    const dweight = ctx.weightGrad(1, (out, accumulate) =>
+      axpbyInto(ctx.saved(at), out, { factor: dloss, beta: accumulate ? 1 : 0 }),
+    );
+    return [dhidden, dweight];
+  }
+}
+const linearCrossEntropyFunction = new LinearCrossEntropy();
+
+/** Sum over t of -log softmax(hidden[t] . weight^T)[targets[t]], targets of -100 left out, divided by the denominator.
+ * hidden [T, H], weight [V, H], targets [T] int32, already shifted -> [] float64. float32 logits. */
+export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions): Tensor {
+  if (hidden.ndim !== 2 || weight.ndim !== 2 || hidden.shape[1] !== weight.shape[1] || targets.shape[0] !== hidden.shape[0])
+    throw new ArgumentError(
+      `linearCrossEntropy: hidden [${hidden.shape}], weight [${weight.shape}], targets [${targets.shape}]; expected [T, H], [V, H], [T]`,
+    );
+  if (!(options.denominator >= 0) || !Number.isFinite(options.denominator))
+    throw new ArgumentError(`linearCrossEntropy: denominator is ${options.denominator}, expected the number of valid targets`);
+  return linearCrossEntropyFunction.apply(hidden, weight, targets, options);
+}

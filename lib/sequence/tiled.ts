@@ -1,0 +1,74 @@
+// Sequence tiling (ALST): a row-wise function runs tile by tile, so that its intermediates exist for one tile only.
+import { backward, type Context, enableGrad, Function, type Grad, noGrad } from "../autograd/function.js";
+import { ArgumentError } from "../errors.js";
+import { copyInto, narrow } from "../ops/copy.js";
+import { scope, untracked } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
+
+export interface TiledOptions {
+  /** Rows a tile; the last may have fewer. 0 or more than the rows of x: one plain call, nothing recomputed. */
+  rows: number;
+  /** What `fn` trains: gradients flow to these, and none may be missing. */
+  parameters: Iterable<Tensor>;
+}
+
+/** Row ranges of equal tiles. */
+export function tiles(total: number, rows: number): { start: number; length: number }[] {
+  const result: { start: number; length: number }[] = [];
+  for (let start = 0; start < total; start += rows) result.push({ start, length: Math.min(rows, total - start) });
+  return result;
+}
+
+class Tiled extends Function<[(x: Tensor) => Tensor, number, Tensor, ...Tensor[]], Tensor> {
+  readonly name = "tiled";
+  forward(ctx: Context, fn: (x: Tensor) => Tensor, rows: number, x: Tensor): Tensor {
+    const total = x.shape[0] as number;
+    let y: Tensor | undefined;
+    for (const { start, length } of tiles(total, rows)) {
+      scope(() => {
+        const part = fn(narrow(x, 0, start, length));
+        if (part.shape[0] !== length)
+          throw new ArgumentError(`tiled: the function made ${part.shape[0]} rows of ${length}; it must work row by row`);
+        y ??= untracked(() => Tensor.empty([total, ...part.shape.slice(1)], { device: x.device, dtype: part.dtype }));
+        copyInto(part, narrow(y, 0, start, length));
+      });
+    }
+    ctx.save(x);
+    ctx.values = { fn, rows };
+    // Made outside the tiles' scopes: hand it to the caller's.
+    const made = y as Tensor;
+    const result = made.alias();
+    made.dispose();
+    return result;
+  }
+  backward(ctx: Context, dy: Tensor): Grad[] {
+    const { fn, rows } = ctx.values as { fn: (x: Tensor) => Tensor; rows: number };
+    const x = ctx.saved(0);
+    const dx = ctx.needsGrad[2] ? Tensor.empty(x.shape, { device: x.device, dtype: x.dtype }) : null;
+    for (const { start, length } of tiles(x.shape[0] as number, rows)) {
+      scope(() => {
+        const part = noGrad(() => narrow(x, 0, start, length));
+        part.requiresGrad = dx !== null;
+        const result = enableGrad(() => fn(part));
+        // Hooks of the parameters run when the outer walk has seen them all.
+        backward(result, noGrad(() => narrow(dy, 0, start, length)), { hooks: false });
+        if (dx && part.grad) {
+          noGrad(() => copyInto(part.grad as Tensor, narrow(dx, 0, start, length)));
+          part.grad.dispose();
+        }
+      });
+    }
+    // Parameters got their shares in the tiles' own walks.
+    return [null, null, dx];
+  }
+}
+const tiledFunction = new Tiled();
+
+/** fn(x) for a function of rows: fn(x)[t] depends on x[t] alone.  x [T, ...] -> [T, ...]. Saves x only and runs `fn`
+ * again, a tile at a time, in the backward. */
+export function tiled(fn: (x: Tensor) => Tensor, x: Tensor, options: TiledOptions): Tensor {
+  if (!Number.isInteger(options.rows) || options.rows < 0)
+    throw new ArgumentError(`tiled: rows is ${options.rows}, expected a whole number, 0 for no tiles`);
+  if (options.rows === 0 || options.rows >= (x.shape[0] ?? 0)) return fn(x);
+  return tiledFunction.apply(fn, options.rows, x, ...options.parameters);
+}

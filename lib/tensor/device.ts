@@ -1,0 +1,151 @@
+// Devices: where tensors live, what ran there, and how much memory it took.
+import { availableParallelism } from "node:os";
+import { binding, type MemoryStats, type NativeDevice, type NativeDeviceInfo, type OpCount } from "../binding.js";
+import { ArgumentError } from "../errors.js";
+
+export type Tier = "device" | "host" | "disk";
+const tiers: readonly Tier[] = ["device", "host", "disk"];
+
+/** What an allocation is for, in the order of ls_category. */
+export type Category =
+  | "params"
+  | "grads"
+  | "optimizer"
+  | "checkpoints"
+  | "activations"
+  | "logits"
+  | "comm"
+  | "workspace";
+const categories: readonly Category[] = [
+  "params",
+  "grads",
+  "optimizer",
+  "checkpoints",
+  "activations",
+  "logits",
+  "comm",
+  "workspace",
+];
+
+export const tierCode = (tier: Tier): number => {
+  const code = tiers.indexOf(tier);
+  if (code < 0) throw new ArgumentError(`tier is ${String(tier)}, expected one of ${tiers.join(", ")}`);
+  return code;
+};
+export const categoryCode = (category: Category): number => {
+  const code = categories.indexOf(category);
+  if (code < 0) throw new ArgumentError(`category is ${String(category)}, expected one of ${categories.join(", ")}`);
+  return code;
+};
+
+export interface DeviceOptions {
+  /** Threads of the CPU backend; the machine's by default. Results do not depend on it. */
+  threads?: number;
+}
+
+/** A device with its own queues and allocator. `device(name)` gives the shared one of a name. */
+export class Device {
+  readonly native: NativeDevice;
+  readonly name: string;
+  readonly type: string;
+
+  /** name: "cpu", "meta", "cuda" or "cuda:1". Errors: UnsupportedError where the backend is not at hand. */
+  constructor(name: string, options: DeviceOptions = {}) {
+    const match = /^([a-z][a-z_]*)(?::(\d+))?$/.exec(name);
+    if (!match) throw new ArgumentError(`device is '${name}', expected cpu, meta, cuda or cuda:N`);
+    this.type = match[1] as string;
+    this.name = name;
+    const threads = options.threads ?? availableParallelism();
+    this.native = binding.openDevice(name, this.type, Number(match[2] ?? 0), threads);
+  }
+
+  get info(): NativeDeviceInfo {
+    return binding.deviceInfo(this.native);
+  }
+
+  get isMeta(): boolean {
+    return this.type === "meta";
+  }
+
+  /** Bytes of one tier: live, reserved, peaks, by category. */
+  memory(tier: Tier = "device"): MemoryStats {
+    return binding.memoryStats(this.native, tierCode(tier));
+  }
+
+  /** Reserved bytes that may not be exceeded; 0 lifts the limit. */
+  setLimit(bytes: number, tier: Tier = "device"): void {
+    binding.setLimit(this.native, tierCode(tier), bytes);
+  }
+
+  /** Peaks start again from what is in use now. */
+  resetPeaks(): void {
+    for (const tier of tiers) binding.resetPeaks(this.native, tierCode(tier));
+  }
+
+  /** Gives cached pages back to the system. */
+  trim(): void {
+    for (const tier of tiers) binding.trim(this.native, tierCode(tier));
+  }
+
+  /** What was enqueued since the start or the last reset, by op. */
+  opCounts(): Record<string, OpCount> {
+    return binding.opCounts(this.native);
+  }
+
+  /** FLOPs of all matrix products enqueued. */
+  totalFlops(): number {
+    return binding.totalFlops(this.native);
+  }
+
+  resetOpCounts(): void {
+    binding.resetOpCounts(this.native);
+  }
+
+  /** Resolves when everything enqueued so far is done; rejects with the device's failure. */
+  synchronize(): Promise<void> {
+    return binding.synchronize(this.native);
+  }
+
+  /** Drops what has not begun; an optimizer update that has begun is finished. Reads reject with CancelledError. */
+  cancel(): void {
+    binding.cancel(this.native);
+  }
+
+  /** After cancel(): waits for the queues to be empty and lets work in again. */
+  resume(): Promise<void> {
+    return binding.resume(this.native);
+  }
+
+  /** Notes every op and allocation until stopTrace(). */
+  startTrace(): void {
+    binding.startTrace(this.native);
+  }
+
+  /** Chrome trace JSON of what ran since startTrace(). Synchronize first. */
+  stopTrace(): string {
+    return binding.stopTrace(this.native);
+  }
+
+  /** For other addons: an external with the backend's table and a ready ls_exec. */
+  backendTable(): object {
+    return binding.backendTable(this.native);
+  }
+
+  toString(): string {
+    return this.name;
+  }
+}
+
+const shared = new Map<string, Device>();
+
+/** The shared device of a name. Options count only when it is opened, by the first call. */
+export function device(name: string | Device = "cpu", options: DeviceOptions = {}): Device {
+  if (name instanceof Device) return name;
+  if (typeof name !== "string") throw new ArgumentError(`device is ${typeof name}, expected a name or a Device`);
+  let found = shared.get(name);
+  if (!found) {
+    found = new Device(name, options);
+    shared.set(name, found);
+  }
+  return found;
+}
