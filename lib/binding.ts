@@ -1,6 +1,7 @@
 // The only loader of the native addon, and the only typed view of its surface.
-import { createRequire } from "node:module";
+
 import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import {
@@ -270,7 +271,8 @@ export const packageRoot: string = (() => {
     const file = join(folder, "package.json");
     if (existsSync(file) && JSON.parse(readFileSync(file, "utf8")).name === "longseq") return folder;
     const parent = dirname(folder);
-    if (parent === folder) throw new LongseqError("INSTALLATION", "longseq: its package.json is missing; install it again");
+    if (parent === folder)
+      throw new LongseqError("INSTALLATION", "longseq: its package.json is missing; install it again");
     folder = parent;
   }
 })();

@@ -64,7 +64,10 @@ export class Context {
   /** The saved tensor number `index`, checked for writes since. */
   saved(index: number): Tensor {
     const entry = this.#saved[index];
-    if (!entry) throw new ArgumentError("the graph was freed by an earlier backward(); pass {retainGraph: true} to walk it twice");
+    if (!entry)
+      throw new ArgumentError(
+        "the graph was freed by an earlier backward(); pass {retainGraph: true} to walk it twice",
+      );
     const version = binding.version(entry.tensor.native());
     if (version !== entry.version)
       throw new ArgumentError(
@@ -87,7 +90,10 @@ export class Context {
       return out;
     }
     const exists = target.grad !== null;
-    if (!target.grad) target.grad = untracked(() => Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" }));
+    if (!target.grad)
+      target.grad = untracked(() =>
+        Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" }),
+      );
     write(target.grad, exists);
     return accumulated;
   }
@@ -116,7 +122,12 @@ export class Node implements Scoped {
   freed = false;
   scope: Scope | undefined = undefined;
 
-  constructor(name: string, context: Context, args: readonly unknown[], backward: (ctx: Context, grads: (Tensor | null)[]) => Grad[]) {
+  constructor(
+    name: string,
+    context: Context,
+    args: readonly unknown[],
+    backward: (ctx: Context, grads: (Tensor | null)[]) => Grad[],
+  ) {
     this.name = name;
     this.context = context;
     this.inputs = args.map((arg, i) => (context.needsGrad[i] ? (arg as Tensor) : null));
@@ -208,7 +219,11 @@ function accumulateLeaf(leaf: Tensor, grad: Tensor): void {
       }
     }
     const made = untracked(() =>
-      Tensor.empty(leaf.shape, { device: leaf.device, dtype: grad.dtype === "float64" ? "float64" : "float32", category: "grads" }),
+      Tensor.empty(leaf.shape, {
+        device: leaf.device,
+        dtype: grad.dtype === "float64" ? "float64" : "float32",
+        category: "grads",
+      }),
     );
     binding.ops.copy(grad.native(), made.native());
     leaf.grad = made;
@@ -234,12 +249,16 @@ export interface BackwardOptions {
 export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOptions = {}): void {
   const start = root.node;
   if (!start) {
-    if (!root.requiresGrad) throw new ArgumentError("backward(): the tensor does not require gradients and has no graph");
+    if (!root.requiresGrad)
+      throw new ArgumentError("backward(): the tensor does not require gradients and has no graph");
     const seed = seedOf(root, grad);
     accumulateLeaf(root, seed);
     return;
   }
-  if (start.freed) throw new ArgumentError("backward(): this graph was freed by an earlier backward(); pass {retainGraph: true} to walk it twice");
+  if (start.freed)
+    throw new ArgumentError(
+      "backward(): this graph was freed by an earlier backward(); pass {retainGraph: true} to walk it twice",
+    );
   const nodes = reachable(start);
   // How many gradients each node and each leaf still waits for.
   const waiting = new Map<Node | Tensor, number>();
@@ -309,6 +328,8 @@ function seedOf(root: Tensor, grad: Tensor | null | undefined): Tensor {
     return untracked(() => grad.alias());
   }
   if (root.size !== 1)
-    throw new ArgumentError(`backward(): a tensor of shape [${root.shape}] needs a gradient; only a single element has a default (1)`);
+    throw new ArgumentError(
+      `backward(): a tensor of shape [${root.shape}] needs a gradient; only a single element has a default (1)`,
+    );
   return untracked(() => Tensor.full(root.shape, 1, { device: root.device, dtype: root.dtype }));
 }

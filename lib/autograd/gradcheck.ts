@@ -1,8 +1,8 @@
 // gradcheck: gradients of a function against central differences, for tests of ops and of users' own functions.
 import { ArgumentError } from "../errors.js";
-import { scopeAsync } from "../tensor/scope.js";
 import { tensor } from "../tensor/create.js";
-import { Tensor } from "../tensor/tensor.js";
+import { scopeAsync } from "../tensor/scope.js";
+import type { Tensor } from "../tensor/tensor.js";
 
 export interface GradcheckOptions {
   /** Step of the differences; float32 wants about the cube root of its rounding. */
@@ -26,7 +26,11 @@ function* weights(seed: number): Generator<number> {
  * Checks d(sum(w * fn(inputs))) / d(input) for every input that requires a gradient. Resolves when all agree; errors:
  * ArgumentError naming the input, its element, and both numbers.
  */
-export async function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], options: GradcheckOptions = {}): Promise<void> {
+export async function gradcheck(
+  fn: (...inputs: Tensor[]) => Tensor,
+  inputs: Tensor[],
+  options: GradcheckOptions = {},
+): Promise<void> {
   const step = options.step ?? 1e-2;
   const tolerance = options.tolerance ?? 1e-2;
   await scopeAsync(async () => {

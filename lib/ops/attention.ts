@@ -24,7 +24,14 @@ class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Ten
   forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
     const o = Tensor.empty(q.shape, { device: q.device, dtype: q.dtype });
     const lse = Tensor.empty([q.shape[1] ?? 0, q.shape[0] ?? 0], { device: q.device, dtype: "float32" });
-    const resolved = { scale: 1 / Math.sqrt(q.shape[2] ?? 1), causal: true, window: 0, qOffset: 0, kOffset: 0, ...options };
+    const resolved = {
+      scale: 1 / Math.sqrt(q.shape[2] ?? 1),
+      causal: true,
+      window: 0,
+      qOffset: 0,
+      kOffset: 0,
+      ...options,
+    };
     const cuSeqlens = options.cuSeqlens ?? null;
     binding.ops.attention(
       q.native(),

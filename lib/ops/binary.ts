@@ -24,7 +24,9 @@ export function broadcastShape(a: readonly number[], b: readonly number[], op: s
 /** A view with zero strides where the shape grew; without graph. */
 export function broadcastView(x: Tensor, shape: readonly number[]): Tensor {
   const lead = shape.length - x.ndim;
-  const strides = shape.map((size, i) => (i < lead || (x.shape[i - lead] === 1 && size !== 1) ? 0 : (x.strides[i - lead] as number)));
+  const strides = shape.map((size, i) =>
+    i < lead || (x.shape[i - lead] === 1 && size !== 1) ? 0 : (x.strides[i - lead] as number),
+  );
   return x.viewOf(shape, strides, 0);
 }
 
@@ -50,10 +52,7 @@ class Binary extends Function<[Tensor, Tensor, BinaryKind], Tensor> {
     const { kind, a: aShape, b: bShape } = ctx.values as { kind: BinaryKind; a: number[]; b: number[] };
     // sumTo consumes what it is given and undoes the broadcast.
     if (kind === "add")
-      return [
-        ctx.needsGrad[0] ? sumTo(dy.alias(), aShape) : null,
-        ctx.needsGrad[1] ? sumTo(dy.alias(), bShape) : null,
-      ];
+      return [ctx.needsGrad[0] ? sumTo(dy.alias(), aShape) : null, ctx.needsGrad[1] ? sumTo(dy.alias(), bShape) : null];
     if (kind === "sub")
       return [
         ctx.needsGrad[0] ? sumTo(dy.alias(), aShape) : null,

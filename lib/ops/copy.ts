@@ -130,7 +130,9 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
   const at = dim < 0 ? dim + x.ndim : dim;
   const size = x.shape[at];
   if (size === undefined || !(start >= 0) || !(length >= 0) || start + length > size)
-    throw new ArgumentError(`narrow: ${start} .. ${start + length - 1} of dim ${dim} of a tensor of shape [${x.shape}]`);
+    throw new ArgumentError(
+      `narrow: ${start} .. ${start + length - 1} of dim ${dim} of a tensor of shape [${x.shape}]`,
+    );
   const { shape, device } = x;
   return viewFunction.apply(
     x,

@@ -9,7 +9,9 @@ class CrossEntropy extends Function<[Tensor, Tensor, number], Tensor> {
   forward(ctx: Context, logits: Tensor, targets: Tensor, denominator: number): Tensor {
     const loss = Tensor.full([], 0, { device: logits.device, dtype: "float64" });
     const factor = denominator > 0 ? 1 / denominator : 0;
-    const dlogits = ctx.needsGrad[0] ? Tensor.empty(logits.shape, { device: logits.device, dtype: logits.dtype }) : null;
+    const dlogits = ctx.needsGrad[0]
+      ? Tensor.empty(logits.shape, { device: logits.device, dtype: logits.dtype })
+      : null;
     binding.ops.crossEntropy(logits.native(), targets.native(), loss.native(), dlogits?.native() ?? null, null, factor);
     axpbyInto(loss, loss, { alpha: factor });
     ctx.save(dlogits);

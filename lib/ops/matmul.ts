@@ -50,8 +50,13 @@ class Matmul extends Function<[Tensor, Tensor], Tensor> {
   readonly name = "matmul";
   forward(ctx: Context, a: Tensor, b: Tensor): Tensor {
     if (a.ndim < 2 || b.ndim !== a.ndim)
-      throw new ArgumentError(`matmul: a has shape [${a.shape}], b [${b.shape}]; expected 2 to 4 dims, the same number`);
-    const c = Tensor.empty([...a.shape.slice(0, -1), b.shape[b.ndim - 1] as number], { device: a.device, dtype: a.dtype });
+      throw new ArgumentError(
+        `matmul: a has shape [${a.shape}], b [${b.shape}]; expected 2 to 4 dims, the same number`,
+      );
+    const c = Tensor.empty([...a.shape.slice(0, -1), b.shape[b.ndim - 1] as number], {
+      device: a.device,
+      dtype: a.dtype,
+    });
     matmulInto(a, b, c);
     ctx.save(a, b);
     return c;
@@ -99,7 +104,9 @@ class Linear extends Function<[Tensor, Tensor, Tensor | null], Tensor> {
       dx = Tensor.empty(ctx.values.shape as number[], { device: dy.device, dtype: dy.dtype });
       matmulInto(dy, weight, dx);
     }
-    const dweight = ctx.weightGrad(1, (out, accumulate) => matmulTransposed(dy, true, ctx.saved(0), false, out, accumulate));
+    const dweight = ctx.weightGrad(1, (out, accumulate) =>
+      matmulTransposed(dy, true, ctx.saved(0), false, out, accumulate),
+    );
     const dbias = ctx.weightGrad(2, (out, accumulate) => {
       const row = out.viewOf([1, out.shape[0] as number], [0, 1], 0);
       binding.ops.sum(dy.native(), row.native(), 1, accumulate);
@@ -111,4 +118,5 @@ class Linear extends Function<[Tensor, Tensor, Tensor | null], Tensor> {
 const linearFunction = new Linear();
 
 /** y = x . weight^T + bias.  x [T, I], weight [O, I], bias [O] or null -> [T, O]. */
-export const linear = (x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor => linearFunction.apply(x, weight, bias);
+export const linear = (x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor =>
+  linearFunction.apply(x, weight, bias);

@@ -50,7 +50,8 @@ export class AdamW {
     this.#params = [...new Set(params)].filter((param) => param.requiresGrad);
     if (this.#params.length === 0) throw new ArgumentError("AdamW: no parameter requires gradients");
     const check = (name: string, value: number, low: number, high: number): void => {
-      if (!(value >= low && value < high)) throw new ArgumentError(`AdamW: ${name} is ${value}, expected ${low} <= ${name} < ${high}`);
+      if (!(value >= low && value < high))
+        throw new ArgumentError(`AdamW: ${name} is ${value}, expected ${low} <= ${name} < ${high}`);
     };
     check("learningRate", this.learningRate, 0, Number.POSITIVE_INFINITY);
     check("beta1", this.betas[0], 0, 1);
@@ -66,7 +67,8 @@ export class AdamW {
         const first = this.#params[0] as Tensor;
         this.#step = Tensor.full([], 0, { device: first.device, dtype: "int64", category: "optimizer" });
         this.#states = this.#params.map((param) => {
-          const zero = (): Tensor => Tensor.full(param.shape, 0, { device: param.device, dtype: "float32", category: "optimizer" });
+          const zero = (): Tensor =>
+            Tensor.full(param.shape, 0, { device: param.device, dtype: "float32", category: "optimizer" });
           let master: Tensor | null = null;
           if (param.dtype === "bfloat16") {
             master = Tensor.empty(param.shape, { device: param.device, dtype: "float32", category: "optimizer" });

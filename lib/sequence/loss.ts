@@ -27,7 +27,9 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
     const loss = Tensor.full([], 0, { device, dtype: "float64" });
     const dhidden = ctx.needsGrad[0] ? Tensor.empty(hidden.shape, { device, dtype: hidden.dtype }) : null;
     // The upstream gradient is known only in backward, which is the next thing to run: the weight's share waits apart.
-    const dweight = ctx.needsGrad[1] ? Tensor.empty(weight.shape, { device, dtype: "float32", category: "grads" }) : null;
+    const dweight = ctx.needsGrad[1]
+      ? Tensor.empty(weight.shape, { device, dtype: "float32", category: "grads" })
+      : null;
     if (total === 0) dweight?.fill(0);
     for (const { start, length } of tiles(total, options.rows > 0 ? options.rows : Math.max(total, 1))) {
       scope(() => {
@@ -72,11 +74,18 @@ const linearCrossEntropyFunction = new LinearCrossEntropy();
 /** Sum over t of -log softmax(hidden[t] . weight^T)[targets[t]], targets of -100 left out, divided by the denominator.
  * hidden [T, H], weight [V, H], targets [T] int32, already shifted -> [] float64. float32 logits. */
 export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions): Tensor {
-  if (hidden.ndim !== 2 || weight.ndim !== 2 || hidden.shape[1] !== weight.shape[1] || targets.shape[0] !== hidden.shape[0])
+  if (
+    hidden.ndim !== 2 ||
+    weight.ndim !== 2 ||
+    hidden.shape[1] !== weight.shape[1] ||
+    targets.shape[0] !== hidden.shape[0]
+  )
     throw new ArgumentError(
       `linearCrossEntropy: hidden [${hidden.shape}], weight [${weight.shape}], targets [${targets.shape}]; expected [T, H], [V, H], [T]`,
     );
   if (!(options.denominator >= 0) || !Number.isFinite(options.denominator))
-    throw new ArgumentError(`linearCrossEntropy: denominator is ${options.denominator}, expected the number of valid targets`);
+    throw new ArgumentError(
+      `linearCrossEntropy: denominator is ${options.denominator}, expected the number of valid targets`,
+    );
   return linearCrossEntropyFunction.apply(hidden, weight, targets, options);
 }

@@ -28,7 +28,9 @@ class Tiled extends Function<[(x: Tensor) => Tensor, number, Tensor, ...Tensor[]
       scope(() => {
         const part = fn(narrow(x, 0, start, length));
         if (part.shape[0] !== length)
-          throw new ArgumentError(`tiled: the function made ${part.shape[0]} rows of ${length}; it must work row by row`);
+          throw new ArgumentError(
+            `tiled: the function made ${part.shape[0]} rows of ${length}; it must work row by row`,
+          );
         y ??= untracked(() => Tensor.empty([total, ...part.shape.slice(1)], { device: x.device, dtype: part.dtype }));
         copyInto(part, narrow(y, 0, start, length));
       });
@@ -51,7 +53,11 @@ class Tiled extends Function<[(x: Tensor) => Tensor, number, Tensor, ...Tensor[]
         part.requiresGrad = dx !== null;
         const result = enableGrad(() => fn(part));
         // Hooks of the parameters run when the outer walk has seen them all.
-        backward(result, noGrad(() => narrow(dy, 0, start, length)), { hooks: false });
+        backward(
+          result,
+          noGrad(() => narrow(dy, 0, start, length)),
+          { hooks: false },
+        );
         if (dx && part.grad) {
           noGrad(() => copyInto(part.grad as Tensor, narrow(dx, 0, start, length)));
           part.grad.dispose();

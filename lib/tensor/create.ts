@@ -18,7 +18,9 @@ export function tensor(data: Nested | ArrayBufferView, options: FromDataOptions 
     dtype ??= dtypeOf(data);
     flat = data as unknown as ArrayLike<number | bigint>;
     if (typeof flat.length !== "number" || dtype === undefined)
-      throw new ArgumentError("tensor(): this kind of array has no dtype; use Float32Array, Float64Array, Int32Array, BigInt64Array or Uint8Array");
+      throw new ArgumentError(
+        "tensor(): this kind of array has no dtype; use Float32Array, Float64Array, Int32Array, BigInt64Array or Uint8Array",
+      );
     shape = [flat.length];
   } else {
     shape = [];
@@ -40,7 +42,8 @@ export function tensor(data: Nested | ArrayBufferView, options: FromDataOptions 
   }
   const wanted = options.shape ? [...options.shape] : shape;
   const count = wanted.reduce((product, size) => product * size, 1);
-  if (count !== flat.length) throw new ArgumentError(`tensor(): ${flat.length} values do not fill the shape [${wanted}]`);
+  if (count !== flat.length)
+    throw new ArgumentError(`tensor(): ${flat.length} values do not fill the shape [${wanted}]`);
   const type = dtype ?? "float32";
   const made = Tensor.empty(wanted, { ...options, dtype: type });
   const matching = ArrayBuffer.isView(flat) && dtypeOf(flat) === type;

@@ -105,7 +105,9 @@ export function scope<T>(fn: () => T): T {
     const result = fn();
     if (isPromise(result)) {
       result.then(undefined, () => undefined);
-      throw new ArgumentError("scope: the function returned a promise, whose tensors would be freed too early; use scopeAsync");
+      throw new ArgumentError(
+        "scope: the function returned a promise, whose tensors would be freed too early; use scopeAsync",
+      );
     }
     collect(result, kept, new Set());
     return result;

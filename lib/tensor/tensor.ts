@@ -1,6 +1,7 @@
 // Tensors: a handle on device bytes with shape, strides and dtype, and its place in the autograd graph.
-import { binding, type NativeTensor } from "../binding.js";
+
 import type { BackwardOptions, Node } from "../autograd/function.js";
+import { binding, type NativeTensor } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { type Category, categoryCode, type Device, device as openDevice, type Tier, tierCode } from "./device.js";
 import { arrayOver, type DataArray, type DType, dtypeCode, dtypeOf, encode } from "./dtype.js";
@@ -64,7 +65,14 @@ export class Tensor implements Scoped {
   scope: Scope | undefined = undefined;
   #hooks: ((tensor: Tensor) => void)[] | undefined;
 
-  constructor(handle: NativeTensor, shape: readonly number[], strides: readonly number[], dtype: DType, device: Device, category: Category) {
+  constructor(
+    handle: NativeTensor,
+    shape: readonly number[],
+    strides: readonly number[],
+    dtype: DType,
+    device: Device,
+    category: Category,
+  ) {
     this.#handle = handle;
     this.shape = shape;
     this.strides = strides;
@@ -80,7 +88,13 @@ export class Tensor implements Scoped {
     const device = openDevice(options.device ?? "cpu");
     const dtype = options.dtype ?? "float32";
     const category = options.category ?? "activations";
-    const handle = binding.empty(device.native, shape, dtypeCode(dtype), categoryCode(category), tierCode(options.tier ?? "device"));
+    const handle = binding.empty(
+      device.native,
+      shape,
+      dtypeCode(dtype),
+      categoryCode(category),
+      tierCode(options.tier ?? "device"),
+    );
     const made = new Tensor(handle, [...shape], contiguousStrides(shape), dtype, device, category);
     if (options.requiresGrad) made.requiresGrad = true;
     return made;
@@ -169,7 +183,10 @@ export class Tensor implements Scoped {
   }
 
   #plainCopy(): Tensor {
-    const copy = Tensor.empty(this.shape, { device: this.device, dtype: this.dtype === "bfloat16" ? "float32" : this.dtype }).keep();
+    const copy = Tensor.empty(this.shape, {
+      device: this.device,
+      dtype: this.dtype === "bfloat16" ? "float32" : this.dtype,
+    }).keep();
     binding.ops.copy(this.native(), copy.native());
     return copy;
   }
@@ -277,7 +294,8 @@ export class Tensor implements Scoped {
     const dims = this.shape.map((_, i) => i);
     const from = a < 0 ? a + this.ndim : a;
     const to = b < 0 ? b + this.ndim : b;
-    if (!(from in dims) || !(to in dims)) throw new ArgumentError(`transpose(${a}, ${b}) of a tensor of shape [${this.shape}]`);
+    if (!(from in dims) || !(to in dims))
+      throw new ArgumentError(`transpose(${a}, ${b}) of a tensor of shape [${this.shape}]`);
     [dims[from], dims[to]] = [to, from];
     return methods.permute(this, dims);
   }
@@ -304,7 +322,14 @@ export class Tensor implements Scoped {
 export class Parameter extends Tensor {
   /** Takes over the tensor's bytes. */
   constructor(from: Tensor, requiresGrad = true) {
-    super(binding.view(from.native(), from.shape, from.strides, 0), from.shape, from.strides, from.dtype, from.device, from.category);
+    super(
+      binding.view(from.native(), from.shape, from.strides, 0),
+      from.shape,
+      from.strides,
+      from.dtype,
+      from.device,
+      from.category,
+    );
     from.dispose();
     this.keep();
     this.requiresGrad = requiresGrad;
