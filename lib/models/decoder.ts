@@ -1,0 +1,158 @@
+// The causal decoder that all families share: embedding, layers, norm, and lm_head (or the embedding again).
+
+import { ArgumentError } from "../errors.js";
+import type { TokenLayout } from "../nn/attention.js";
+import { DecoderLayer, type DecoderLayerOptions } from "../nn/decoder_layer.js";
+import { Embedding } from "../nn/embedding.js";
+import { Linear } from "../nn/linear.js";
+import { Module, type ModuleOptions } from "../nn/module.js";
+import { RmsNorm } from "../nn/rms_norm.js";
+import { rotaryEmbedding } from "../nn/rotary_embedding.js";
+import { linear } from "../ops/index.js";
+import { linearCrossEntropy } from "../sequence/loss.js";
+import { tensor } from "../tensor/create.js";
+import { type Device, device as openDevice } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
+import { scope, untracked } from "../tensor/scope.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { type LossInput, type ModelInput, prepareInput, prepareTargets } from "./batch.js";
+import { type ModelConfig, modelShape } from "./config.js";
+
+export interface MemoryOptions {
+  /** Rows (tokens) of a tile of norm and MLP; 0: no tiles. */
+  tileMlp?: number;
+  /** Rows of a tile of logits and loss; 0: one tile of all rows. */
+  tileLoss?: number;
+}
+
+/** Called when work on a layer is about to be enqueued. */
+export type LayerHook = (phase: "forward", layer: number) => void;
+
+/** Token ids to the last hidden states. */
+export class Decoder extends Module {
+  readonly embedTokens: Embedding;
+  readonly layers: readonly DecoderLayer[];
+  readonly norm: RmsNorm;
+
+  constructor(config: ModelConfig, options: ModuleOptions) {
+    super();
+    const { numLayers, windows, queryKeyNorm, rmsNormEps } = config;
+    this.embedTokens = new Embedding(config.vocabSize, config.hiddenSize, options);
+    this.layers = Array.from({ length: numLayers }, (_, layer) => {
+      const own = { window: windows[layer] ?? 0, queryKeyNormEps: queryKeyNorm ? rmsNormEps : null };
+      return new DecoderLayer({ ...config, ...own }, options);
+    });
+    this.norm = new RmsNorm(config.hiddenSize, { ...options, eps: rmsNormEps });
+  }
+
+  /** ids [T] int32 -> [T, H] */
+  forward(ids: Tensor, layout: TokenLayout, options: DecoderLayerOptions, onLayer?: LayerHook): Tensor {
+    return scope(() => {
+      let x_TH = this.embedTokens.forward(ids);
+      for (const [i, layer] of this.layers.entries()) {
+        onLayer?.("forward", i);
+        const y_TH = layer.forward(x_TH, layout, options);
+        // What a backward needs of it is saved under handles of its own.
+        x_TH.dispose();
+        x_TH = y_TH;
+      }
+      return this.norm.forward(x_TH);
+    });
+  }
+}
+
+/** A language model: logits, and the loss of a batch. */
+export class CausalLM extends Module {
+  readonly model: Decoder;
+  /** null: tied to the embedding. */
+  readonly lmHead: Linear | null;
+  readonly config: ModelConfig;
+  readonly device: Device;
+  readonly dtype: DType;
+  /** The Hugging Face folder that it was loaded from. */
+  readonly sourceFolder: string | null;
+  /** Called before each layer is enqueued. */
+  onLayer: LayerHook | undefined = undefined;
+  readonly #memory: Required<MemoryOptions> = { tileMlp: 0, tileLoss: 0 };
+  readonly #inverseFrequencies: Tensor;
+  readonly #attentionFactor: number;
+
+  /** Parameters are undefined until they are loaded or initialised: use `loadModel` or `initModel`. */
+  constructor(config: ModelConfig, options: ModuleOptions & { sourceFolder?: string | null } = {}) {
+    super();
+    const device = openDevice(options.device ?? "cpu");
+    const dtype = options.dtype ?? "float32";
+    this.config = config;
+    this.device = device;
+    this.dtype = dtype;
+    this.sourceFolder = options.sourceFolder ?? null;
+    const rotary = rotaryEmbedding(config.rope, config.headDim);
+    this.model = new Decoder(config, { device, dtype });
+    this.lmHead = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, { device, dtype });
+    this.#inverseFrequencies = untracked(() => tensor(rotary.inverseFrequencies, { device, category: "params" }));
+    this.#attentionFactor = rotary.attentionFactor;
+  }
+
+  /** What lib/report counts operations from. */
+  get shape() {
+    return modelShape(this.config);
+  }
+
+  /** [V, H] */
+  get #headWeight() {
+    return this.lmHead === null ? this.model.embedTokens.weight : this.lmHead.weight;
+  }
+
+  /** How a step is cut up; what is left out stays as it was. */
+  configureMemory(options: MemoryOptions): void {
+    for (const key of ["tileMlp", "tileLoss"] as const) {
+      const rows = options[key];
+      if (rows === undefined) continue;
+      if (!Number.isSafeInteger(rows) || rows < 0)
+        throw new ArgumentError(`configureMemory: ${key} is ${rows}, expected rows of a tile, or 0 for no tiles`);
+      this.#memory[key] = rows;
+    }
+  }
+
+  /** The last hidden states, behind the final norm: [T, H]. */
+  hidden(input: ModelInput): Tensor {
+    return scope(() => {
+      const { ids, positions, cuSeqlens } = prepareInput(input, this.config.vocabSize);
+      const device = this.device;
+      const layout: TokenLayout = {
+        positions: tensor(positions, { device }),
+        inverseFrequencies: this.#inverseFrequencies,
+        attentionFactor: this.#attentionFactor,
+        cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
+      };
+      return this.model.forward(tensor(ids, { device }), layout, this.#memory, this.onLayer);
+    });
+  }
+
+  /** Logits [T, V] of tokens laid end to end; each row of `inputIds` is a document of its own. */
+  forward(input: ModelInput): Tensor {
+    return scope(() => linear(this.hidden(input), this.#headWeight, null));
+  }
+
+  /**
+   * Sum of the token losses (natural log) over `denominator`, a float64 scalar. denominator: the valid labels of the
+   * whole step; by default those of this batch. Labels of -100 and the last token of each document count for nothing.
+   */
+  loss(batch: LossInput, options: { denominator?: number } = {}): Tensor {
+    const { targets, validTokens } = prepareTargets(batch, this.config.vocabSize);
+    const denominator = options.denominator ?? Math.max(1, validTokens);
+    if (!(denominator > 0 && Number.isFinite(denominator)))
+      throw new ArgumentError(`loss: denominator is ${denominator}, expected a number above 0`);
+    return scope(() =>
+      linearCrossEntropy(this.hidden(batch), this.#headWeight, tensor(targets, { device: this.device }), {
+        denominator,
+        rows: this.#memory.tileLoss,
+      }),
+    );
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.#inverseFrequencies.dispose();
+  }
+}

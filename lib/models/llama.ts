@@ -1,0 +1,19 @@
+// Llama 2 and 3.x: no biases unless config.json asks for them, never a window.
+
+import type { Family } from "./config.js";
+
+export const llama: Family = {
+  modelType: "llama",
+  architecture: "LlamaForCausalLM",
+  defaultMaxPositions: 2048,
+  read(fields, { numLayers }) {
+    const bias = fields.flag("attention_bias", false);
+    return {
+      queryKeyValueBias: bias,
+      outputBias: bias,
+      mlpBias: fields.flag("mlp_bias", false),
+      queryKeyNorm: false,
+      windows: new Array<number>(numLayers).fill(0),
+    };
+  },
+};

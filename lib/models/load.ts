@@ -1,0 +1,176 @@
+// Models from Hugging Face folders: config.json read, every tensor's name and shape checked, values streamed in.
+
+import * as fs from "node:fs/promises";
+import * as path from "node:path";
+import { type ModelFolder, openModelFolder } from "../checkpoint/safetensors.js";
+import { ArgumentError, IoError, ModelError } from "../errors.js";
+import type { Device } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
+import { untracked } from "../tensor/scope.js";
+import type { ConfigOverride, ModelConfig } from "./config.js";
+import { CausalLM, type MemoryOptions } from "./decoder.js";
+import { parseModelConfig } from "./registry.js";
+
+export interface ModelOptions {
+  /** Default cpu. */
+  device?: Device | string | undefined;
+  /** Default: float32 on the CPU, elsewhere the checkpoint's. */
+  dtype?: DType | undefined;
+  memory?: MemoryOptions | undefined;
+}
+
+export interface LoadOptions extends ModelOptions {
+  /** Replaces fields of config.json; written to exports. */
+  override?: ConfigOverride | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** Reads `config.json` of a folder. Throws ModelError (missing, no JSON, a bad field) or IoError. */
+export async function readModelConfig(folder: string, override?: ConfigOverride): Promise<ModelConfig> {
+  const file = path.join(folder, "config.json");
+  let text: string;
+  try {
+    text = await fs.readFile(file, "utf8");
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "ENOTDIR") {
+      const exists = await fs.stat(folder).then(
+        (stat) => stat.isDirectory(),
+        () => false,
+      );
+      throw new ModelError(
+        exists
+          ? `${folder} has no config.json; give the folder of a Hugging Face model`
+          : `the model folder ${folder} does not exist`,
+        { path: folder },
+      );
+    }
+    throw new IoError(`cannot read ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
+  }
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch (error) {
+    throw new ModelError(`${file} is not valid JSON: ${(error as Error).message}`, { path: file }, { cause: error });
+  }
+  return parseModelConfig(raw, { file, ...(override === undefined ? {} : { override }) });
+}
+
+/** The storage dtype of a model on a device: the one asked for, or the default. */
+export function modelDtype(config: ModelConfig, options: ModelOptions): DType {
+  const { dtype } = options;
+  if (dtype !== undefined) {
+    if (dtype !== "float32" && dtype !== "bfloat16")
+      throw new ArgumentError(`a model's dtype is ${String(dtype)}, expected float32 or bfloat16`);
+    return dtype;
+  }
+  const device = options.device ?? "cpu";
+  if ((typeof device === "string" ? device : device.type).startsWith("cpu")) return "float32";
+  return config.dtype === "bfloat16" || config.dtype === "float16" ? "bfloat16" : "float32";
+}
+
+/** Tensors of older checkpoints that are made, not trained. */
+const isDerived = (name: string): boolean => name.endsWith("rotary_emb.inv_freq");
+
+/**
+ * Loads the model of a Hugging Face folder (config.json and safetensors), values converted to `dtype`. Throws
+ * ModelError for a config that cannot be used or does not agree with the tensors, FormatError for broken files.
+ */
+export async function loadModel(folder: string, options: LoadOptions = {}): Promise<CausalLM> {
+  let config = await readModelConfig(folder, options.override);
+  const dtype = modelDtype(config, options);
+  using weights = await openModelFolder(folder);
+  if (config.tieWordEmbeddings && !(await agreesWithTying(weights, config))) {
+    // What transformers does: a head of its own in the file wins over the field.
+    config = { ...config, tieWordEmbeddings: false, fields: { ...config.fields, tie_word_embeddings: false } };
+  }
+  checkTensors(weights, config, folder);
+  const device = options.device ?? "cpu";
+  const model = untracked(() => new CausalLM(config, { device, dtype, sourceFolder: folder }));
+  try {
+    if (options.memory !== undefined) model.configureMemory(options.memory);
+    for (const [name, parameter] of model.namedParameters()) {
+      options.signal?.throwIfAborted();
+      await weights.read(name, parameter);
+    }
+    return model;
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+}
+
+const EMBEDDING = "model.embed_tokens.weight";
+const HEAD = "lm_head.weight";
+
+/** Whether there is no lm_head in the files, or one that equals the embedding. */
+async function agreesWithTying(weights: ModelFolder, config: ModelConfig): Promise<boolean> {
+  const head = weights.entries.get(HEAD);
+  const embedding = weights.entries.get(EMBEDDING);
+  if (head === undefined || embedding === undefined) return true;
+  if (head.dtype !== embedding.dtype || head.elements !== embedding.elements) return false;
+  const step = Math.max(1, Math.floor((1 << 22) / config.hiddenSize)) * config.hiddenSize;
+  for (let begin = 0; begin < head.elements; begin += step) {
+    const count = Math.min(step, head.elements - begin);
+    const [a, b] = await Promise.all([
+      weights.readBytes(HEAD, { begin, count }),
+      weights.readBytes(EMBEDDING, { begin, count }),
+    ]);
+    if (Buffer.compare(Buffer.from(a), Buffer.from(b)) !== 0) return false;
+  }
+  return true;
+}
+
+/** The parameters that a config asks for, by Hugging Face name; nothing is allocated for them. */
+export function parameterShapes(config: ModelConfig): Map<string, readonly number[]> {
+  const model = untracked(() => new CausalLM(config, { device: "meta" }));
+  try {
+    return new Map([...model.namedParameters()].map(([name, parameter]) => [name, parameter.shape]));
+  } finally {
+    model.dispose();
+  }
+}
+
+/** Every tensor is there, with its shape and a dtype that can be converted, and no other. */
+function checkTensors(weights: ModelFolder, config: ModelConfig, folder: string): void {
+  const expected = parameterShapes(config);
+  const missing: string[] = [];
+  for (const [name, shape] of expected) {
+    const entry = weights.entries.get(name);
+    if (entry === undefined) {
+      missing.push(name);
+      continue;
+    }
+    const file = path.join(folder, entry.file);
+    if (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i])) {
+      throw new ModelError(
+        `${file}: tensor ${name} has shape [${entry.shape.join(", ")}], but ${config.file} asks for [${shape.join(", ")}]`,
+        { path: file, tensor: name, found: entry.shape, expected: shape },
+      );
+    }
+    if (!["F64", "F32", "F16", "BF16"].includes(entry.dtype)) {
+      throw new ModelError(
+        `${file}: tensor ${name} is ${entry.dtype}; weights must be F64, F32, F16 or BF16 (quantized ones are not implemented)`,
+        { path: file, tensor: name, dtype: entry.dtype },
+      );
+    }
+  }
+  // A head beside a tied embedding was found equal to it.
+  const tied = (name: string) => name === HEAD && config.tieWordEmbeddings;
+  const unexpected = [...weights.entries.keys()].filter((n) => !expected.has(n) && !isDerived(n) && !tied(n));
+  if (missing.length === 0 && unexpected.length === 0) return;
+  const hint =
+    missing.length === 1 && missing[0] === HEAD ? "; without tie_word_embeddings: true it must be there" : "";
+  throw new ModelError(
+    [
+      missing.length > 0 ? `${folder} lacks ${named(missing)}, which ${config.file} asks for${hint}` : "",
+      unexpected.length > 0 ? `${folder} holds ${named(unexpected)}, which ${config.file} has no place for` : "",
+    ]
+      .filter((part) => part !== "")
+      .join("; "),
+    { path: folder, missing, unexpected },
+  );
+}
+
+const named = (names: readonly string[]): string =>
+  `${names.length === 1 ? "tensor" : `${names.length} tensors:`} ${names.slice(0, 4).join(", ")}${names.length > 4 ? ", ..." : ""}`;
