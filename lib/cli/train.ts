@@ -21,8 +21,7 @@ export interface TrainParts {
 export const trainParts: TrainParts = {
   // Loaded here, so that --help and a mistake in the configuration need no native code.
   async createTrainer(config) {
-    const module: string = "../train/trainer.js";
-    const { Trainer } = (await import(module)) as { Trainer: new (config: Config) => TrainerLike };
+    const { Trainer } = await import("../train/trainer.js");
     return new Trainer(config);
   },
   installSignals,

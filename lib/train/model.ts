@@ -1,0 +1,57 @@
+// The run's model: loaded or initialised as the configuration says, and exported with its tokenizer.
+
+import { copyFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { writeFolder } from "../checkpoint/atomic.js";
+import type { Config } from "../config/index.js";
+import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
+import { type ConfigFields, overrideFields } from "../models/config.js";
+import { type CausalLM, initModel, loadModel, writeModelFiles } from "../models/index.js";
+import type { Device } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
+
+/** Files that belong to a tokenizer.json and lie beside it. */
+const TOKENIZER_FILES = [
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "chat_template.json",
+];
+
+/** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError. */
+export async function openModel(config: Config, device: Device, dtype: DType, signal?: AbortSignal): Promise<CausalLM> {
+  const { path, init, override } = config.model;
+  if (path !== null) return loadModel(path, { device, dtype, override, ...(signal ? { signal } : {}) });
+  const fields = overrideFields(init as ConfigFields, override);
+  return initModel(fields, { device, dtype, seed: config.train.seed, file: "model.init" });
+}
+
+/**
+ * Writes the model as the Hugging Face folder `target`, which appears complete or not at all, with the tokenizer that
+ * the run used; returns its path. Throws IoError.
+ */
+export async function exportModel(config: Config, model: CausalLM, target: string): Promise<string> {
+  const tokenizer = config.data.tokenizer === null ? null : resolveTokenizer(config.data.tokenizer);
+  const written = await writeFolder(
+    target,
+    async (draft) => {
+      for (const [name, digest] of await writeModelFiles(model, draft.path)) draft.note(name, digest);
+      if (tokenizer?.kind === "bytes") writeBytesTokenizer(draft.path);
+      else if (tokenizer !== null) {
+        await copyFile(tokenizer.file, join(draft.path, "tokenizer.json"));
+        // Only a tokenizer.json has companions; a file of another name stands for itself.
+        if (basename(tokenizer.file) !== "tokenizer.json") return;
+        for (const name of TOKENIZER_FILES) {
+          await copyFile(join(dirname(tokenizer.file), name), join(draft.path, name)).catch(
+            (error: NodeJS.ErrnoException) => {
+              if (error.code !== "ENOENT") throw error;
+            },
+          );
+        }
+      }
+    },
+    { manifest: false },
+  );
+  return written.path;
+}

@@ -1,0 +1,100 @@
+// What is chosen before the first step: row tiles of the loss and the MLP, and how much memory may be used.
+
+import { readFileSync } from "node:fs";
+import { totalmem } from "node:os";
+import { dirname, join } from "node:path";
+import type { Config } from "../config/index.js";
+
+/** Chosen once, stored in the checkpoint and used again on resume: tiles decide the order of sums, so the bits. */
+export interface MemoryPlan {
+  /** Rows of an MLP tile; 0 for one tile of all rows. */
+  tileMlp: number;
+  /** Rows of a tile of logits; 0 for one tile of all rows. */
+  tileLoss: number;
+}
+
+/** A tile of float32 logits on the CPU holds at most this much. */
+const LOGITS_TILE_BYTES = 64 * 2 ** 20;
+const MLP_TILE_ROWS = 2048;
+
+/** Tiles of at most `most` rows, made equal, so that the last one is not a sliver. */
+export function evenRows(tokens: number, most: number): number {
+  const rows = Math.max(1, most);
+  return Math.ceil(tokens / Math.ceil(tokens / rows));
+}
+
+/** `tokens`: of the largest micro-batch; `vocabulary`: V. */
+export function chooseTiles(config: Config, tokens: number, vocabulary: number): MemoryPlan {
+  const { tileMlp, tileLoss } = config.memory;
+  const rows = (setting: "auto" | "off" | number, most: number) =>
+    setting === "off" ? 0 : setting === "auto" ? evenRows(tokens, most) : setting;
+  return {
+    tileMlp: rows(tileMlp, MLP_TILE_ROWS),
+    tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * vocabulary))),
+  };
+}
+
+/** The least memory limit of the control groups that this process is in; Infinity without one. */
+function controlGroupLimit(): number {
+  let least = Number.POSITIVE_INFINITY;
+  const look = (file: string) => {
+    try {
+      const value = Number(readFileSync(file, "utf8").trim());
+      // Version 1 writes a huge number where there is no limit, version 2 "max", which is no number.
+      if (Number.isFinite(value) && value > 0) least = Math.min(least, value);
+    } catch {
+      // No such group or no such version.
+    }
+  };
+  let groups = "";
+  try {
+    groups = readFileSync("/proc/self/cgroup", "utf8");
+  } catch {
+    // Not Linux: only the machine's memory counts.
+  }
+  for (const line of groups.split("\n")) {
+    const match = /^\d+:([^:]*):(\/.*)$/.exec(line);
+    if (match === null) continue;
+    const [, controllers, path] = match as unknown as [string, string, string];
+    const [root, file] =
+      controllers === ""
+        ? ["/sys/fs/cgroup", "memory.max"]
+        : controllers.split(",").includes("memory")
+          ? ["/sys/fs/cgroup/memory", "memory.limit_in_bytes"]
+          : [undefined, ""];
+    if (root === undefined) continue;
+    // A limit of any group above holds too.
+    for (let at = path; ; at = dirname(at)) {
+      look(join(root, at, file));
+      if (at === "/" || at === ".") break;
+    }
+  }
+  return least;
+}
+
+/** Memory that this process may use, in bytes: the machine's, or what its control groups leave of it. */
+export function availableMemory(): number {
+  return Math.min(totalmem(), controlGroupLimit());
+}
+
+/** Bytes that the device may reserve: the setting, or 80% of the memory there is. */
+export function deviceLimit(config: Config): number {
+  const { deviceLimit: limit } = config.memory;
+  return limit === "auto" ? Math.floor(0.8 * availableMemory()) : limit;
+}
+
+/** Bytes that the host tier may reserve. */
+export function hostLimit(config: Config): number {
+  const { hostLimit: limit } = config.memory;
+  return limit === "auto" ? Math.floor(0.8 * availableMemory()) : limit;
+}
+
+/** The highest resident memory of this process so far, in bytes; 0 where /proc does not say. */
+export function rssPeak(): number {
+  try {
+    const match = /^VmHWM:\s*(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"));
+    return match === null ? 0 : Number(match[1]) * 1024;
+  } catch {
+    return process.resourceUsage().maxRSS * 1024;
+  }
+}
