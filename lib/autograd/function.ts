@@ -113,9 +113,9 @@ export class Node implements Scoped {
   readonly name: string;
   readonly context: Context;
   /** For each argument that wants a gradient: itself. */
-  readonly inputs: readonly (Tensor | null)[];
+  inputs: readonly (Tensor | null)[];
   /** Nodes of the inputs, kept apart since an input's handle may be disposed. */
-  readonly next: readonly (Node | null)[];
+  next: readonly (Node | null)[];
   readonly nextIndex: readonly number[];
   outputs: Tensor[] = [];
   readonly backward: (ctx: Context, grads: (Tensor | null)[]) => Grad[];
@@ -142,6 +142,13 @@ export class Node implements Scoped {
     this.freed = true;
     this.scope?.delete(this);
     this.context.free();
+  }
+
+  /** Lets go of the graph behind it, so that a root that stays does not hold all of it. */
+  cut(): void {
+    this.inputs = [];
+    this.next = [];
+    this.outputs = [];
   }
 }
 
@@ -311,6 +318,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
           ready.push(...arrived);
           // Latest first: the order of the forward reversed, which is when memory is freed soonest.
           ready.sort((a, b) => a.sequence - b.sequence);
+          if (!options.retainGraph) node.cut();
           options.onNode?.(node.name);
         }
       } finally {
@@ -318,7 +326,6 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
       }
     }),
   );
-  if (!options.retainGraph) root.node = null;
 }
 
 function seedOf(root: Tensor, grad: Tensor | null | undefined): Tensor {
