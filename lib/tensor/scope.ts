@@ -97,9 +97,12 @@ const isPromise = (value: unknown): value is PromiseLike<unknown> =>
  * walked). An error frees all. Refuses a promise: use scopeAsync.
  */
 export function scope<T>(fn: () => T): T {
-  const outer = currentScope();
+  // Inside untracked() a scope still frees what is its own; what survives it belongs to nobody.
+  const depth = untrackedDepth;
+  const outer = depth === 0 ? currentScope() : undefined;
   const inner = new Scope();
   stack.push(inner);
+  untrackedDepth = 0;
   const kept = new Set<Scoped>();
   try {
     const result = fn();
@@ -113,6 +116,7 @@ export function scope<T>(fn: () => T): T {
     return result;
   } finally {
     stack.pop();
+    untrackedDepth = depth;
     inner.close(kept, outer);
   }
 }
