@@ -2,7 +2,8 @@
 //
 // RoPE: arXiv 2104.09864. linear: positions divided by a factor. YaRN: arXiv 2309.00071. llama3: Llama 3.1's model card.
 // Every step is rounded to float32 where transformers rounds it: an inverse frequency that is one unit in the last place
-// off turns token 1,000,000 by 0.06 radians.
+// off turns token 1,000,000 by 0.06 radians. Powers are rounded correctly; torch's own are in all but a few entries, and
+// one unit off there.
 
 import { ArgumentError } from "../errors.js";
 
