@@ -48,7 +48,9 @@ export class Plain {
     return arrayOver(await binding.read(this.native), this.dtype);
   }
   async values(): Promise<Float64Array> {
-    return Float64Array.from(await this.raw(), Number);
+    const raw = await this.raw();
+    if (this.dtype !== "bfloat16") return Float64Array.from(raw, Number);
+    return Float64Array.from(new Float32Array(Uint32Array.from(raw as Uint16Array, (half) => half << 16).buffer));
   }
   free(): void {
     binding.release(this.native);
