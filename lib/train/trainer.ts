@@ -2,6 +2,7 @@
 
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { noGrad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { cleanStale, newestValid, pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { dataOptions } from "../cli/data.js";
@@ -14,10 +15,9 @@ import { AdamW } from "../optim/adamw.js";
 import type { EvalEvent, RunItem, StepMetrics } from "../report/events.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { modelFlops } from "../report/model_flops.js";
-import { noGrad } from "../autograd/function.js";
 import { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
-import { Tensor, type Parameter } from "../tensor/tensor.js";
+import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { exportModel, openModel } from "./model.js";
 import { chooseTiles, deviceLimit, hostLimit, type MemoryPlan, rssPeak } from "./plan.js";
 import { learningRateAt } from "./schedule.js";
@@ -123,20 +123,21 @@ function openDevice(config: Config): Device {
 
 /** mkdir with all parents; Node's recursive form never ends where a file system answers ENOENT, as /proc does. */
 function makeFolders(folder: string): void {
-  const make = (): boolean => {
-    try {
-      mkdirSync(folder);
-      return true;
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code === "EEXIST") return true;
-      if (code !== "ENOENT" || dirname(folder) === folder) throw error;
-      return false;
-    }
-  };
-  if (make()) return;
+  try {
+    mkdirSync(folder);
+    return;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return;
+    if (code !== "ENOENT" || dirname(folder) === folder) throw error;
+  }
   makeFolders(dirname(folder));
-  make();
+  // The second refusal is the answer.
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
 }
 
 /** Everything of one run. */
