@@ -1,7 +1,7 @@
 // embedding and its backward: rows as stored, gradients added in ascending order of the tokens, ids out of range.
 import { binding, type NativeDevice } from "../../lib/binding.js";
 import { ArgumentError } from "../../lib/errors.js";
-import { type Bench, type Case, opTests, Plain, refusesBadArguments, rounded } from "./helpers.js";
+import { type Argument, type Bench, type Case, opTests, Plain, refusesBadArguments, rounded } from "./helpers.js";
 import type { Storage } from "./strided.js";
 
 interface Spec {
@@ -91,15 +91,15 @@ await opTests("embedding", cases, (t) => {
   });
 
   t.test("wrong arguments are refused", async (t) => {
-    const ids = { name: "ids", shape: [4], dtype: "int32" } as const;
+    const ids: Argument = { name: "ids", shape: [4], dtype: "int32" };
     const free = { anyShape: true };
     await refusesBadArguments(t, "embedding", [
-      { ...ids },
+      ids,
       { name: "table", shape: [7, 3], ...free },
       { name: "y", shape: [4, 3] },
     ]);
     await refusesBadArguments(t, "embeddingBackward", [
-      { ...ids },
+      ids,
       { name: "dy", shape: [4, 3] },
       { name: "dtable", shape: [7, 3] },
     ]);
