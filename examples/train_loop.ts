@@ -34,6 +34,7 @@ const dataset = await openData({
   files: [rows ?? makeRows()],
   ...(folder ? { tokenizer: folder } : {}),
   sequenceLength: 256,
+  overlong: "split",
   vocabSize: model.config.vocabSize,
   cacheDir: join(work, "cache"),
 });
