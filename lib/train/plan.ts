@@ -23,14 +23,15 @@ export function evenRows(tokens: number, most: number): number {
   return Math.ceil(tokens / Math.ceil(tokens / rows));
 }
 
-/** `tokens`: of the largest micro-batch; `vocabulary`: V. */
-export function chooseTiles(config: Config, tokens: number, vocabulary: number): MemoryPlan {
+/** `tokens`: of the largest micro-batch; `vocabulary`: V; `before`: what was chosen when the run began. */
+export function chooseTiles(config: Config, tokens: number, vocabulary: number, before?: MemoryPlan): MemoryPlan {
   const { tileMlp, tileLoss } = config.memory;
-  const rows = (setting: "auto" | "off" | number, most: number) =>
-    setting === "off" ? 0 : setting === "auto" ? evenRows(tokens, most) : setting;
+  // A key the user sets is fixed; what was left to us stays as it was chosen.
+  const rows = (setting: "auto" | "off" | number, most: number, chosen: number | undefined) =>
+    setting === "off" ? 0 : setting === "auto" ? (chosen ?? evenRows(tokens, most)) : setting;
   return {
-    tileMlp: rows(tileMlp, MLP_TILE_ROWS),
-    tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * vocabulary))),
+    tileMlp: rows(tileMlp, MLP_TILE_ROWS, before?.tileMlp),
+    tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * vocabulary)), before?.tileLoss),
   };
 }
 

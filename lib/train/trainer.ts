@@ -19,7 +19,7 @@ import { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { exportModel, openModel } from "./model.js";
-import { chooseTiles, deviceLimit, hostLimit, type MemoryPlan, rssPeak } from "./plan.js";
+import { chooseTiles, deviceLimit, hostLimit, rssPeak } from "./plan.js";
 import { learningRateAt } from "./schedule.js";
 import { checkSameRun, configRecord, loadTensors, readState, saveCheckpoint, type TrainerState } from "./state.js";
 
@@ -99,6 +99,11 @@ interface StepRead {
   time: number;
 }
 
+interface Resumed {
+  path: string;
+  state: TrainerState;
+}
+
 /** A place in the compute queue: passed when the device's last marker is `value` or more. */
 interface Mark {
   value: number;
@@ -107,18 +112,21 @@ interface Mark {
   phase: string;
 }
 
-const devices = new Map<string, Device>();
+/** Devices of runs that ended, by settings: opening one starts threads. A run has its device for itself. */
+const idle = new Map<string, Device[]>();
 
-/** Devices are shared by the runs of a process, each with its number of threads; a failed one is given up. */
-function openDevice(config: Config): Device {
+const deviceKey = ({ device, threads }: Config): string => `${device} ${threads}`;
+
+function takeDevice(config: Config): Device {
   const name = config.device === "auto" ? "cpu" : config.device;
-  const key = `${name} ${config.threads}`;
-  let device = devices.get(key);
-  if (device === undefined || binding.failure(device.native) !== null) {
-    device = new Device(name, config.threads === "auto" ? {} : { threads: config.threads });
-    devices.set(key, device);
-  }
-  return device;
+  return (
+    idle.get(deviceKey(config))?.pop() ?? new Device(name, config.threads === "auto" ? {} : { threads: config.threads })
+  );
+}
+
+function giveBack(device: Device, config: Config): void {
+  const key = deviceKey(config);
+  idle.set(key, [...(idle.get(key) ?? []), device]);
 }
 
 /** mkdir with all parents; Node's recursive form never ends where a file system answers ENOENT, as /proc does. */
@@ -148,7 +156,6 @@ class Run {
   readonly #checkpoints: string;
   readonly #waiting: RunItem[] = [];
   readonly #queued: Queued[] = [];
-  readonly #cursors = new Map<number, Cursor>();
   #device: Device | undefined;
   #model: CausalLM | undefined;
   #parameters: [string, Parameter][] = [];
@@ -165,6 +172,8 @@ class Run {
   #finishedBefore = 0;
   /** When the step before ended; undefined: the next one counts from its first enqueue. */
   #since: number | undefined;
+  /** Whether work of this run was given up. */
+  #broken = false;
   #marker = 0;
   #lastProgressLine = 0;
   readonly #abort = () => this.#device?.cancel();
@@ -179,8 +188,12 @@ class Run {
   async *all(): AsyncGenerator<RunItem, void, void> {
     this.#checkAborted();
     const resumed = await this.#findCheckpoint();
-    yield* this.#flush();
-    if (resumed === "finished") return;
+    const finished = (await this.#openData(resumed)) >= this.#steps;
+    if (finished && resumed !== undefined && this.#exported() === resumed.state.step) {
+      this.#finish(resumed.state.step);
+      yield* this.#flush();
+      return;
+    }
     await this.#open(resumed);
     yield* this.#flush();
     try {
@@ -196,17 +209,20 @@ class Run {
     this.#signal?.removeEventListener("abort", this.#abort);
     const device = this.#device;
     if (device !== undefined) {
+      this.#broken ||= this.#queued.length > 0;
       device.cancel();
       await Promise.allSettled(this.#queued.map(({ read }) => read));
       for (const queued of this.#queued) release(queued);
       this.#queued.length = 0;
       this.#optimizer?.zeroGrad();
       for (const [, tensor] of this.#optimizer?.namedState(this.#names) ?? []) tensor.dispose();
-      for (const [, parameter] of this.#parameters) parameter.dispose();
+      this.#model?.dispose();
       await device.resume();
       device.setLimit(0);
       device.setLimit(0, "host");
       device.trim();
+      // After a failure, or updates that were given up, its counts no longer fit: another run opens another one.
+      if (!this.#broken && binding.failure(device.native) === null) giveBack(device, this.#config);
     }
     this.#metrics?.close();
     await this.#data?.close();
@@ -244,8 +260,8 @@ class Run {
 
   // ---- opening ----
 
-  /** The checkpoint to go on from, undefined to start afresh, or "finished". */
-  async #findCheckpoint(): Promise<{ path: string; state: TrainerState } | undefined | "finished"> {
+  /** The checkpoint to go on from; undefined to start afresh. */
+  async #findCheckpoint(): Promise<Resumed | undefined> {
     const { resume } = this.#config.output;
     const folder = this.#folder;
     let names: string[] = [];
@@ -279,11 +295,6 @@ class Run {
     const state = await readState(checkpoint.path);
     checkSameRun(state, this.#config, checkpoint.path);
     this.#saved = checkpoint.step;
-    const { steps } = this.#config.train;
-    if (steps !== null && state.step >= steps && this.#exported() === state.step) {
-      this.#finish(state.step, steps);
-      return "finished";
-    }
     return { path: checkpoint.path, state };
   }
 
@@ -298,19 +309,20 @@ class Run {
     }
   }
 
-  #finish(step: number, steps: number): void {
+  #finish(step: number): void {
     const path = join(this.#folder, "model");
     this.#waiting.push({
       event: "done",
       step,
       path,
       message:
-        `${this.#folder} is finished: ${step} of ${steps} steps are done and the model is in ${path}; ` +
+        `${this.#folder} is finished: ${step} of ${this.#steps} steps are done and the model is in ${path}; ` +
         "to go on raise the number of steps, to start afresh give another output.dir",
     });
   }
 
-  async #open(resumed: { path: string; state: TrainerState } | undefined): Promise<void> {
+  /** Opens the data; returns how many steps are finished. */
+  async #openData(resumed: Resumed | undefined): Promise<number> {
     const config = this.#config;
     const warn = (message: string) => this.#warn(message);
     const signal = this.#signal;
@@ -325,15 +337,25 @@ class Run {
     if (config.data.eval.length > 0)
       this.#evalData = await this.#giveUp(openData({ ...dataOptions(config, true), ...dataSettings }));
 
-    const device = openDevice(config);
+    const { train } = config;
+    this.#steps = train.steps ?? this.#data.totalSteps(train.epochs as number, train.batchSize);
+    return resumed?.state.step ?? 0;
+  }
+
+  /** Opens the device, the model and the optimizer, in the state of the checkpoint. */
+  async #open(resumed: Resumed | undefined): Promise<void> {
+    const config = this.#config;
+    const { data, train } = config;
+    const dataset = this.#data as Dataset;
+    const device = takeDevice(config);
     this.#device = device;
-    signal?.addEventListener("abort", this.#abort, { once: true });
+    this.#signal?.addEventListener("abort", this.#abort, { once: true });
     this.#checkAborted();
     device.resetPeaks();
     device.setLimit(deviceLimit(config));
     device.setLimit(hostLimit(config), "host");
     const dtype = config.model.dtype === "bfloat16" ? "bfloat16" : "float32";
-    const model = await openModel(config, device, dtype);
+    const model = await this.#giveUp(openModel(config, device, dtype, this.#signal));
     this.#model = model;
     const seen = new Set<Parameter>();
     for (const [name, parameter] of model.namedParameters()) {
@@ -342,14 +364,8 @@ class Run {
       seen.add(parameter);
     }
 
-    const { train } = config;
-    this.#steps = train.steps ?? this.#data.totalSteps(train.epochs as number, train.batchSize);
-    const tokens = Math.min(
-      config.data.sequenceLength,
-      Math.max(this.#data.longest, config.data.packing ? config.data.sequenceLength : 0),
-    );
-    const plan: MemoryPlan =
-      resumed?.state.plan ?? chooseTiles(config, tokens * train.microBatchSize, model.config.vocabSize);
+    const tokens = data.packing ? data.sequenceLength : Math.min(data.sequenceLength, dataset.longest);
+    const plan = chooseTiles(config, tokens * train.microBatchSize, model.config.vocabSize, resumed?.state.plan);
     model.configureMemory(plan);
 
     this.#optimizer = new AdamW(
@@ -366,7 +382,7 @@ class Run {
       version: 1,
       step: 0,
       cursor: { epoch: 0, sequence: 0 },
-      fingerprint: this.#data.fingerprint,
+      fingerprint: dataset.fingerprint,
       plan,
       skipped: 0,
       skippedInARow: 0,
@@ -375,7 +391,6 @@ class Run {
     };
     this.#state.config = configRecord(config);
     this.#startStep = this.#state.step;
-    this.#cursors.set(this.#startStep, this.#state.cursor);
     const state = this.#optimizer.namedState(this.#names);
     if (resumed !== undefined) await loadTensors(resumed.path, this.#parameters, state);
     // From here on a signal finds parameters and states complete.
@@ -390,7 +405,7 @@ class Run {
       device: device.info.name,
       dtype,
       parameters,
-      sequences: this.#data.plan(0).sequences,
+      sequences: dataset.plan(0).sequences,
       tileMlp: plan.tileMlp,
       tileLoss: plan.tileLoss,
       deviceLimitBytes: deviceLimit(config),
@@ -508,7 +523,6 @@ class Run {
       read,
       marks,
     });
-    this.#cursors.set(step, data.cursor);
   }
 
   /** Waits for the oldest queued step, telling how far it is, and gives its metrics. */
@@ -556,7 +570,6 @@ class Run {
     this.#since = time;
     state.step = queued.step;
     state.cursor = queued.cursor;
-    this.#cursors.delete(queued.step - 1);
     state.skipped += finite ? 0 : 1;
     state.skippedInARow = finite ? 0 : state.skippedInARow + 1;
     const peakRate = device.info.peakBf16Flops;
@@ -696,12 +709,11 @@ class Run {
     const device = this.#device as Device;
     const state = this.#state as TrainerState;
     this.#signal?.removeEventListener("abort", this.#abort);
+    this.#broken = true;
     device.cancel();
     await device.resume();
     const failure = binding.failure(device.native);
     if (failure !== null) throw cause;
-    // Cancelled updates leave the device's count of steps behind what was enqueued: its next run opens another one.
-    for (const [key, other] of devices) if (other === device) devices.delete(key);
     const finished = this.#startStep + binding.stepsFinished(device.native) - this.#finishedBefore;
     for (let queued = this.#queued[0]; queued !== undefined; queued = this.#queued[0]) {
       // The update was done and only its figures were not read any more: they still lie on the device.

@@ -38,7 +38,8 @@ t.test("plan, progress, metrics", async (t) => {
     const before = progress[i - 1];
     t.ok(before === undefined || step > before.step || fraction > before.fraction, `forward: ${step} ${fraction}`);
   }
-  for (const { phase } of progress) t.ok(["forward", "backward", "update", "done"].includes(phase as string), phase);
+  for (const { phase } of progress)
+    t.ok(["forward", "backward", "update", "done"].includes(phase as string), String(phase));
 
   const lines = readFileSync(path.join(folder, "run/metrics.jsonl"), "utf8").trim().split("\n");
   const steps = lines.map((line) => JSON.parse(line)).filter(({ event }) => event === undefined);

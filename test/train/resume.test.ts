@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import * as path from "node:path";
 import t from "tap";
 import { CancelledError, ConfigError } from "../../lib/errors.js";
-import type { WarningEvent } from "../../lib/report/events.js";
+import type { EvalEvent, WarningEvent } from "../../lib/report/events.js";
 import { bits, figures, run, type TinyOptions, tiny, writeRows } from "./helpers.js";
 
 process.env.LONGSEQ_CACHE_DIR = mkdtempSync(path.join(tmpdir(), "longseq-cache-"));
@@ -196,4 +196,51 @@ t.test("evaluation: at its steps and at the end, also when stopped in between", 
   );
   const rest = await run(config);
   t.same(evals([...first, ...rest.events]), evals(whole.events));
+});
+
+t.test("the evaluation's loss is that of a step on the same rows", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 12);
+  const { steps, events } = await run(
+    tiny(rows, path.join(folder, "run"), {
+      data: { eval: [rows], packing: false, shuffle: false },
+      train: { learningRate: 0, steps: 1, batchSize: 12, microBatchSize: 4, warmupSteps: 0 },
+    }),
+  );
+  const [evaluation] = events.filter((event): event is EvalEvent => event.event === "eval");
+  const loss = evaluation?.loss as number;
+  t.ok(Math.abs(loss - (steps[0]?.loss as number)) < 1e-6 * loss);
+  t.equal(evaluation?.tokens, steps[0]?.tokens);
+  t.equal(evaluation?.validTokens, steps[0]?.validTokens);
+});
+
+t.test("two runs at once do not disturb each other, also when one is stopped", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 18);
+  await run(tiny(rows, path.join(folder, "alone")));
+  const abort = new AbortController();
+  const [a, b] = await Promise.allSettled([
+    run(tiny(rows, path.join(folder, "a"))),
+    run(tiny(rows, path.join(folder, "b")), {
+      signal: abort.signal,
+      onItem: (item) => item.event === undefined && item.step === 2 && abort.abort(),
+    }),
+  ]);
+  t.match([a?.status, b?.status], ["fulfilled", "rejected"]);
+  await run(tiny(rows, path.join(folder, "b")));
+  for (const name of ["a", "b"]) {
+    t.same(figures(path.join(folder, name)), figures(path.join(folder, "alone")));
+    t.same(bits(path.join(folder, name, "model")), bits(path.join(folder, "alone/model")));
+  }
+});
+
+t.test("a run of epochs that is finished says so", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 6);
+  const config = tiny(rows, path.join(folder, "run"), { train: { steps: null, epochs: 1, warmupSteps: 0 } });
+  const first = await run(config);
+  t.ok(first.steps.length > 0);
+  const again = await run(config);
+  t.same(again.steps, []);
+  t.match(again.events, [{ event: "done", message: /finished/ }]);
 });
