@@ -12,6 +12,8 @@ interface Spec {
   outLie?: Lie;
   alpha?: number;
   accumulate?: boolean;
+  /** Values of very different sizes: then float64 sums round, and their order shows in the bits. */
+  wild?: boolean;
 }
 
 function reference(spec: Spec, x: Float64Array, start: Float64Array | null): Float64Array {
@@ -35,7 +37,10 @@ const one = (spec: Spec): Case => ({
   name: JSON.stringify(spec),
   body(bench: Bench) {
     const { alpha = 1, accumulate = false, out = "float32" } = spec;
-    const x = bench.input(spec.x, spec.dtype, spec.lie);
+    const wild = () => (bench.random.next() - 0.5) * 2 ** bench.random.below(60);
+    const x = spec.wild
+      ? bench.given(spec.x, Array.from({ length: count(spec.x) }, wild), spec.dtype, spec.lie)
+      : bench.input(spec.x, spec.dtype, spec.lie);
     if (out === "float64") {
       const y = bench.plain(spec.y, "float64", new Float64Array(count(spec.y)).fill(0.125));
       binding.ops.sum(x.native, y.native, alpha, accumulate);
@@ -67,6 +72,9 @@ export const cases: Case[] = [
   one({ x: [20_011, 20], y: [1, 20], lie: "columns" }),
   one({ x: [400_003], y: [1], out: "float64", accumulate: true, alpha: 3 }),
   one({ x: [20_000, 9], y: [20_000, 1] }),
+  one({ x: [200_003], y: [1], out: "float64", wild: true }),
+  one({ x: [40_009, 3], y: [1, 3], out: "float64", wild: true }),
+  one({ x: [5, 20_001], y: [5, 1], out: "float64", wild: true, lie: "gaps" }),
   one({ x: [], y: [] }),
   one({ x: [0, 5], y: [1, 5], accumulate: true }),
   one({ x: [0, 5], y: [1, 5] }),
