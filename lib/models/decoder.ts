@@ -23,6 +23,10 @@ export interface MemoryOptions {
   tileMlp?: number;
   /** Rows of a tile of logits and loss; 0: one tile of all rows. */
   tileLoss?: number;
+  /** Layers keep only their input. */
+  checkpoint?: boolean;
+  /** With checkpoint: attention runs forward once. */
+  keepAttention?: boolean;
 }
 
 /** Called when work on a layer is about to be enqueued. */
@@ -73,7 +77,7 @@ export class CausalLM extends Module {
   readonly sourceFolder: string | null;
   /** Called before each layer is enqueued. */
   onLayer: LayerHook | undefined = undefined;
-  readonly #memory: Required<MemoryOptions> = { tileMlp: 0, tileLoss: 0 };
+  readonly #memory: Required<MemoryOptions> = { tileMlp: 0, tileLoss: 0, checkpoint: false, keepAttention: false };
   readonly #inverseFrequencies: Tensor;
   readonly #attentionFactor: number;
 
@@ -112,6 +116,7 @@ export class CausalLM extends Module {
         throw new ArgumentError(`configureMemory: ${key} is ${rows}, expected rows of a tile, or 0 for no tiles`);
       this.#memory[key] = rows;
     }
+    for (const key of ["checkpoint", "keepAttention"] as const) this.#memory[key] = options[key] ?? this.#memory[key];
   }
 
   /** The last hidden states, behind the final norm: [T, H]. */

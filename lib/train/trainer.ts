@@ -2,6 +2,7 @@
 
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { noGrad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { cleanStale, newestValid, pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { dataOptions } from "../cli/data.js";
@@ -14,10 +15,9 @@ import { AdamW } from "../optim/adamw.js";
 import type { EvalEvent, RunItem, StepMetrics } from "../report/events.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { modelFlops } from "../report/model_flops.js";
-import { noGrad } from "../autograd/function.js";
 import { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
-import { Tensor, type Parameter } from "../tensor/tensor.js";
+import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { exportModel, openModel } from "./model.js";
 import { chooseTiles, deviceLimit, hostLimit, type MemoryPlan, rssPeak } from "./plan.js";
 import { learningRateAt } from "./schedule.js";
