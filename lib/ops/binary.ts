@@ -32,11 +32,14 @@ export function broadcastView(x: Tensor, shape: readonly number[]): Tensor {
 
 function compute(a: Tensor, b: Tensor, kind: BinaryKind): Tensor {
   const shape = broadcastShape(a.shape, b.shape, kind);
-  return produce(shape, { device: a.device, dtype: a.dtype }, [a, b], (y, x, z) => {
+  const options = { device: a.device, dtype: a.dtype };
+  return produce(shape, options, [a, b], (x, z) => {
+    const y = Tensor.empty(shape, options);
     const [left, right] = [broadcastView(x as Tensor, shape), broadcastView(z as Tensor, shape)];
     binding.ops.binary(left.native(), right.native(), y.native(), kinds.indexOf(kind));
     left.dispose();
     right.dispose();
+    return y;
   });
 }
 

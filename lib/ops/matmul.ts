@@ -87,10 +87,13 @@ class Linear extends Function<[Tensor, Tensor, Tensor | null], Tensor> {
     if (x.ndim !== 2 || weight.ndim !== 2 || x.shape[1] !== weight.shape[1])
       throw new ArgumentError(`linear: x has shape [${x.shape}], weight [${weight.shape}]; expected [T, I] and [O, I]`);
     const shape = [x.shape[0] as number, weight.shape[0] as number];
-    const y = produce(shape, { device: x.device, dtype: x.dtype }, [x, weight, bias], (out, from, by, plus) => {
+    const options = { device: x.device, dtype: x.dtype };
+    const y = produce(shape, options, [x, weight, bias], (from, by, plus) => {
+      const out = Tensor.empty(shape, options);
       const transposed = swapped(by as Tensor);
       matmulInto(from as Tensor, transposed, out, { bias: plus ?? null });
       transposed.dispose();
+      return out;
     });
     // x serves the weight's gradient alone, the weight x's.
     ctx.save(ctx.needsGrad[1] ? x : null);

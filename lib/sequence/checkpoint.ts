@@ -4,7 +4,8 @@ import { backward, type Context, Function, type Grad, noGrad, recompute } from "
 import { type AttentionKeeper, withAttentionKeeper } from "../ops/attention.js";
 import { cast } from "../ops/copy.js";
 import { scope, untracked } from "../tensor/scope.js";
-import type { Tensor } from "../tensor/tensor.js";
+import { produce, type Tensor } from "../tensor/tensor.js";
+import { CheckpointStore, type Entry } from "./offload.js";
 
 export interface CheckpointOptions {
   /** Also keep attention's output and log-sum-exp: attention then runs forward once. */
@@ -13,40 +14,40 @@ export interface CheckpointOptions {
   parameters: Iterable<Tensor>;
   /** Other tensors that `fn` reads: it gets them behind x, in the backward under handles that live until then. */
   others?: readonly (Tensor | null)[];
+  /** Where what is kept waits; default: on the device. */
+  store?: CheckpointStore | undefined;
 }
 
-/** What is recomputed. */
+/** What is recomputed: [T, ...] -> the same shape. */
 export type Segment = (x: Tensor, ...others: (Tensor | null)[]) => Tensor;
 
-/** Attention results of one layer, in call order. */
-class Keeper implements AttentionKeeper {
-  #recording = true;
-  readonly #kept: { o: Tensor; lse: Tensor }[] = [];
-  #next = 0;
+/** Attention results of one segment, in call order. */
+class Recorder implements AttentionKeeper {
+  readonly kept: Tensor[] = [];
 
   record(o: Tensor, lse: Tensor): void {
-    if (this.#recording) this.#kept.push(untracked(() => ({ o: o.alias(), lse: lse.alias() })));
+    this.kept.push(...untracked(() => [o.alias(), lse.alias()]));
   }
+
+  replay(): undefined {
+    return undefined;
+  }
+}
+
+class Player implements AttentionKeeper {
+  readonly #kept: readonly Tensor[];
+  #next = 0;
+
+  constructor(kept: readonly Tensor[]) {
+    this.#kept = kept;
+  }
+
+  record(): void {}
 
   replay(): { o: Tensor; lse: Tensor } | undefined {
-    if (this.#recording) return undefined;
-    const entry = this.#kept[this.#next++];
-    return entry && { o: entry.o.alias(), lse: entry.lse.alias() };
-  }
-
-  rewind(): void {
-    this.#recording = false;
-    this.#next = 0;
-  }
-
-  /** For ctx.save: all tensors. */
-  tensors(): Tensor[] {
-    return this.#kept.flatMap(({ o, lse }) => [o, lse]);
-  }
-
-  dispose(): void {
-    for (const tensor of this.tensors()) tensor.dispose();
-    this.#kept.length = 0;
+    const [o, lse] = this.#kept.slice(this.#next, this.#next + 2);
+    this.#next += 2;
+    return o && lse && { o: o.alias(), lse: lse.alias() };
   }
 }
 
@@ -54,29 +55,35 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
   readonly name = "checkpoint";
   forward(ctx: Context, fn: Segment, options: CheckpointOptions, x: Tensor): Tensor {
     const others = options.others ?? [];
-    const keeper = options.keepAttention && ctx.recording ? new Keeper() : undefined;
-    const y = withAttentionKeeper(keeper, () => scope(() => fn(x, ...others)));
-    ctx.save(x, ...others);
-    if (keeper) ctx.own(keeper);
-    ctx.values = { fn, keeper, present: others.map((other) => other !== null) };
+    const recorder = options.keepAttention && ctx.recording ? new Recorder() : undefined;
+    // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
+    const y = produce(x.shape, { device: x.device, dtype: x.dtype }, [x, ...others], (input, ...given) =>
+      noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given)))),
+    );
+    ctx.save(...others);
+    let entry: Entry | undefined;
+    if (ctx.recording) {
+      entry = (options.store ?? new CheckpointStore()).put([x, ...(recorder?.kept ?? [])]);
+      ctx.own(entry);
+    }
+    for (const tensor of recorder?.kept ?? []) tensor.dispose();
+    ctx.values = { fn, entry, present: others.map((other) => other !== null) };
     return y;
   }
 
   backward(ctx: Context, dy: Tensor): Grad[] {
-    const { fn, keeper, present } = ctx.values as { fn: Segment; keeper: Keeper | undefined; present: boolean[] };
-    const x = ctx.saved(0);
-    let next = 1;
+    const { fn, entry, present } = ctx.values as { fn: Segment; entry: Entry; present: boolean[] };
+    const [x, ...kept] = entry.fetch() as [Tensor, ...Tensor[]];
+    let next = 0;
     const others = present.map((there) => (there ? ctx.saved(next++) : null));
-    keeper?.rewind();
     const dx = scope(() => {
       const leaf = x.alias();
       leaf.requiresGrad = ctx.needsGrad[2] ?? false;
-      const y = withAttentionKeeper(keeper, () => recompute(() => fn(leaf, ...others)));
+      const y = withAttentionKeeper(new Player(kept), () => recompute(() => fn(leaf, ...others)));
       backward(y, dy, { hooks: false });
-      if (!leaf.grad) return null;
       const grad = leaf.grad;
       leaf.grad = null;
-      if (grad.dtype === x.dtype) return grad;
+      if (!grad || grad.dtype === x.dtype) return grad;
       const rounded = noGrad(() => cast(grad, x.dtype));
       grad.dispose();
       return rounded;
@@ -86,6 +93,6 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
 }
 const checkpointFunction = new Checkpoint();
 
-/** fn(x), of which only x (and attention's results, with keepAttention) is kept for the backward. */
+/** fn(x), of which only x (and attention's results, with keepAttention) is kept for the backward. fn keeps the shape. */
 export const checkpoint = (fn: Segment, x: Tensor, options: CheckpointOptions): Tensor =>
   checkpointFunction.apply(fn, options, x, ...options.parameters);

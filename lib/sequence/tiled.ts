@@ -26,8 +26,11 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
   forward(ctx: Context, fn: (x: Tensor) => Tensor, options: TiledOptions, x: Tensor): Tensor {
     const [total = 0, ...own] = x.shape;
     const columns = options.columns ?? own;
-    const y = produce([total, ...columns], { device: x.device, dtype: x.dtype }, [x], (out, from) =>
+    const shape = [total, ...columns];
+    const made = { device: x.device, dtype: x.dtype };
+    const y = produce(shape, made, [x], (from) =>
       noGrad(() => {
+        const out = Tensor.empty(shape, made);
         for (const { start, length } of tiles(total, options.rows))
           scope(() => {
             const part = fn(narrow(from as Tensor, 0, start, length));
@@ -38,6 +41,7 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
               );
             copyInto(part, narrow(out, 0, start, length));
           });
+        return out;
       }),
     );
     ctx.save(x);

@@ -4,7 +4,7 @@ import type { BackwardOptions, Node } from "../autograd/function.js";
 import { binding, type NativeTensor } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { type Category, categoryCode, type Device, device as openDevice, type Tier, tierCode } from "./device.js";
-import { arrayOver, type DataArray, type DType, dtypeCode, dtypeOf, encode } from "./dtype.js";
+import { arrayOver, type DataArray, type DType, dtypeBytes, dtypeCode, dtypeOf, encode } from "./dtype.js";
 import { type Scope, type Scoped, track } from "./scope.js";
 
 export interface TensorOptions {
@@ -100,18 +100,13 @@ export function defer<T>(value: boolean, fn: () => T): T {
   }
 }
 
-/** A result of known shape: `compute` fills it, now or (inside `defer`) when it is read. */
+/** A result of known shape, which `make` computes from the inputs: now or, inside `defer`, when it is read. */
 export function produce(
   shape: readonly number[],
   options: { device: Device; dtype: DType },
   inputs: readonly (Tensor | null)[],
-  compute: (y: Tensor, ...inputs: (Tensor | null)[]) => void,
+  make: (...inputs: (Tensor | null)[]) => Tensor,
 ): Tensor {
-  const make = (...given: (Tensor | null)[]): Tensor => {
-    const y = Tensor.empty(shape, options);
-    compute(y, ...given);
-    return y;
-  };
   if (!deferring) return make(...inputs);
   const source = new Deferred(inputs, (...given) => defer(false, () => make(...given)));
   return new Tensor(null, [...shape], contiguousStrides(shape), options.dtype, options.device, "activations", source);
@@ -198,6 +193,11 @@ export class Tensor implements Scoped {
   /** Elements. */
   get size(): number {
     return this.shape.reduce((product, size) => product * size, 1);
+  }
+
+  /** Bytes of its elements. */
+  get bytes(): number {
+    return this.size * dtypeBytes(this.dtype);
   }
 
   get ndim(): number {
