@@ -113,7 +113,7 @@ export interface NativeOps {
     lse: Optional,
     scale: number,
   ): void;
-  copy(src: NativeTensor, dst: NativeTensor): void;
+  copy(src: NativeTensor, dst: NativeTensor, queue?: number): void;
   fill(y: NativeTensor, value: number): void;
   sum(x: NativeTensor, y: NativeTensor, alpha: number, accumulate: Flag): void;
   normSquared(x: NativeTensor, y: NativeTensor): void;
@@ -230,6 +230,7 @@ export interface Native extends SafetensorsNative {
   marker(device: NativeDevice, value: number): void;
   lastMarker(device: NativeDevice): number;
   synchronize(device: NativeDevice): Promise<void>;
+  waitQueue(device: NativeDevice, queue: number, other: number): void;
   beginUpdate(device: NativeDevice): void;
   endUpdate(device: NativeDevice): void;
   stepsFinished(device: NativeDevice): number;

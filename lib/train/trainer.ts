@@ -123,20 +123,21 @@ function openDevice(config: Config): Device {
 
 /** mkdir with all parents; Node's recursive form never ends where a file system answers ENOENT, as /proc does. */
 function makeFolders(folder: string): void {
-  const make = (): boolean => {
-    try {
-      mkdirSync(folder);
-      return true;
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code === "EEXIST") return true;
-      if (code !== "ENOENT" || dirname(folder) === folder) throw error;
-      return false;
-    }
-  };
-  if (make()) return;
+  try {
+    mkdirSync(folder);
+    return;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return;
+    if (code !== "ENOENT" || dirname(folder) === folder) throw error;
+  }
   makeFolders(dirname(folder));
-  make();
+  // The second refusal is the answer.
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
 }
 
 /** Everything of one run. */

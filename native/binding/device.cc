@@ -125,6 +125,14 @@ Napi::Value synchronize(const Napi::CallbackInfo &info) {
       [](Napi::Env env) -> Napi::Value { return env.Undefined(); });
 }
 
+// waitQueue(device, queue, other): what is enqueued on `queue` from now on starts after all that `other` has now.
+Napi::Value wait_queue(const Napi::CallbackInfo &info) {
+  const auto queue = static_cast<int32_t>(integer(info[1], "queue", 0, LS_QUEUE_COUNT - 1));
+  const auto other = static_cast<int32_t>(integer(info[2], "other", 0, LS_QUEUE_COUNT - 1));
+  device_of(info[0]).device->wait_for(queue, other);
+  return info.Env().Undefined();
+}
+
 Napi::Value begin_update(const Napi::CallbackInfo &info) {
   device_of(info[0]).device->begin_update();
   return info.Env().Undefined();
@@ -225,6 +233,7 @@ void init_device(Napi::Object exports) {
   method<marker>(exports, "marker");
   method<last_marker>(exports, "lastMarker");
   method<synchronize>(exports, "synchronize");
+  method<wait_queue>(exports, "waitQueue");
   method<begin_update>(exports, "beginUpdate");
   method<end_update>(exports, "endUpdate");
   method<steps_finished>(exports, "stepsFinished");

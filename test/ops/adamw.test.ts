@@ -49,7 +49,11 @@ const one = (spec: Spec): Case => ({
       );
     }
     const reference = () => {
-      const [x, first, second] = [Float64Array.from(p.values), new Float64Array(p.values.length), new Float64Array(p.values.length)];
+      const [x, first, second] = [
+        Float64Array.from(p.values),
+        new Float64Array(p.values.length),
+        new Float64Array(p.values.length),
+      ];
       for (let t = 1; t <= steps; t++) {
         const [c1, c2] = [1 - betas[0] ** t, 1 - betas[1] ** t];
         for (let i = 0; i < x.length; i++) {
@@ -57,7 +61,8 @@ const one = (spec: Spec): Case => ({
           first[i] = betas[0] * (first[i] as number) + (1 - betas[0]) * g;
           second[i] = betas[1] * (second[i] as number) + (1 - betas[1]) * g * g;
           const moved = (x[i] as number) * (1 - learningRate * decay);
-          const next = moved - ((learningRate / c1) * (first[i] as number)) / (Math.sqrt((second[i] as number) / c2) + eps);
+          const next =
+            moved - ((learningRate / c1) * (first[i] as number)) / (Math.sqrt((second[i] as number) / c2) + eps);
           // Without master weights a bfloat16 parameter is rounded each step.
           x[i] = param === "bfloat16" && !master ? rounded(next, "bfloat16") : next;
         }
@@ -100,7 +105,21 @@ await opTests("adamw", cases, (t) => {
       const [step, finite] = [bench.plain([], "int64", [4]), bench.plain([], "int64", [0])];
       const none = null;
       binding.ops.adamwAdvance(step.native, finite.native);
-      binding.ops.adamw(p.native, g.native, m.native, v.native, step.native, none, none, finite.native, 1, 0.9, 0.9, 0, 0);
+      binding.ops.adamw(
+        p.native,
+        g.native,
+        m.native,
+        v.native,
+        step.native,
+        none,
+        none,
+        finite.native,
+        1,
+        0.9,
+        0.9,
+        0,
+        0,
+      );
       t.same([...(await p.tensor.values())], [1, -2, 3]);
       t.same([...(await m.tensor.values())], [1, -2, 3]);
       t.same([...(await v.tensor.values())], [1, 2, 3]);

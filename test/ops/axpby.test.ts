@@ -70,7 +70,10 @@ await opTests("axpby", cases, (t) => {
     withBench(async (bench) => {
       const x = bench.input([77]);
       binding.ops.axpby(x.native, x.native, null, 0.5, 0.25);
-      t.same([...(await x.tensor.values())], [...x.values].map((v) => rounded(0.75 * v, "float32")));
+      t.same(
+        [...(await x.tensor.values())],
+        [...x.values].map((v) => rounded(0.75 * v, "float32")),
+      );
     }),
   );
 

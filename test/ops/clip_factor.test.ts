@@ -19,7 +19,9 @@ const one = (total: number, maxNorm: number, loss?: number): Case => ({
 
 const ends = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
 export const cases: Case[] = [
-  ...[0, 1e-300, 0.25, 1, 1.0000001, 7, 1e300].flatMap((total) => [1, 0.3, 0, -1, 1e9].map((max) => one(total, max, 2.5))),
+  ...[0, 1e-300, 0.25, 1, 1.0000001, 7, 1e300].flatMap((total) =>
+    [1, 0.3, 0, -1, 1e9].map((max) => one(total, max, 2.5)),
+  ),
   ...ends.flatMap((bad) => [one(bad, 1, 1), one(2, 1, bad), one(bad, 0), one(bad, 1, bad)]),
   one(4, 1),
 ];

@@ -1,7 +1,17 @@
 // copy between all dtypes and layouts: casts as they are defined, permuting copies, transposes of every element size.
 import { binding } from "../../lib/binding.js";
 import { type DType, encode, toBfloat16 } from "../../lib/tensor/dtype.js";
-import { type Bench, type Case, count, lies, opTests, refusesBadArguments, rounded, storages, withBench } from "./helpers.js";
+import {
+  type Bench,
+  type Case,
+  count,
+  lies,
+  opTests,
+  refusesBadArguments,
+  rounded,
+  storages,
+  withBench,
+} from "./helpers.js";
 import { layout } from "./strided.js";
 
 const dtypes: readonly DType[] = ["float32", "bfloat16", "float64", "int32", "int64", "uint8"];
@@ -48,7 +58,10 @@ const permute = (dtype: DType, shape: number[], order: number[]): Case => ({
     const permuted = order.map((d) => strides[d] as number);
     binding.ops.copy(bench.view(x.native, turned, permuted), y.native);
     binding.ops.copy(y.native, bench.view(back.native, turned, permuted));
-    const places = layout(turned, turned.map((_, i) => i)).strides;
+    const places = layout(
+      turned,
+      turned.map((_, i) => i),
+    ).strides;
     bench.expectExactly(y, "dst", () =>
       values.map((_, index) => {
         const at = turned.map((size, d) => Math.floor(index / (places[d] as number)) % size);

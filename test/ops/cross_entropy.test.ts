@@ -118,7 +118,10 @@ await opTests("cross_entropy", cases, (t) => {
       const loss = bench.plain([], "float64", [0]);
       binding.ops.crossEntropy(x.native, bench.plain([1], "int32", [0]).native, loss.native, null, null, 1);
       const expected = Math.log1p(Math.exp(-12));
-      t.ok(Math.abs(((await loss.values())[0] as number) / expected - 1) < 0.05, `${(await loss.values())[0]} ${expected}`);
+      t.ok(
+        Math.abs(((await loss.values())[0] as number) / expected - 1) < 0.05,
+        `${(await loss.values())[0]} ${expected}`,
+      );
     }),
   );
 

@@ -1,7 +1,7 @@
 // embedding and its backward: rows as stored, gradients added in ascending order of the tokens, ids out of range.
 import { binding, type NativeDevice } from "../../lib/binding.js";
 import { ArgumentError } from "../../lib/errors.js";
-import { type Bench, type Case, opTests, Plain, refusesBadArguments, rounded } from "./helpers.js";
+import { type Argument, type Bench, type Case, opTests, Plain, refusesBadArguments, rounded } from "./helpers.js";
 import type { Storage } from "./strided.js";
 
 interface Spec {
@@ -71,13 +71,19 @@ await opTests("embedding", cases, (t) => {
   t.test("an id outside the table rejects the next read, with the first such index", async (t) => {
     for (const id of [7, -1, 2 ** 31 - 1, -(2 ** 31)]) {
       const forward = await failure([0, 6, id, 99], (device, ids) => {
-        const [table, y] = [new Plain(device, [7, 3], "float32", Array(21)), new Plain(device, [4, 3], "float32", Array(12))];
+        const [table, y] = [
+          new Plain(device, [7, 3], "float32", Array(21)),
+          new Plain(device, [4, 3], "float32", Array(12)),
+        ];
         binding.ops.embedding(ids.native, table.native, y.native);
       });
       t.match(forward.message, new RegExp(`embedding.*int32\\[4\\].*id ${id} at index 2 .*7 rows`), forward.message);
       t.ok(forward instanceof ArgumentError, forward.name);
       const backward = await failure([0, 6, id, 99], (device, ids) => {
-        const [table, y] = [new Plain(device, [7, 3], "float32", Array(21)), new Plain(device, [4, 3], "float32", Array(12))];
+        const [table, y] = [
+          new Plain(device, [7, 3], "float32", Array(21)),
+          new Plain(device, [4, 3], "float32", Array(12)),
+        ];
         binding.ops.embeddingBackward(ids.native, y.native, table.native);
       });
       t.match(backward.message, new RegExp(`embedding_backward.*id ${id} at index 2`), backward.message);
@@ -85,15 +91,15 @@ await opTests("embedding", cases, (t) => {
   });
 
   t.test("wrong arguments are refused", async (t) => {
-    const ids = { name: "ids", shape: [4], dtype: "int32" } as const;
+    const ids: Argument = { name: "ids", shape: [4], dtype: "int32" };
     const free = { anyShape: true };
     await refusesBadArguments(t, "embedding", [
-      { ...ids },
+      ids,
       { name: "table", shape: [7, 3], ...free },
       { name: "y", shape: [4, 3] },
     ]);
     await refusesBadArguments(t, "embeddingBackward", [
-      { ...ids },
+      ids,
       { name: "dy", shape: [4, 3] },
       { name: "dtable", shape: [7, 3] },
     ]);

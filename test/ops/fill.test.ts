@@ -1,7 +1,17 @@
 // fill of every dtype and layout, and the views that fills must not leave.
 import { binding } from "../../lib/binding.js";
 import type { DType } from "../../lib/tensor/dtype.js";
-import { type Bench, type Case, count, lies, opTests, refusesBadArguments, rounded, storages, withBench } from "./helpers.js";
+import {
+  type Bench,
+  type Case,
+  count,
+  lies,
+  opTests,
+  refusesBadArguments,
+  rounded,
+  storages,
+  withBench,
+} from "./helpers.js";
 
 const typed = (dtype: DType, value: number, expected: number, size = 77): Case => ({
   name: `${value} as ${dtype}`,
@@ -39,7 +49,11 @@ export const cases: Case[] = [
 await opTests("fill", cases, (t) => {
   t.test("a filled view leaves its neighbours alone", (t) =>
     withBench(async (bench) => {
-      const y = bench.plain([4, 6], "int32", Array.from({ length: 24 }, (_, i) => i));
+      const y = bench.plain(
+        [4, 6],
+        "int32",
+        Array.from({ length: 24 }, (_, i) => i),
+      );
       binding.ops.fill(bench.view(y.native, [2, 3], [12, 2], 1), -1);
       const expected = Array.from({ length: 24 }, (_, i) => ([1, 3, 5, 13, 15, 17].includes(i) ? -1 : i));
       t.same([...(await y.values())], expected);

@@ -43,8 +43,7 @@ async function child(isa: string, names: string[]): Promise<{ code: number; stdo
   return { code, ...text };
 }
 
-const parse = (run: { stdout: string }) =>
-  JSON.parse(run.stdout) as { isa: string; hashes: Record<string, string> };
+const parse = (run: { stdout: string }) => JSON.parse(run.stdout) as { isa: string; hashes: Record<string, string> };
 
 /** Read from the system, so that a build that fails to find AVX-512 does not pass for a machine without it. */
 const avx512 = /\bavx512f\b.*\bavx512vl\b|\bavx512vl\b.*\bavx512f\b/.test(readFileSync("/proc/cpuinfo", "utf8"));

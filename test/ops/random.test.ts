@@ -48,7 +48,15 @@ function normal(seed: number, offset: number, length: number, mean: number, std:
   return numbers.slice(0, length);
 }
 
-const one = (shape: number[], dtype: Storage, a: number, b: number, seed: number, offset: number, gauss: boolean): Case => ({
+const one = (
+  shape: number[],
+  dtype: Storage,
+  a: number,
+  b: number,
+  seed: number,
+  offset: number,
+  gauss: boolean,
+): Case => ({
   name: `[${shape}] ${dtype} ${gauss ? "normal" : "uniform"} ${a}, ${b}, seed ${seed}, from ${offset}`,
   body(bench: Bench) {
     const y = bench.output(shape, dtype);
@@ -98,7 +106,12 @@ await opTests("random", cases, (t) => {
       const whole = bench.output([300]);
       binding.ops.random(whole.native, 0, 1, 9, 400, true);
       const cut = bench.plain([300], "float32", new Float64Array(300));
-      for (const [from, to] of [[0, 4], [4, 120], [120, 184], [184, 300]] as const)
+      for (const [from, to] of [
+        [0, 4],
+        [4, 120],
+        [120, 184],
+        [184, 300],
+      ] as const)
         binding.ops.random(bench.view(cut.native, [to - from], [1], from), 0, 1, 9, 400 + from, true);
       t.same(await cut.values(), await whole.values());
     }),
@@ -106,7 +119,11 @@ await opTests("random", cases, (t) => {
 
   t.test("uniform numbers stay below the upper end, also after rounding", (t) =>
     withBench(async (bench) => {
-      for (const [dtype, low, high] of [["bfloat16", 0, 1], ["float32", 0, 0.1], ["bfloat16", -3, -1.01]] as const) {
+      for (const [dtype, low, high] of [
+        ["bfloat16", 0, 1],
+        ["float32", 0, 0.1],
+        ["bfloat16", -3, -1.01],
+      ] as const) {
         const y = bench.output([100_000], dtype);
         binding.ops.random(y.native, low, high, 5, 0, false);
         const got = await y.values();
@@ -123,7 +140,12 @@ await opTests("random", cases, (t) => {
       const z = (await y.values()).map((value) => (value - 1) / 2);
       const moment = (k: number) => z.reduce((sum, value) => sum + value ** k, 0) / z.length;
       // Five standard deviations of each estimate.
-      for (const [k, expected, spread] of [[1, 0, 1], [2, 1, 2], [3, 0, 15], [4, 3, 96]] as const)
+      for (const [k, expected, spread] of [
+        [1, 0, 1],
+        [2, 1, 2],
+        [3, 0, 15],
+        [4, 3, 96],
+      ] as const)
         t.ok(Math.abs(moment(k) - expected) < 5 * Math.sqrt(spread / z.length), `moment ${k} is ${moment(k)}`);
     }),
   );

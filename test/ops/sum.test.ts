@@ -39,7 +39,9 @@ const one = (spec: Spec): Case => ({
     if (out === "float64") {
       const y = bench.plain(spec.y, "float64", new Float64Array(count(spec.y)).fill(0.125));
       binding.ops.sum(x.native, y.native, alpha, accumulate);
-      bench.expect(y, "y", () => reference(spec, x.values, accumulate ? new Float64Array(count(spec.y)).fill(0.125) : null));
+      bench.expect(y, "y", () =>
+        reference(spec, x.values, accumulate ? new Float64Array(count(spec.y)).fill(0.125) : null),
+      );
       return;
     }
     const start = accumulate ? bench.input(spec.y, out, spec.outLie) : null;
