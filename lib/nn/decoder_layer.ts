@@ -1,7 +1,6 @@
 // One layer of a decoder: attention and gated MLP, each behind a norm, each added to what came in.
 
 import { add } from "../ops/index.js";
-import { checkpoint } from "../sequence/checkpoint.js";
 import { tiled } from "../sequence/tiled.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
@@ -17,10 +16,6 @@ export interface DecoderLayerSizes extends AttentionSizes, MlpSizes {
 export interface DecoderLayerOptions {
   /** Rows (tokens) of a tile of the norm and MLP, recomputed in the backward; 0: all at once, nothing recomputed. */
   readonly tileMlp: number;
-  /** Keep only what comes in, and recompute the layer in the backward. */
-  readonly checkpoint?: boolean;
-  /** With checkpoint: attention's results are kept too. */
-  readonly keepAttention?: boolean;
 }
 
 export class DecoderLayer extends Module {
@@ -42,17 +37,6 @@ export class DecoderLayer extends Module {
 
   /** x [T, H] -> [T, H] */
   forward(x: Tensor, layout: TokenLayout, options: DecoderLayerOptions): Tensor {
-    if (!options.checkpoint) return this.#run(x, layout, options);
-    const { keepAttention = false } = options;
-    return checkpoint(
-      (input, positions, cuSeqlens) =>
-        this.#run(input, { ...layout, positions: positions as Tensor, cuSeqlens: cuSeqlens ?? null }, options),
-      x,
-      { keepAttention, parameters: this.parameters(), others: [layout.positions, layout.cuSeqlens] },
-    );
-  }
-
-  #run(x: Tensor, layout: TokenLayout, options: DecoderLayerOptions): Tensor {
     return scope(() => {
       const attended = scope(() => add(x, this.selfAttn.forward(this.inputLayernorm.forward(x), layout)));
       if (options.tileMlp === 0) return this.#feedForward(attended);

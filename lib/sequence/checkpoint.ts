@@ -23,10 +23,17 @@ export type Segment = (x: Tensor, ...others: (Tensor | null)[]) => Tensor;
 
 /** Attention results of one segment, in call order. */
 class Recorder implements AttentionKeeper {
-  readonly kept: Tensor[] = [];
+  #kept: Tensor[] = [];
 
   record(o: Tensor, lse: Tensor): void {
-    this.kept.push(...untracked(() => [o.alias(), lse.alias()]));
+    this.#kept.push(...untracked(() => [o.alias(), lse.alias()]));
+  }
+
+  /** The handles are the taker's from now on. */
+  handOver(): Tensor[] {
+    const kept = this.#kept;
+    this.#kept = [];
+    return kept;
   }
 
   replay(): undefined {
@@ -57,16 +64,21 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
     const others = options.others ?? [];
     const recorder = options.keepAttention && ctx.recording ? new Recorder() : undefined;
     // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
-    const y = produce(x.shape, { device: x.device, dtype: x.dtype }, [x, ...others], (input, ...given) =>
-      noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given)))),
-    );
-    ctx.save(...others);
     let entry: Entry | undefined;
+    const made = { device: x.device, dtype: x.dtype };
+    // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
+    const y = produce(x.shape, made, [x, ...others], (input, ...given) => {
+      const result = noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given))));
+      // Made late: the entry is there already, unless the backward has come and gone.
+      entry?.add(recorder?.handOver() ?? []);
+      return result;
+    });
+    ctx.save(...others);
     if (ctx.recording) {
-      entry = (options.store ?? new CheckpointStore()).put([x, ...(recorder?.kept ?? [])]);
+      entry = (options.store ?? new CheckpointStore()).put([x]);
+      entry.add(recorder?.handOver() ?? []);
       ctx.own(entry);
     }
-    for (const tensor of recorder?.kept ?? []) tensor.dispose();
     ctx.values = { fn, entry, present: others.map((other) => other !== null) };
     return y;
   }

@@ -20,20 +20,22 @@ export class CheckpointStore {
   readonly #entries: Entry[] = [];
   #onDevice = 0;
 
-  /** Takes tensors (in handles of its own); the oldest go out when the device's share is full. */
+  /** Takes tensors, in handles of its own. */
   put(tensors: readonly Tensor[]): Entry {
-    const entry = new Entry(this, tensors);
+    const entry = new Entry(this);
     this.#entries.push(entry);
-    this.#onDevice += entry.bytes;
-    if (this.options.tier !== "none")
-      for (const oldest of this.#entries) {
-        if (this.#onDevice <= this.options.deviceBytes) break;
-        if (oldest.onDevice) {
-          oldest.out();
-          this.#onDevice -= oldest.bytes;
-        }
-      }
+    entry.add(untracked(() => tensors.map((tensor) => tensor.alias())));
     return entry;
+  }
+
+  /** More bytes lie on the device: the oldest go out when its share is full. */
+  grown(bytes: number): void {
+    this.#onDevice += bytes;
+    if (this.options.tier === "none") return;
+    for (const oldest of this.#entries) {
+      if (this.#onDevice <= this.options.deviceBytes) break;
+      this.#onDevice -= oldest.out();
+    }
   }
 
   /** Called by an entry that is needed now: the one before it is fetched beside the work that follows. */
@@ -45,82 +47,99 @@ export class CheckpointStore {
   remove(entry: Entry): void {
     const at = this.#entries.indexOf(entry);
     if (at >= 0) this.#entries.splice(at, 1);
-    if (entry.counted) this.#onDevice -= entry.bytes;
+    this.#onDevice -= entry.resident;
   }
 }
 
-/** What one checkpoint holds. */
+/** What one checkpoint holds: tensors on the device, or, after those, tensors that went out. */
 export class Entry {
   readonly #store: CheckpointStore;
-  #device: Tensor[] | undefined;
-  #host: Tensor[] | undefined;
-  readonly bytes: number;
-  /** Whether its bytes count as those that stayed on the device. */
-  counted = true;
+  #device: Tensor[] = [];
+  #host: Tensor[] = [];
+  #fetched = false;
+  #disposed = false;
+  /** Bytes that stayed on the device. */
+  resident = 0;
 
-  constructor(store: CheckpointStore, tensors: readonly Tensor[]) {
+  constructor(store: CheckpointStore) {
     this.#store = store;
-    this.#device = untracked(() => tensors.map((tensor) => tensor.alias()));
-    this.bytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
   }
 
-  get onDevice(): boolean {
-    return this.counted;
+  /** Takes over handles. */
+  add(tensors: readonly Tensor[]): void {
+    if (tensors.length === 0) return;
+    if (this.#disposed) {
+      for (const tensor of tensors) tensor.dispose();
+      return;
+    }
+    this.#device.push(...tensors);
+    const bytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+    this.resident += bytes;
+    this.#store.grown(bytes);
   }
 
-  /** Copies to the host while compute goes on; the device's bytes go back when the copy is over. */
-  out(): void {
-    this.counted = false;
-    const device = this.#device as Tensor[];
-    this.#host = untracked(() =>
-      device.map((tensor) => {
-        const host = Tensor.empty(tensor.shape, {
-          device: tensor.device,
-          dtype: tensor.dtype,
-          tier: "host",
-          category: "checkpoints",
-        });
-        binding.ops.copy(tensor.native(), host.native(), queues.copyOut);
-        return host;
-      }),
+  /** Copies to the host while compute goes on; the device's bytes go back when the copy is over. Returns the bytes. */
+  out(): number {
+    const bytes = this.resident;
+    this.#host.push(
+      ...untracked(() =>
+        this.#device.map((tensor) => {
+          const host = Tensor.empty(tensor.shape, {
+            device: tensor.device,
+            dtype: tensor.dtype,
+            tier: "host",
+            category: "checkpoints",
+          });
+          binding.ops.copy(tensor.native(), host.native(), queues.copyOut);
+          return host;
+        }),
+      ),
     );
-    for (const tensor of device) tensor.dispose();
-    this.#device = undefined;
+    for (const tensor of this.#device) tensor.dispose();
+    this.#device = [];
+    this.resident = 0;
+    return bytes;
   }
 
   /** Starts the copy back. */
   prefetch(): void {
     const host = this.#host;
-    if (!host) return;
-    const native = (host[0] as Tensor).device.native;
+    const first = host[0];
+    if (!first) return;
+    const { native } = first.device;
     // The copy out may still be on its way.
     binding.waitQueue(native, queues.copyIn, queues.copyOut);
-    this.#device = untracked(() =>
+    const back = untracked(() =>
       host.map((tensor) => {
-        const device = Tensor.empty(tensor.shape, { device: tensor.device, dtype: tensor.dtype, category: "checkpoints" });
+        const device = Tensor.empty(tensor.shape, {
+          device: tensor.device,
+          dtype: tensor.dtype,
+          category: "checkpoints",
+        });
         binding.ops.copy(tensor.native(), device.native(), queues.copyIn);
         return device;
       }),
     );
+    // What went out came before what stayed.
+    this.#device = [...back, ...this.#device];
     for (const tensor of host) tensor.dispose();
-    this.#host = undefined;
+    this.#host = [];
+    this.#fetched = true;
   }
 
   /** The tensors, for compute enqueued from now on. They stay this entry's. */
   fetch(): readonly Tensor[] {
-    const away = !this.counted;
     this.prefetch();
-    const device = this.#device as Tensor[];
-    if (away) binding.waitQueue((device[0] as Tensor).device.native, queues.compute, queues.copyIn);
+    if (this.#fetched) binding.waitQueue((this.#device[0] as Tensor).device.native, queues.compute, queues.copyIn);
     this.#store.fetched(this);
-    return device;
+    return this.#device;
   }
 
   dispose(): void {
-    for (const tensor of [...(this.#device ?? []), ...(this.#host ?? [])]) tensor.dispose();
-    this.#device = undefined;
-    this.#host = undefined;
+    this.#disposed = true;
+    for (const tensor of [...this.#device, ...this.#host]) tensor.dispose();
     this.#store.remove(this);
+    this.#device = [];
+    this.#host = [];
   }
 }
-
