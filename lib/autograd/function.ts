@@ -180,6 +180,13 @@ export abstract class Function<Args extends unknown[], Result extends Tensor | T
       result = noGrad(() => this.forward(ctx, ...args));
     } catch (error) {
       ctx.free();
+      // What JavaScript says when an argument is not what the types ask for names neither the op nor the argument.
+      if (error instanceof TypeError)
+        throw new ArgumentError(
+          `${this.name}: cannot work with the arguments (${args.map(describeArgument).join(", ")}): ${error.message}`,
+          { op: this.name },
+          { cause: error },
+        );
       throw error;
     }
     if (!ctx.recording) return result;
@@ -193,6 +200,12 @@ export abstract class Function<Args extends unknown[], Result extends Tensor | T
     node.outputs = outputs;
     return result;
   }
+}
+
+/** An argument in an error message: tensors by dtype and shape, everything else by its kind. */
+function describeArgument(value: unknown): string {
+  if (value instanceof Tensor) return `${value.dtype}[${value.shape.join(", ")}]`;
+  return typeof value === "number" || value === null ? String(value) : typeof value;
 }
 
 /** Nodes reachable from a node, itself included. */

@@ -57,7 +57,6 @@ const wholeNumber = (least: number) => (text: string) => {
 const laterCommands: readonly [name: string, what: string][] = [
   ["launch", "starting several ranks"],
   ["plan", "planning memory and time without running"],
-  ["report", "a report of a finished run"],
 ];
 
 const overridesHelp = `
@@ -134,6 +133,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       const { file, overrides } = splitWords("data", words);
       const { showData } = await import("./data.js");
       code = await showData(file, overrides, opts, output);
+    });
+
+  program
+    .command("report")
+    .description("write DIR/report.html: loss, speed, the recorded steps and their memory")
+    .argument("<dir>", "the output.dir of a run")
+    .usage("DIR [options]")
+    .addHelpText("after", "\nExample:\n  longseq report runs/first")
+    .action(async (folder: string) => {
+      const { report } = await import("./report.js");
+      code = report(folder, output);
     });
 
   program

@@ -208,7 +208,11 @@ const train = z
     steps: countOr([null], 1).default(null),
     epochs: countOr([null], 1).default(null),
     /** Sequences a step, over the whole job. */
-    batchSize: count(1).default(1),
+    batchSize: leaf<number | string, number>(`a whole number from 1 to 1000000 ${countHint}`, (value) => {
+      const number = parseCount(value);
+      // The sequences of a step are held together; a larger number is a slip that would only read until memory ends.
+      return number !== undefined && number >= 1 && number <= 1e6 ? number : undefined;
+    }).default(1),
     microBatchSize: count(1).default(1),
     learningRate: notNegative.default(1e-5),
     schedule: choice("constant", "linear", "cosine", "wsd").default("cosine"),
@@ -316,7 +320,10 @@ export const configSchema = z
     train,
     device: device.default("auto"),
     /** Of the CPU backend, a rank. */
-    threads: countOr(["auto"], 1).default("auto"),
+    threads: leaf<"auto" | number | string, "auto" | number>("auto or a whole number from 1 to 1024", (value) => {
+      const number = value === "auto" ? value : parseCount(value);
+      return number === "auto" || (number !== undefined && number >= 1 && number <= 1024) ? number : undefined;
+    }).default("auto"),
     attention: choice("auto", "cudnn", "native").default("auto"),
     parallel,
     memory,

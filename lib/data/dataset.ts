@@ -73,6 +73,8 @@ export class Dataset {
   readonly documents: number;
   /** Rows that `overlong: drop` left out. */
   readonly dropped: number;
+  /** Rows without a label that counts; where all are, nothing can be learned. */
+  readonly unlabelled: number;
   /** Tokens of the pieces that are trained on. */
   readonly tokens: number;
   /** Of all rows. */
@@ -168,6 +170,7 @@ export class Dataset {
     });
     this.tokens = tokens;
     this.dropped = dropped;
+    this.unlabelled = unlabelled;
     const warnings: string[] = [];
     if (dropped > 0)
       warnings.push(`${key}: ${dropped} of ${documents} rows have more than ${sequenceLength} tokens and were dropped`);

@@ -62,6 +62,7 @@ const MAGIC_BYTES: [number[], string][] = [
   [[0x50, 0x4b, 0x03, 0x04], "is a zip archive; unpack it first"],
   [[0x50, 0x41, 0x52, 0x31], "is a Parquet file; write it as .jsonl first"],
   [[0x41, 0x52, 0x52, 0x4f, 0x57, 0x31], "is an Arrow file; write it as .jsonl first"],
+  [[...Buffer.from("version https://git-lfs.")], "is a Git LFS pointer, not the file itself; run `git lfs pull`"],
   [[0xff, 0xfe], "is UTF-16 (little endian byte order mark); convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"],
   [[0xfe, 0xff], "is UTF-16 (big endian byte order mark); convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"],
 ];

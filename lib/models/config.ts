@@ -64,6 +64,7 @@ export interface ModelConfig {
   readonly windows: readonly number[];
   /** What the checkpoint's weights were said to be; null where config.json says nothing. */
   readonly dtype: string | null;
+  /** Its embedding row starts at 0 and is not trained through the embedding. */
   readonly padTokenId: number | null;
   /** What the fields came from, for messages. */
   readonly file: string;
@@ -239,7 +240,12 @@ export function readConfig(raw: unknown, file: string, families: readonly Family
     reader.fail("hidden_act", `this activation is not implemented; there are ${Object.keys(activations).join(", ")}`);
 
   const maxPositionEmbeddings = reader.count("max_position_embeddings", { default: family.defaultMaxPositions });
-  const padTokenId = reader.get("pad_token_id") ?? null;
+  const padding = reader.get("pad_token_id") ?? null;
+  if (padding !== null && (!Number.isSafeInteger(padding) || Math.abs(padding as number) >= vocabSize))
+    reader.fail("pad_token_id", `expected a token below vocab_size, ${vocabSize}, or null`);
+  // torch counts a negative one from the end.
+  const padTokenId =
+    padding === null || (padding as number) >= 0 ? (padding as number | null) : (padding as number) + vocabSize;
   const dtype = reader.get("dtype") ?? reader.get("torch_dtype") ?? null;
   if (dtype !== null && typeof dtype !== "string")
     reader.fail(reader.get("dtype") === undefined ? "torch_dtype" : "dtype", "expected the name of a dtype");
@@ -262,7 +268,7 @@ export function readConfig(raw: unknown, file: string, families: readonly Family
     rope: readRope(reader, maxPositionEmbeddings),
     ...family.read(reader, { numLayers }),
     dtype: dtype === null || dtype === "auto" ? null : (dtype as string).replace(/^torch\./, ""),
-    padTokenId: Number.isSafeInteger(padTokenId) && (padTokenId as number) >= 0 ? (padTokenId as number) : null,
+    padTokenId,
     file,
     fields,
   };

@@ -1,5 +1,6 @@
 // The causal decoder that all families share: embedding, layers, norm, and lm_head (or the embedding again).
 
+import { isGradEnabled } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
 import type { TokenLayout } from "../nn/attention.js";
 import { DecoderLayer } from "../nn/decoder_layer.js";
@@ -55,15 +56,19 @@ export class Decoder extends Module {
     this.norm = new RmsNorm(config.hiddenSize, { ...options, eps: rmsNormEps });
   }
 
-  /** ids [T] int32 -> [T, H] */
-  forward(ids: Tensor, layout: TokenLayout, options: Required<MemoryOptions>, onLayer?: LayerHook): Tensor {
+  /** ids [T] int32 -> [T, H]. gradientMask: see Embedding. */
+  forward(
+    ids: Tensor,
+    layout: TokenLayout,
+    options: Required<MemoryOptions> & { onLayer?: LayerHook | undefined; gradientMask?: Tensor | null },
+  ): Tensor {
     this.#store.options = { tier: options.offload, deviceBytes: options.deviceBytes };
     return scope(() => {
-      let x_TH = this.embedTokens.forward(ids);
+      let x_TH = this.embedTokens.forward(ids, options.gradientMask);
       const every = Math.max(1, options.checkpointEvery);
       for (let first = 0; first < this.layers.length; first += every) {
         const y_TH = this.#segment(x_TH, this.layers.slice(first, first + every), layout, options, (i) =>
-          onLayer?.("forward", first + i),
+          options.onLayer?.("forward", first + i),
         );
         // What a backward needs of it is saved under handles of its own.
         x_TH.dispose();
@@ -194,8 +199,17 @@ export class CausalLM extends Module {
         attentionFactor: this.#attentionFactor,
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
       };
-      return this.model.forward(tensor(ids, { device }), layout, this.#memory, this.onLayer);
+      const options = { ...this.#memory, onLayer: this.onLayer, gradientMask: this.#gradientMask(ids) };
+      return this.model.forward(tensor(ids, { device }), layout, options);
     });
+  }
+
+  /** [T, 1], 0 at padding tokens: transformers trains no embedding row of theirs. null where there are none. */
+  #gradientMask(ids: Int32Array): Tensor | null {
+    const padding = this.config.padTokenId;
+    if (padding === null || !isGradEnabled() || !ids.includes(padding)) return null;
+    const mask = Float32Array.from(ids, (id) => (id === padding ? 0 : 1));
+    return tensor(mask, { device: this.device, shape: [ids.length, 1] });
   }
 
   /** Logits [T, V] of tokens laid end to end; each row of `inputIds` is a document of its own. */

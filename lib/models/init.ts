@@ -36,7 +36,7 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
     for (const [name, parameter] of model.namedParameters()) {
       if (parameter.ndim === 1) parameter.fill(name.endsWith(".bias") ? 0 : 1);
       else binding.ops.random(parameter.native(), 0, config.initializerRange, seedOf(name, seed), 0, true);
-      if (name === "model.embed_tokens.weight" && config.padTokenId !== null && config.padTokenId < config.vocabSize) {
+      if (name === "model.embed_tokens.weight" && config.padTokenId !== null) {
         const row = parameter.viewOf([config.hiddenSize], [1], config.padTokenId * config.hiddenSize);
         row.fill(0);
         row.dispose();

@@ -86,7 +86,9 @@ class Binary extends Function<[Tensor, Tensor, BinaryKind], Tensor> {
 const binaryFunction = new Binary();
 
 const withNumber = (a: Tensor, b: Tensor | number): Tensor =>
-  typeof b === "number" ? Tensor.full([], b, { device: a.device, dtype: a.dtype }) : b;
+  typeof b === "number" && a instanceof Tensor
+    ? Tensor.full([], b, { device: a.device, dtype: a.dtype })
+    : (b as Tensor);
 
 /** a + b, broadcast. */
 export const add = (a: Tensor, b: Tensor | number): Tensor => binaryFunction.apply(a, withNumber(a, b), "add");

@@ -50,8 +50,10 @@ export class AdamW {
     this.#params = [...new Set(params)].filter((param) => param.requiresGrad);
     if (this.#params.length === 0) throw new ArgumentError("AdamW: no parameter requires gradients");
     const check = (name: string, value: number, low: number, high: number): void => {
-      if (!(value >= low && value < high))
-        throw new ArgumentError(`AdamW: ${name} is ${value}, expected ${low} <= ${name} < ${high}`);
+      if (typeof value !== "number" || !(value >= low && value < high))
+        throw new ArgumentError(
+          `AdamW: ${name} is ${typeof value === "string" ? JSON.stringify(value) : String(value)}, expected ${low} <= ${name} < ${high}`,
+        );
     };
     check("learningRate", this.learningRate, 0, Number.POSITIVE_INFINITY);
     check("beta1", this.betas[0], 0, 1);

@@ -1,5 +1,5 @@
 // Devices: where tensors live, what ran there, and how much memory it took.
-import { availableParallelism } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 import { binding, type MemoryStats, type NativeDevice, type NativeDeviceInfo, type OpCount } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 
@@ -57,6 +57,7 @@ export class Device {
     this.name = name;
     const threads = options.threads ?? availableParallelism();
     this.native = binding.openDevice(name, this.type, Number(match[2] ?? 0), threads);
+    this.setLimit(0);
   }
 
   get info(): NativeDeviceInfo {
@@ -72,9 +73,13 @@ export class Device {
     return binding.memoryStats(this.native, tierCode(tier));
   }
 
-  /** Reserved bytes that may not be exceeded; 0 lifts the limit. */
+  /**
+   * Reserved bytes that may not be exceeded; 0 lifts the limit, on the CPU up to the machine's memory: the kernel hands
+   * out more addresses than it has pages, and ends the process when they are touched.
+   */
   setLimit(bytes: number, tier: Tier = "device"): void {
-    binding.setLimit(this.native, tierCode(tier), bytes);
+    const most = this.type === "cpu" && tier !== "disk" ? totalmem() : 0;
+    binding.setLimit(this.native, tierCode(tier), bytes === 0 ? most : bytes);
   }
 
   /** Peaks start again from what is in use now. */

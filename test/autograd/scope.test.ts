@@ -3,6 +3,13 @@ import t from "tap";
 import { device, ops, Parameter, randn, scope, scopeAsync, type Tensor, tensor } from "../../lib/index.js";
 
 const cpu = device("cpu");
+/** Held to the end: the garbage collector must not free anything while bytes are compared. */
+const held: Parameter[] = [];
+const parameter = (size: number): Parameter => {
+  const made = new Parameter(randn([size, size], { seed: 5 }));
+  held.push(made);
+  return made;
+};
 const big = (): Tensor => randn([100, 100]);
 
 t.test("a scope frees what it does not return", async (t) => {
@@ -46,7 +53,7 @@ t.test("an error frees everything and comes through", async (t) => {
 });
 
 t.test("a graph that leaves a scope keeps what its backward needs; one that does not is freed", async (t) => {
-  const w = new Parameter(randn([100, 100], { seed: 5 }));
+  const w = parameter(100);
   const before = cpu.memory().live;
   const loss = scope(() => ops.silu(ops.linear(big(), w)).sum());
   t.ok(cpu.memory().live > before, "saved tensors live");
@@ -62,7 +69,7 @@ t.test("a graph that leaves a scope keeps what its backward needs; one that does
 });
 
 t.test("gradients made inside a scope outlive it", async (t) => {
-  const w = new Parameter(randn([10, 10], { seed: 6 }));
+  const w = parameter(10);
   scope(() => {
     ops
       .linear(randn([3, 10]), w)

@@ -102,7 +102,7 @@ t.test("help and version", async (t) => {
   t.match(help.stdout, /\n {2}doctor/);
   t.match(help.stdout, /Example:\n {2}longseq doctor/);
   t.equal(help.stderr, "");
-  for (const command of ["train", "data", "doctor"]) {
+  for (const command of ["train", "data", "report", "doctor"]) {
     const { code, stdout } = await run([command, "--help"]);
     t.equal(code, 0);
     t.match(stdout, /Example:\n {2}longseq /, command);
@@ -124,6 +124,9 @@ t.test("wrong usage exits 2 with one message", async (t) => {
     [["data", file, "--samples", "0"], /^error: option .*'0' is invalid\. Expected a whole number of at least 1; see/],
     [["data", file, "--tokens", "x"], /Expected a whole number of at least 0/],
     [["doctor", "more"], /^error: too many arguments/],
+    [["report"], /^error: missing required argument 'dir'; see longseq --help\n$/],
+    [["report", "a", "b"], /^error: too many arguments/],
+    [["report", "none"], /^error: none: there is no such folder; give the output\.dir of a run\n$/],
     [["train", "none.yaml"], /^error: none\.yaml: there is no such file\n$/],
     [["train", file, "train.stps=3"], /^error: command line: train\.stps: unknown key; did you mean train\.steps\?\n$/],
     [
@@ -134,7 +137,7 @@ t.test("wrong usage exits 2 with one message", async (t) => {
       ["train", file, "train.steps=-1", "threads=x"],
       /^error: command line: train\.steps.*\nerror: command line: threads.*\n$/,
     ],
-    ...["launch", "plan", "report"].map((name): [string[], RegExp] => [
+    ...["launch", "plan"].map((name): [string[], RegExp] => [
       [name, "--nproc", "2", "--", "train", file],
       new RegExp(`^error: longseq ${name} \\([^)]*\\) is not available in this version; try train, data or doctor\\n$`),
     ]),

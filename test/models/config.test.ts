@@ -38,6 +38,9 @@ t.test("what absent fields mean", (t) => {
     dtype: null,
   });
   t.strictSame(plain.windows, [0, 0, 0]);
+  t.equal(plain.padTokenId, null);
+  t.equal(parse({ ...llama, pad_token_id: 0 }).padTokenId, 0);
+  t.equal(parse({ ...llama, pad_token_id: -1 }).padTokenId, 99);
   t.strictSame(parse({ ...llama, sliding_window: 4, use_sliding_window: true }).windows, [0, 0, 0], "never in Llama");
 
   const mistral = parse(type("mistral"));
@@ -196,6 +199,7 @@ t.test("one clear error for each bad field", (t) => {
     [{ ...llama, rms_norm_eps: "1e-5" }, /rms_norm_eps is "1e-5"; expected a number/],
     [{ ...llama, rms_norm_eps: -1 }, /rms_norm_eps is -1/],
     [{ ...llama, tie_word_embeddings: "yes" }, /tie_word_embeddings is "yes"; expected true or false/],
+    [{ ...llama, pad_token_id: 100 }, /pad_token_id is 100; expected a token below vocab_size, 100/],
     [{ ...llama, attention_dropout: 0.1 }, /attention_dropout is 0\.1; dropout is not implemented/],
     [{ ...llama, quantization_config: { bits: 4 } }, /quantization_config is .*not implemented/],
     [{ ...llama, num_local_experts: 8 }, /num_local_experts is 8; mixtures of experts are not implemented/],

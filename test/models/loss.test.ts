@@ -129,6 +129,28 @@ t.test("tiles change nothing, frozen parameters have no gradient", async (t) => 
   t.ok(Math.abs(rest.loss - expected.loss) < 1e-6);
 });
 
+t.test("the embedding row of the padding token is not trained, its lm_head row is", async (t) => {
+  const gradsOf = async (more: object) => {
+    using model = initModel({ ...fields, ...more });
+    // Initialisation zeroes the row; a loaded checkpoint has any values there.
+    model.model.embedTokens.weight.fill(0.5);
+    return scopeAsync(async () => {
+      model.loss({ inputIds: first }).backward();
+      return (await model.model.embedTokens.weight.grad?.data()) as Float32Array;
+    });
+  };
+  const row = (grad: Float32Array, id: number) => grad.slice(16 * id, 16 * (id + 1));
+  const plain = await gradsOf({});
+  const padded = await gradsOf({ pad_token_id: 1 });
+  t.ok(row(plain, 1).some((value) => value !== 0));
+  t.ok(row(padded, 1).every((value) => value === 0));
+  for (const id of [3, 4, 5, 9]) t.equal(error(row(padded, id), row(plain, id)), 0, "no other row changes");
+  const tied = await gradsOf({ pad_token_id: 1, tie_word_embeddings: true });
+  t.ok(row(tied, 1).some((value) => value !== 0));
+  const outside = await gradsOf({ pad_token_id: 30 });
+  t.equal(error(outside, plain), 0);
+});
+
 t.test("after a step, memory is what it was", async (t) => {
   const device = new Device("cpu");
   for (const family of ["llama", "mistral", "qwen2", "qwen3"]) {

@@ -40,7 +40,8 @@ ls_status fill(const ls_exec *exec, const ls_fill_args *args) {
     std::snprintf(exec->error, exec->error_size, "toys are not negative");
     return LS_DEVICE_FAILURE;
   }
-  for (int64_t i = 0; i < args->y.sizes[0]; ++i) static_cast<float *>(args->y.data)[i] = static_cast<float>(args->value);
+  for (int64_t i = 0; i < args->y.sizes[0]; ++i)
+    static_cast<float *>(args->y.data)[i] = static_cast<float>(args->value);
   return LS_OK;
 }
 

@@ -10,7 +10,10 @@ const library = join(packageRoot, "build", "test", "toy_backend.so");
 
 t.test("a library that cannot be used says why", async (t) => {
   t.ok(existsSync(library), `${library} is built by the set-up`);
-  t.throws(() => binding.openBackend("/nowhere/backend.so"), { code: "UNSUPPORTED", message: /\/nowhere\/backend\.so/ });
+  t.throws(() => binding.openBackend("/nowhere/backend.so"), {
+    code: "UNSUPPORTED",
+    message: /\/nowhere\/backend\.so/,
+  });
   t.throws(() => binding.openBackend("libm.so.6"), { code: "UNSUPPORTED", message: /does not export ls_backend_open/ });
   t.throws(() => binding.openBackend(5 as unknown as string), { code: "INVALID_ARGUMENT" });
   t.throws(() => new Device("toy"), { code: "UNSUPPORTED", message: /'toy' is not available.*cpu, meta/ });
@@ -36,7 +39,10 @@ t.test("an op that a backend lacks, and one that fails, reject the next read wit
   await t.rejects(x.data(), { code: "UNSUPPORTED", message: /copy.*float32\[3, 4\].*the toy backend lacks this op/ });
   const failing = new Device("toy");
   const y = Tensor.full([7], -1, { device: failing });
-  await t.rejects(y.data(), { code: "DEVICE_FAILURE", message: /fill failed on rank 0 with y float32\[7\]: toys are not negative/ });
+  await t.rejects(y.data(), {
+    code: "DEVICE_FAILURE",
+    message: /fill failed on rank 0 with y float32\[7\]: toys are not negative/,
+  });
   await t.rejects(failing.synchronize(), { code: "DEVICE_FAILURE" }, "the failure is sticky");
 });
 

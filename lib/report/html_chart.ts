@@ -1,0 +1,330 @@
+// The drawings of a report as SVG text: lines over steps, stacked bytes through a step, and the waterfall of its queues.
+
+import { formatBytes } from "./format.js";
+import { type Block, blocksOf, type Hill, type OpKind, opKinds, type QueueUse } from "./html_trace.js";
+
+/** Text that is safe between tags and in quoted attributes. */
+export function escapeHtml(text: string): string {
+  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+}
+
+/** Microseconds for people: "12.3 µs", "4.56 ms", "7.89 s". */
+export function formatMicros(micros: number): string {
+  const digits = (value: number) => (value >= 99.95 ? value.toFixed(0) : value.toFixed(value >= 9.995 ? 1 : 2));
+  if (micros < 999.5) return `${digits(micros)} µs`;
+  return micros < 999_500 ? `${digits(micros / 1e3)} ms` : `${digits(micros / 1e6)} s`;
+}
+
+const width = 760;
+const margin = { left: 70, right: 14, top: 14, bottom: 40 };
+const inner = width - margin.left - margin.right;
+
+/** A coordinate with one decimal. */
+const px = (value: number) => String(Math.round(value * 10) / 10);
+
+/** Round values that cover low to high in about `count` parts; `base` 1024 gives round sizes. */
+export function ticks(low: number, high: number, count: number, base: 10 | 1024 = 10): number[] {
+  const span = high - low;
+  if (!(span > 0)) return [low];
+  const unit = base === 1024 ? 1024 ** Math.max(0, Math.floor(Math.log(high) / Math.log(1024))) : 1;
+  const raw = span / unit / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = ([1, 2, 5, 10].find((factor) => factor * power >= raw * 0.999) ?? 10) * power * unit;
+  const first = Math.ceil(low / step - 1e-9);
+  const last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: Math.max(1, last - first + 1) }, (_, i) => (first + i) * step);
+}
+
+/** What the script in the page shows over a chart: a place, a head and a value of each row at every point. */
+interface Hover {
+  x: number[];
+  head: string[];
+  /** Colour, name, value and place (null: none) at each point. */
+  rows: { colour: string; name: string; text: string[]; y: (number | null)[] }[];
+}
+
+const round = (value: number) => Math.round(value * 10) / 10;
+
+function chart(label: string, height: number, className: string, content: string, hover: Hover): string {
+  const rows = hover.rows.map(({ y, ...row }) => ({
+    ...row,
+    y: y.map((value) => (value === null ? null : round(value))),
+  }));
+  const data = JSON.stringify({
+    ...hover,
+    x: hover.x.map(round),
+    rows,
+    top: margin.top,
+    bottom: height - margin.bottom,
+  });
+  return (
+    `<svg class="chart ${className}" viewBox="0 0 ${width} ${height}" role="img" tabindex="0" ` +
+    `aria-label="${escapeHtml(label)}" data-hover="${escapeHtml(data)}">${content}</svg>`
+  );
+}
+
+function axes(
+  height: number,
+  y: { ticks: number[]; at: (value: number) => number; format: (value: number) => string },
+  x: { ticks: number[]; at: (value: number) => number; format: (value: number) => string; name: string },
+): string {
+  const bottom = height - margin.bottom;
+  const parts = y.ticks.map(
+    (value) =>
+      `<path class="grid" d="M${margin.left} ${px(y.at(value))}H${width - margin.right}"/>` +
+      `<text x="${margin.left - 8}" y="${px(y.at(value) + 4)}" text-anchor="end">${escapeHtml(y.format(value))}</text>`,
+  );
+  for (const value of x.ticks)
+    parts.push(
+      `<path class="tick" d="M${px(x.at(value))} ${bottom}v5"/>` +
+        `<text x="${px(x.at(value))}" y="${bottom + 18}" text-anchor="middle">${escapeHtml(x.format(value))}</text>`,
+    );
+  parts.push(
+    `<path class="axis" d="M${margin.left} ${bottom}H${width - margin.right}"/>`,
+    `<text class="name" x="${px(margin.left + inner / 2)}" y="${height - 5}" text-anchor="middle">${escapeHtml(x.name)}</text>`,
+  );
+  return parts.join("");
+}
+
+/** A row of coloured names. */
+export function legend(entries: readonly { name: string; colour: string; dots?: boolean }[]): string {
+  return `<ul class="legend">${entries
+    .map(
+      ({ name, colour, dots }) =>
+        `<li><i${dots ? ' class="dot"' : ""} style="background:var(--${colour})"></i>${escapeHtml(name)}</li>`,
+    )
+    .join("")}</ul>`;
+}
+
+/** One line, or dots, over the steps; null leaves a gap. */
+export interface Series {
+  name: string;
+  /** A CSS variable's name without its dashes. */
+  colour: string;
+  values: readonly (number | null)[];
+  dots?: boolean;
+}
+
+export interface LineChart {
+  label: string;
+  /** Ascending. */
+  steps: readonly number[];
+  series: readonly Series[];
+  format: (value: number) => string;
+  /** Y starts at zero. */
+  zero: boolean;
+  /** Sizes have round ticks in powers of 1024. */
+  bytes?: boolean;
+}
+
+/** Points a line has at most, about two a pixel of a wide screen; low and high of each stretch stay. */
+const MOST_POINTS = 1500;
+
+/** The points that are drawn: all, or of each stretch each series' lowest and highest, and every dot. */
+function kept(series: readonly Series[], length: number): number[] {
+  if (length <= MOST_POINTS) return Array.from({ length }, (_, i) => i);
+  const keep = new Set([0, length - 1]);
+  const stretch = Math.ceil((length * 2) / MOST_POINTS);
+  for (const { values, dots } of series)
+    for (let from = 0; from < length; from += stretch) {
+      let low = -1;
+      let high = -1;
+      for (let i = from; i < Math.min(length, from + stretch); i++) {
+        const value = values[i];
+        if (value === null || value === undefined) continue;
+        if (dots) keep.add(i);
+        if (low < 0 || value < (values[low] as number)) low = i;
+        if (high < 0 || value > (values[high] as number)) high = i;
+      }
+      if (low >= 0) keep.add(low).add(high);
+    }
+  return [...keep].sort((a, b) => a - b);
+}
+
+/** Lines over steps with axes and hover data. */
+export function lineChart({ label, steps, series, format, zero, bytes }: LineChart): string {
+  const height = 250;
+  const bottom = height - margin.bottom;
+  let low = Number.POSITIVE_INFINITY;
+  let high = Number.NEGATIVE_INFINITY;
+  for (const { values } of series)
+    for (const value of values)
+      if (value !== null) {
+        low = Math.min(low, value);
+        high = Math.max(high, value);
+      }
+  if (low > high) return `<p class="none">${escapeHtml(label)}: no finite value to draw.</p>`;
+  if (zero) low = 0;
+  const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+  high += pad;
+  if (!zero) low -= pad;
+  const first = steps[0] as number;
+  const last = steps.at(-1) as number;
+  const x = (step: number) =>
+    last === first ? margin.left + inner / 2 : margin.left + ((step - first) / (last - first)) * inner;
+  const y = (value: number) => bottom - ((value - low) / (high - low)) * (bottom - margin.top);
+  const points = kept(series, steps.length);
+  const content = series.map(({ values, colour, dots }) => {
+    const marks: string[] = [];
+    let path = "";
+    let pen = false;
+    points.forEach((i, order) => {
+      const value = values[i] ?? null;
+      if (value === null) {
+        pen = false;
+        return;
+      }
+      const at = `${px(x(steps[i] as number))} ${px(y(value))}`;
+      const next = points[order + 1];
+      const alone = !pen && (next === undefined || (values[next] ?? null) === null);
+      if (dots || alone) marks.push(`<circle cx="${at.replace(" ", '" cy="')}" r="${dots ? 4 : 2.5}"/>`);
+      if (!dots) path += `${pen ? "L" : "M"}${at}`;
+      pen = true;
+    });
+    return (
+      (path === "" ? "" : `<path class="line" style="stroke:var(--${colour})" d="${path}"/>`) +
+      (marks.length === 0 ? "" : `<g class="dots" style="fill:var(--${colour})">${marks.join("")}</g>`)
+    );
+  });
+  const xTicks = ticks(first, last, 8).filter((value) => Number.isInteger(value) && value >= first);
+  const frame = axes(
+    height,
+    { ticks: ticks(low, high, 4, bytes ? 1024 : 10), at: y, format },
+    { ticks: xTicks.length > 0 ? xTicks : [first], at: x, format: String, name: "step" },
+  );
+  return chart(label, height, "lines", frame + content.join(""), {
+    x: points.map((i) => x(steps[i] as number)),
+    head: points.map((i) => `step ${steps[i]}`),
+    rows: series.map(({ name, colour, values, dots }) => {
+      const at = points.map((i) => values[i] ?? null);
+      return {
+        colour,
+        name,
+        // A dot that is not there is no row; a line's is.
+        text: at.map((value) => (value === null ? (dots ? "" : "none") : format(value))),
+        y: at.map((value) => (value === null ? null : y(value))),
+      };
+    }),
+  });
+}
+
+/** Live bytes of one tier through a step, stacked by category, under a flat line at their peak. */
+export function hillChart(hill: Hill, label: string, events: number): string {
+  const height = 290;
+  const bottom = height - margin.bottom;
+  const high = Math.max(1, hill.peak * 1.14);
+  const x = (at: number) => margin.left + (events === 0 ? 0 : at / events) * inner;
+  const y = (bytes: number) => bottom - (bytes / high) * (bottom - margin.top);
+  const end = px(width - margin.right);
+  const lower = hill.at.map(() => 0);
+  const areas = hill.categories.map((category, c) => {
+    const upper = hill.at.map((_, i) => (lower[i] as number) + (hill.live[c]?.[i] as number));
+    // Bytes stay as they are until the next event, so the outline goes in steps, there and back.
+    let path = `M${px(x(0))} ${px(y(upper[0] as number))}`;
+    for (let i = 1; i < upper.length; i++) path += `H${px(x(hill.at[i] as number))}V${px(y(upper[i] as number))}`;
+    path += `H${end}V${px(y(lower.at(-1) as number))}`;
+    for (let i = upper.length - 1; i > 0; i--)
+      path += `H${px(x(hill.at[i] as number))}V${px(y(lower[i - 1] as number))}`;
+    path += `H${px(x(0))}Z`;
+    for (const [i, value] of upper.entries()) lower[i] = value;
+    return `<path class="area" data-category="${escapeHtml(category)}" style="fill:var(--${colourOf(category)})" d="${path}"/>`;
+  });
+  const peakY = px(y(hill.peak));
+  const peakX = x(hill.at[hill.peakAt] as number);
+  const right = peakX < margin.left + inner / 2;
+  const flat =
+    `<path class="peak" d="M${margin.left} ${peakY}H${end}"/>` +
+    `<circle class="summit" cx="${px(peakX)}" cy="${peakY}" r="3.5"/>` +
+    `<text class="peak-label" x="${right ? end : margin.left + 6}" y="${px(y(hill.peak) - 7)}" ` +
+    `text-anchor="${right ? "end" : "start"}">peak ${escapeHtml(formatBytes(hill.peak))}</text>`;
+  const frame = axes(
+    height,
+    { ticks: ticks(0, high, 4, 1024), at: y, format: formatBytes },
+    {
+      ticks: ticks(0, events, 8).filter(Number.isInteger),
+      at: x,
+      format: String,
+      name: "allocations and frees of the step, in program order",
+    },
+  );
+  const total = hill.at.map((_, i) => hill.live.reduce((sum, bytes) => sum + (bytes[i] as number), 0));
+  return chart(label, height, "hill", frame + areas.join("") + flat, {
+    x: hill.at.map(x),
+    head: hill.at.map((at) => (at === 0 ? "start of the step" : `after event ${at} of ${events}`)),
+    rows: [
+      { colour: "text", name: "total", text: total.map(formatBytes), y: total.map(y) },
+      ...hill.categories
+        .map((category, c) => ({
+          colour: colourOf(category),
+          name: categoryLabel(category),
+          text: (hill.live[c] as number[]).map((bytes) => (bytes === 0 ? "" : formatBytes(bytes))),
+          y: hill.at.map(() => null),
+        }))
+        .reverse(),
+    ],
+  });
+}
+
+/** The colour variable of a memory category; unknown ones share one. */
+export function colourOf(category: string): string {
+  return /^(before|params|optimizer|grads|checkpoints|activations|logits|comm|workspace)$/.test(category)
+    ? `m-${category}`
+    : "m-before";
+}
+
+export function categoryLabel(category: string): string {
+  return category === "before" ? "held before the step" : category;
+}
+
+/** The colour variable of a kind of op. */
+export function kindColour(kind: OpKind): string {
+  return `op-${opKinds.indexOf(kind)}`;
+}
+
+/** Units across the waterfall, whatever its width on the screen. */
+const UNITS = 10_000;
+
+function blockText(block: Block, start: number): string {
+  const names = [...block.names].sort((a, b) => b[1] - a[1]);
+  const count = names.reduce((sum, [, times]) => sum + times, 0);
+  const title =
+    count === 1
+      ? (names[0]?.[0] ?? "")
+      : `${count} short ops: ${names
+          .slice(0, 4)
+          .map(([name, times]) => (times > 1 ? `${name} ×${times}` : name))
+          .join(", ")}${names.length > 4 ? ", ..." : ""}`;
+  const rate = block.flops > 0 && block.busy > 0 ? `\n${(block.flops / block.busy / 1e3).toFixed(1)} GFLOP/s` : "";
+  return (
+    `${title}\n${formatMicros(block.busy)}, from ${formatMicros(block.start - start)}` +
+    `${block.bytes > 0 ? `\n${formatBytes(block.bytes)} read and written` : ""}${rate}`
+  );
+}
+
+/** The ops of each queue over the time of a step; the page's script widens it. Times in microseconds. */
+export function waterfall(queues: readonly QueueUse[], start: number, end: number): string {
+  const span = Math.max(end - start, 1e-3);
+  const rows = queues.map(({ queue, ops, busy }) => {
+    const rects = blocksOf(ops, span / 2000).map((block) => {
+      const x = ((block.start - start) / span) * UNITS;
+      const wide = Math.max(((block.end - block.start) / span) * UNITS, 4);
+      return (
+        `<rect x="${px(x)}" width="${px(wide)}" y="0" height="10" style="fill:var(--${kindColour(block.kind)})"` +
+        `${wide > 40 ? ' class="wide"' : ""} data-tip="${escapeHtml(blockText(block, start))}"/>`
+      );
+    });
+    const share = `${((busy / span) * 100).toFixed(0)}% busy`;
+    return (
+      `<div class="queue" data-queue="${escapeHtml(queue)}"><span>${escapeHtml(queue)} <small>${share}</small></span>` +
+      `<svg viewBox="0 0 ${UNITS} 10" preserveAspectRatio="none" role="img" ` +
+      `aria-label="${escapeHtml(`${queue}: ${ops.length} ops, ${share}`)}">${rects.join("")}</svg></div>`
+    );
+  });
+  const marks = ticks(0, span, 8)
+    .map(
+      (value) =>
+        `<span style="left:${((value / span) * 100).toFixed(2)}%">${formatMicros(value).replace(/\.0+ /, " ")}</span>`,
+    )
+    .join("");
+  return `<div class="scroll"><div class="waterfall">${rows.join("")}<div class="times">${marks}</div></div></div>`;
+}
