@@ -19,7 +19,7 @@ import { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { exportModel, openModel } from "./model.js";
-import { chooseTiles, deviceLimit, hostLimit, type MemoryPlan, rssPeak } from "./plan.js";
+import { chooseMemory, deviceLimit, hostLimit, type MemoryPlan, rssPeak } from "./plan.js";
 import { learningRateAt } from "./schedule.js";
 import { checkSameRun, configRecord, loadTensors, readState, saveCheckpoint, type TrainerState } from "./state.js";
 
@@ -349,7 +349,7 @@ class Run {
       Math.max(this.#data.longest, config.data.packing ? config.data.sequenceLength : 0),
     );
     const plan: MemoryPlan =
-      resumed?.state.plan ?? chooseTiles(config, tokens * train.microBatchSize, model.config.vocabSize);
+      resumed?.state.plan ?? chooseMemory(config, tokens * train.microBatchSize, model.config.vocabSize);
     model.configureMemory(plan);
 
     this.#optimizer = new AdamW(
@@ -393,6 +393,11 @@ class Run {
       sequences: this.#data.plan(0).sequences,
       tileMlp: plan.tileMlp,
       tileLoss: plan.tileLoss,
+      ...(plan.checkpointEvery > 0 && {
+        checkpointEvery: plan.checkpointEvery,
+        keepAttention: plan.keepAttention,
+        offload: plan.offload,
+      }),
       deviceLimitBytes: deviceLimit(config),
     });
   }
