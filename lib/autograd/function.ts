@@ -2,7 +2,7 @@
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { type Scope, type Scoped, setSurvivors, track, untracked } from "../tensor/scope.js";
-import { Tensor } from "../tensor/tensor.js";
+import { defer, Tensor } from "../tensor/tensor.js";
 
 let enabled = true;
 
@@ -24,6 +24,9 @@ export const noGrad = <T>(fn: () => T): T => withGrad(false, fn);
 /** Runs `fn` with nodes, also inside noGrad (recomputation in a backward does). */
 export const enableGrad = <T>(fn: () => T): T => withGrad(true, fn);
 
+/** Runs `fn` with nodes for a backward that follows at once: results that nothing reads are not computed. */
+export const recompute = <T>(fn: () => T): T => defer(true, () => enableGrad(fn));
+
 /** What a backward returns for an argument whose gradient it has added to `argument.grad` itself. */
 export const accumulated: unique symbol = Symbol("accumulated");
 export type Grad = Tensor | typeof accumulated | null | undefined;
@@ -39,6 +42,7 @@ export class Context {
   readonly needsGrad: readonly boolean[];
   readonly #args: readonly unknown[];
   #saved: Saved[] = [];
+  readonly #owned: { dispose(): void }[] = [];
   /** Anything that is no tensor. */
   values: Record<string, unknown> = {};
 
@@ -57,7 +61,9 @@ export class Context {
     if (!this.recording) return;
     for (const tensor of tensors) {
       if (!tensor) continue;
-      this.#saved.push({ tensor: untracked(() => tensor.alias()), version: binding.version(tensor.native()) });
+      // Read first: what is saved is needed.
+      const version = binding.version(tensor.native());
+      this.#saved.push({ tensor: untracked(() => tensor.alias()), version });
     }
   }
 
@@ -98,8 +104,14 @@ export class Context {
     return accumulated;
   }
 
+  /** Something that is to be disposed with what was saved. */
+  own(item: { dispose(): void }): void {
+    this.#owned.push(item);
+  }
+
   /** Lets go of what was saved. */
   free(): void {
+    for (const item of this.#owned) item.dispose();
     for (const { tensor } of this.#saved) tensor.dispose();
     this.#saved = [];
   }
@@ -293,52 +305,51 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
   const first: (Tensor | null)[] = start.outputs.map(() => null);
   first[root.outputIndex] = seedOf(root, grad);
   pending.set(start, first);
-  noGrad(() =>
-    untracked(() => {
-      try {
-        for (let node = ready.pop(); node; node = ready.pop()) {
-          const grads = pending.get(node) ?? node.outputs.map(() => null);
-          pending.delete(node);
-          const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
-          for (const g of grads) if (g && !results.includes(g)) g.dispose();
-          if (!options.retainGraph) {
-            node.dispose();
-            for (const output of node.outputs) if (output !== root) output.dispose();
-          }
-          const arrived: Node[] = [];
-          node.inputs.forEach((input, i) => {
-            if (!input) return;
-            const result = results[i];
-            const next = node.next[i];
-            const target = next ?? input;
-            if (result instanceof Tensor) {
-              if (next) {
-                const slots = pending.get(next) ?? next.outputs.map(() => null);
-                const index = node.nextIndex[i] as number;
-                const present = slots[index];
-                slots[index] = present ? addGrads(present, result) : result;
-                pending.set(next, slots);
-              } else {
-                accumulateLeaf(input, result);
-              }
-            }
-            const left = (waiting.get(target) as number) - 1;
-            waiting.set(target, left);
-            if (left > 0) return;
-            if (next) arrived.push(next);
-            else if (options.hooks !== false) input.runHooks();
-          });
-          ready.push(...arrived);
-          // Latest first: the order of the forward reversed, which is when memory is freed soonest.
-          ready.sort((a, b) => a.sequence - b.sequence);
-          if (!options.retainGraph) node.cut();
-          options.onNode?.(node.name);
+  const quietly = (fn: () => void): void => noGrad(() => untracked(() => defer(false, fn)));
+  quietly(() => {
+    try {
+      for (let node = ready.pop(); node; node = ready.pop()) {
+        const grads = pending.get(node) ?? node.outputs.map(() => null);
+        pending.delete(node);
+        const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
+        for (const g of grads) if (g && !results.includes(g)) g.dispose();
+        if (!options.retainGraph) {
+          node.dispose();
+          for (const output of node.outputs) if (output !== root) output.dispose();
         }
-      } finally {
-        for (const slots of pending.values()) for (const g of slots) g?.dispose();
+        const arrived: Node[] = [];
+        node.inputs.forEach((input, i) => {
+          if (!input) return;
+          const result = results[i];
+          const next = node.next[i];
+          const target = next ?? input;
+          if (result instanceof Tensor) {
+            if (next) {
+              const slots = pending.get(next) ?? next.outputs.map(() => null);
+              const index = node.nextIndex[i] as number;
+              const present = slots[index];
+              slots[index] = present ? addGrads(present, result) : result;
+              pending.set(next, slots);
+            } else {
+              accumulateLeaf(input, result);
+            }
+          }
+          const left = (waiting.get(target) as number) - 1;
+          waiting.set(target, left);
+          if (left > 0) return;
+          if (next) arrived.push(next);
+          else if (options.hooks !== false) input.runHooks();
+        });
+        ready.push(...arrived);
+        // Latest first: the order of the forward reversed, which is when memory is freed soonest.
+        ready.sort((a, b) => a.sequence - b.sequence);
+        if (!options.retainGraph) node.cut();
+        options.onNode?.(node.name);
       }
-    }),
-  );
+    } finally {
+      for (const slots of pending.values()) for (const g of slots) g?.dispose();
+    }
+  });
 }
 
 function seedOf(root: Tensor, grad: Tensor | null | undefined): Tensor {

@@ -3,14 +3,16 @@
 import { isGradEnabled } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
 import type { TokenLayout } from "../nn/attention.js";
-import { DecoderLayer, type DecoderLayerOptions } from "../nn/decoder_layer.js";
+import { DecoderLayer } from "../nn/decoder_layer.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { Module, type ModuleOptions } from "../nn/module.js";
 import { RmsNorm } from "../nn/rms_norm.js";
 import { rotaryEmbedding } from "../nn/rotary_embedding.js";
 import { linear } from "../ops/index.js";
+import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
+import { CheckpointStore } from "../sequence/offload.js";
 import { tensor } from "../tensor/create.js";
 import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
@@ -24,6 +26,13 @@ export interface MemoryOptions {
   tileMlp?: number;
   /** Rows of a tile of logits and loss; 0: one tile of all rows. */
   tileLoss?: number;
+  /** Layers in a checkpoint: only what goes into them is kept for the backward; 0: no checkpoints. */
+  checkpointEvery?: number;
+  /** With checkpoints of one layer: attention's results are kept too, so that it runs forward once. */
+  keepAttention?: boolean;
+  /** Where checkpoints wait that exceed deviceBytes on the device. */
+  offload?: "none" | "host";
+  deviceBytes?: number;
 }
 
 /** Called when work on a layer is about to be enqueued. */
@@ -34,6 +43,7 @@ export class Decoder extends Module {
   readonly embedTokens: Embedding;
   readonly layers: readonly DecoderLayer[];
   readonly norm: RmsNorm;
+  readonly #store = new CheckpointStore();
 
   constructor(config: ModelConfig, options: ModuleOptions) {
     super();
@@ -50,13 +60,16 @@ export class Decoder extends Module {
   forward(
     ids: Tensor,
     layout: TokenLayout,
-    options: DecoderLayerOptions & { onLayer?: LayerHook | undefined; gradientMask?: Tensor | null },
+    options: Required<MemoryOptions> & { onLayer?: LayerHook | undefined; gradientMask?: Tensor | null },
   ): Tensor {
+    this.#store.options = { tier: options.offload, deviceBytes: options.deviceBytes };
     return scope(() => {
       let x_TH = this.embedTokens.forward(ids, options.gradientMask);
-      for (const [i, layer] of this.layers.entries()) {
-        options.onLayer?.("forward", i);
-        const y_TH = layer.forward(x_TH, layout, options);
+      const every = Math.max(1, options.checkpointEvery);
+      for (let first = 0; first < this.layers.length; first += every) {
+        const y_TH = this.#segment(x_TH, this.layers.slice(first, first + every), layout, options, (i) =>
+          options.onLayer?.("forward", first + i),
+        );
         // What a backward needs of it is saved under handles of its own.
         x_TH.dispose();
         x_TH = y_TH;
@@ -64,7 +77,54 @@ export class Decoder extends Module {
       return this.norm.forward(x_TH);
     });
   }
+
+  /** Some layers, as a checkpoint where asked. */
+  #segment(
+    x: Tensor,
+    layers: readonly DecoderLayer[],
+    layout: TokenLayout,
+    options: Required<MemoryOptions>,
+    onLayer: (index: number) => void,
+  ): Tensor {
+    const run = (layer: DecoderLayer, input: Tensor, of: TokenLayout) => layer.forward(input, of, options);
+    const only = layers.length === 1 ? layers[0] : undefined;
+    if (options.checkpointEvery === 0) {
+      onLayer(0);
+      return run(only as DecoderLayer, x, layout);
+    }
+    // Layers of one segment are checkpoints of their own while it is run again: each keeps its input and attention's
+    // results until its backward, and the result of the last is not made a second time.
+    const keep = (
+      input: Tensor,
+      of: TokenLayout,
+      within: readonly DecoderLayer[],
+      keepAttention: boolean,
+      body: Body,
+    ): Tensor =>
+      checkpoint(
+        (h, positions, cuSeqlens) => body(h, { ...of, positions: positions as Tensor, cuSeqlens: cuSeqlens ?? null }),
+        input,
+        {
+          keepAttention,
+          parameters: within.flatMap((layer) => [...layer.parameters()]),
+          others: [of.positions, of.cuSeqlens],
+          store: within === layers ? this.#store : undefined,
+        },
+      );
+    if (only) {
+      onLayer(0);
+      return keep(x, layout, layers, options.keepAttention, (h, of) => run(only, h, of));
+    }
+    return keep(x, layout, layers, false, (h, of) =>
+      layers.reduce((input, layer, i) => {
+        onLayer(i);
+        return keep(input, of, [layer], true, (inner, layoutHere) => run(layer, inner, layoutHere));
+      }, h),
+    );
+  }
 }
+
+type Body = (x: Tensor, layout: TokenLayout) => Tensor;
 
 /** A language model: logits, and the loss of a batch. */
 export class CausalLM extends Module {
@@ -78,7 +138,14 @@ export class CausalLM extends Module {
   readonly sourceFolder: string | null;
   /** Called before each layer is enqueued. */
   onLayer: LayerHook | undefined = undefined;
-  readonly #memory: Required<MemoryOptions> = { tileMlp: 0, tileLoss: 0 };
+  readonly #memory: Required<MemoryOptions> = {
+    tileMlp: 0,
+    tileLoss: 0,
+    checkpointEvery: 0,
+    keepAttention: false,
+    offload: "none",
+    deviceBytes: 0,
+  };
   readonly #inverseFrequencies: Tensor;
   readonly #attentionFactor: number;
 
@@ -110,13 +177,15 @@ export class CausalLM extends Module {
 
   /** How a step is cut up; what is left out stays as it was. */
   configureMemory(options: MemoryOptions): void {
-    for (const key of ["tileMlp", "tileLoss"] as const) {
+    for (const key of ["tileMlp", "tileLoss", "checkpointEvery", "deviceBytes"] as const) {
       const rows = options[key];
       if (rows === undefined) continue;
       if (!Number.isSafeInteger(rows) || rows < 0)
-        throw new ArgumentError(`configureMemory: ${key} is ${rows}, expected rows of a tile, or 0 for no tiles`);
+        throw new ArgumentError(`configureMemory: ${key} is ${rows}, expected a whole number, 0 or more`);
       this.#memory[key] = rows;
     }
+    this.#memory.keepAttention = options.keepAttention ?? this.#memory.keepAttention;
+    this.#memory.offload = options.offload ?? this.#memory.offload;
   }
 
   /** The last hidden states, behind the final norm: [T, H]. */

@@ -19,11 +19,30 @@ export interface AttentionOptions {
   deterministic?: boolean;
 }
 
+/** Keeps what attention made in a checkpointed layer, so that its recomputation does not run attention again. */
+export interface AttentionKeeper {
+  /** Handles of their own are to be taken. */
+  record(o: Tensor, lse: Tensor): void;
+  /** What the same call made before, handed over; undefined: compute it. */
+  replay(): { o: Tensor; lse: Tensor } | undefined;
+}
+
+let keeper: AttentionKeeper | undefined;
+
+/** Runs `fn` with a keeper for its attention calls, in their order. */
+export function withAttentionKeeper<T>(value: AttentionKeeper | undefined, fn: () => T): T {
+  const before = keeper;
+  keeper = value;
+  try {
+    return fn();
+  } finally {
+    keeper = before;
+  }
+}
+
 class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Tensor> {
   readonly name = "attention";
   forward(ctx: Context, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
-    const o = Tensor.empty(q.shape, { device: q.device, dtype: q.dtype });
-    const lse = Tensor.empty([q.shape[1] ?? 0, q.shape[0] ?? 0], { device: q.device, dtype: "float32" });
     const resolved = {
       scale: 1 / Math.sqrt(q.shape[2] ?? 1),
       causal: true,
@@ -33,19 +52,25 @@ class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Ten
       ...options,
     };
     const cuSeqlens = options.cuSeqlens ?? null;
-    binding.ops.attention(
-      q.native(),
-      k.native(),
-      v.native(),
-      o.native(),
-      lse.native(),
-      cuSeqlens?.native() ?? null,
-      resolved.scale,
-      resolved.causal,
-      resolved.window,
-      resolved.qOffset,
-      resolved.kOffset,
-    );
+    const kept = keeper?.replay();
+    const o = kept?.o ?? Tensor.empty(q.shape, { device: q.device, dtype: q.dtype });
+    const lse = kept?.lse ?? Tensor.empty([q.shape[1] ?? 0, q.shape[0] ?? 0], { device: q.device, dtype: "float32" });
+    if (!kept) {
+      binding.ops.attention(
+        q.native(),
+        k.native(),
+        v.native(),
+        o.native(),
+        lse.native(),
+        cuSeqlens?.native() ?? null,
+        resolved.scale,
+        resolved.causal,
+        resolved.window,
+        resolved.qOffset,
+        resolved.kOffset,
+      );
+      keeper?.record(o, lse);
+    }
     ctx.save(q, k, v, o, lse, cuSeqlens);
     ctx.values = { ...resolved, documents: cuSeqlens !== null };
     lse.dispose();

@@ -2,7 +2,7 @@
 import { type Context, Function, type Grad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
-import { Tensor } from "../tensor/tensor.js";
+import { produce, Tensor } from "../tensor/tensor.js";
 import { axpbyInto, scale } from "./axpby.js";
 import { sumTo } from "./sum.js";
 
@@ -30,14 +30,17 @@ export function broadcastView(x: Tensor, shape: readonly number[]): Tensor {
   return x.viewOf(shape, strides, 0);
 }
 
-function compute(a: Tensor, b: Tensor, kind: BinaryKind, dtype = a.dtype): Tensor {
+function compute(a: Tensor, b: Tensor, kind: BinaryKind): Tensor {
   const shape = broadcastShape(a.shape, b.shape, kind);
-  const y = Tensor.empty(shape, { device: a.device, dtype });
-  const [left, right] = [broadcastView(a, shape), broadcastView(b, shape)];
-  binding.ops.binary(left.native(), right.native(), y.native(), kinds.indexOf(kind));
-  left.dispose();
-  right.dispose();
-  return y;
+  const options = { device: a.device, dtype: a.dtype };
+  return produce(shape, options, [a, b], (x, z) => {
+    const y = Tensor.empty(shape, options);
+    const [left, right] = [broadcastView(x as Tensor, shape), broadcastView(z as Tensor, shape)];
+    binding.ops.binary(left.native(), right.native(), y.native(), kinds.indexOf(kind));
+    left.dispose();
+    right.dispose();
+    return y;
+  });
 }
 
 class Binary extends Function<[Tensor, Tensor, BinaryKind], Tensor> {

@@ -2,7 +2,7 @@
 import { type Context, Function, type Grad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
-import { Tensor } from "../tensor/tensor.js";
+import { produce, Tensor } from "../tensor/tensor.js";
 
 const swapped = (x: Tensor): Tensor => {
   const n = x.ndim;
@@ -86,10 +86,15 @@ class Linear extends Function<[Tensor, Tensor, Tensor | null], Tensor> {
   forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | null): Tensor {
     if (x.ndim !== 2 || weight.ndim !== 2 || x.shape[1] !== weight.shape[1])
       throw new ArgumentError(`linear: x has shape [${x.shape}], weight [${weight.shape}]; expected [T, I] and [O, I]`);
-    const y = Tensor.empty([x.shape[0] as number, weight.shape[0] as number], { device: x.device, dtype: x.dtype });
-    const transposed = swapped(weight);
-    matmulInto(x, transposed, y, { bias });
-    transposed.dispose();
+    const shape = [x.shape[0] as number, weight.shape[0] as number];
+    const options = { device: x.device, dtype: x.dtype };
+    const y = produce(shape, options, [x, weight, bias], (from, by, plus) => {
+      const out = Tensor.empty(shape, options);
+      const transposed = swapped(by as Tensor);
+      matmulInto(from as Tensor, transposed, out, { bias: plus ?? null });
+      transposed.dispose();
+      return out;
+    });
     // x serves the weight's gradient alone, the weight x's.
     ctx.save(ctx.needsGrad[1] ? x : null);
     ctx.values.saved = ctx.needsGrad[1] ? 1 : 0;

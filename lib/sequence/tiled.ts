@@ -1,15 +1,17 @@
 // Sequence tiling (ALST): a row-wise function runs tile by tile, so that its intermediates exist for one tile only.
-import { backward, type Context, enableGrad, Function, type Grad, noGrad } from "../autograd/function.js";
+import { backward, type Context, Function, type Grad, noGrad, recompute } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
 import { copyInto, narrow } from "../ops/copy.js";
-import { scope, untracked } from "../tensor/scope.js";
-import { Tensor } from "../tensor/tensor.js";
+import { scope } from "../tensor/scope.js";
+import { produce, Tensor } from "../tensor/tensor.js";
 
 export interface TiledOptions {
   /** Rows a tile; the last may have fewer. 0 or more than the rows of x: one plain call, nothing recomputed. */
   rows: number;
   /** What `fn` trains: gradients flow to these, and none may be missing. */
   parameters: Iterable<Tensor>;
+  /** Sizes of the result behind its rows; default those of x. */
+  columns?: readonly number[];
 }
 
 /** Row ranges of equal tiles. */
@@ -19,29 +21,32 @@ export function tiles(total: number, rows: number): { start: number; length: num
   return result;
 }
 
-class Tiled extends Function<[(x: Tensor) => Tensor, number, Tensor, ...Tensor[]], Tensor> {
+class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Tensor[]], Tensor> {
   readonly name = "tiled";
-  forward(ctx: Context, fn: (x: Tensor) => Tensor, rows: number, x: Tensor): Tensor {
-    const total = x.shape[0] as number;
-    let y: Tensor | undefined;
-    for (const { start, length } of tiles(total, rows)) {
-      scope(() => {
-        const part = fn(narrow(x, 0, start, length));
-        if (part.shape[0] !== length)
-          throw new ArgumentError(
-            `tiled: the function made ${part.shape[0]} rows of ${length}; it must work row by row`,
-          );
-        y ??= untracked(() => Tensor.empty([total, ...part.shape.slice(1)], { device: x.device, dtype: part.dtype }));
-        copyInto(part, narrow(y, 0, start, length));
-      });
-    }
+  forward(ctx: Context, fn: (x: Tensor) => Tensor, options: TiledOptions, x: Tensor): Tensor {
+    const [total = 0, ...own] = x.shape;
+    const columns = options.columns ?? own;
+    const shape = [total, ...columns];
+    const made = { device: x.device, dtype: x.dtype };
+    const y = produce(shape, made, [x], (from) =>
+      noGrad(() => {
+        const out = Tensor.empty(shape, made);
+        for (const { start, length } of tiles(total, options.rows))
+          scope(() => {
+            const part = fn(narrow(from as Tensor, 0, start, length));
+            if (part.ndim !== columns.length + 1 || [length, ...columns].some((size, i) => size !== part.shape[i]))
+              throw new ArgumentError(
+                `tiled: the function made [${part.shape}] of ${length} rows, expected [${[length, ...columns]}]; ` +
+                  "it must work row by row, and `columns` must name what differs from its input",
+              );
+            copyInto(part, narrow(out, 0, start, length));
+          });
+        return out;
+      }),
+    );
     ctx.save(x);
-    ctx.values = { fn, rows };
-    // Made outside the tiles' scopes: hand it to the caller's.
-    const made = y as Tensor;
-    const result = made.alias();
-    made.dispose();
-    return result;
+    ctx.values = { fn, rows: options.rows };
+    return y;
   }
   backward(ctx: Context, dy: Tensor): Grad[] {
     const { fn, rows } = ctx.values as { fn: (x: Tensor) => Tensor; rows: number };
@@ -51,7 +56,7 @@ class Tiled extends Function<[(x: Tensor) => Tensor, number, Tensor, ...Tensor[]
       scope(() => {
         const part = noGrad(() => narrow(x, 0, start, length));
         part.requiresGrad = dx !== null;
-        const result = enableGrad(() => fn(part));
+        const result = recompute(() => fn(part));
         // Hooks of the parameters run when the outer walk has seen them all.
         backward(
           result,
@@ -76,5 +81,5 @@ export function tiled(fn: (x: Tensor) => Tensor, x: Tensor, options: TiledOption
   if (!Number.isInteger(options.rows) || options.rows < 0)
     throw new ArgumentError(`tiled: rows is ${options.rows}, expected a whole number, 0 for no tiles`);
   if (options.rows === 0 || options.rows >= (x.shape[0] ?? 0)) return fn(x);
-  return tiledFunction.apply(fn, options.rows, x, ...options.parameters);
+  return tiledFunction.apply(fn, options, x, ...options.parameters);
 }

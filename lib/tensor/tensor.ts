@@ -4,7 +4,7 @@ import type { BackwardOptions, Node } from "../autograd/function.js";
 import { binding, type NativeTensor } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { type Category, categoryCode, type Device, device as openDevice, type Tier, tierCode } from "./device.js";
-import { arrayOver, type DataArray, type DType, dtypeCode, dtypeOf, encode } from "./dtype.js";
+import { arrayOver, type DataArray, type DType, dtypeBytes, dtypeCode, dtypeOf, encode } from "./dtype.js";
 import { type Scope, type Scoped, track } from "./scope.js";
 
 export interface TensorOptions {
@@ -49,8 +49,72 @@ export const contiguousStrides = (shape: readonly number[]): number[] => {
   return strides;
 };
 
+/** A result that is computed when somebody reads it: a recomputation stops where its values are not needed. */
+class Deferred {
+  #compute: (() => Tensor) | null;
+  #made: Tensor | null = null;
+  readonly #inputs: Tensor[];
+  #holders = 1;
+
+  constructor(inputs: readonly (Tensor | null)[], compute: (...inputs: (Tensor | null)[]) => Tensor) {
+    const held = inputs.map((input) => input?.alias().keep() ?? null);
+    this.#inputs = held.filter((input) => input !== null);
+    this.#compute = () => compute(...held);
+  }
+
+  hold(): this {
+    this.#holders++;
+    return this;
+  }
+
+  value(): Tensor {
+    if (this.#compute) {
+      this.#made = this.#compute().keep();
+      this.#letGo();
+    }
+    return this.#made as Tensor;
+  }
+
+  release(): void {
+    if (--this.#holders > 0) return;
+    this.#letGo();
+    this.#made?.dispose();
+  }
+
+  #letGo(): void {
+    this.#compute = null;
+    for (const input of this.#inputs) input.dispose();
+  }
+}
+
+let deferring = false;
+
+/** Runs `fn`; results that `produce` makes in it are computed only when they are read. */
+export function defer<T>(value: boolean, fn: () => T): T {
+  const before = deferring;
+  deferring = value;
+  try {
+    return fn();
+  } finally {
+    deferring = before;
+  }
+}
+
+/** A result of known shape, which `make` computes from the inputs: now or, inside `defer`, when it is read. */
+export function produce(
+  shape: readonly number[],
+  options: { device: Device; dtype: DType },
+  inputs: readonly (Tensor | null)[],
+  make: (...inputs: (Tensor | null)[]) => Tensor,
+): Tensor {
+  if (!deferring) return make(...inputs);
+  const source = new Deferred(inputs, (...given) => defer(false, () => make(...given)));
+  return new Tensor(null, [...shape], contiguousStrides(shape), options.dtype, options.device, "activations", source);
+}
+
 export class Tensor implements Scoped {
   #handle: NativeTensor | null;
+  #source: Deferred | null;
   readonly shape: readonly number[];
   readonly strides: readonly number[];
   readonly dtype: DType;
@@ -66,14 +130,16 @@ export class Tensor implements Scoped {
   #hooks: ((tensor: Tensor) => void)[] | undefined;
 
   constructor(
-    handle: NativeTensor,
+    handle: NativeTensor | null,
     shape: readonly number[],
     strides: readonly number[],
     dtype: DType,
     device: Device,
     category: Category,
+    source: Deferred | null = null,
   ) {
     this.#handle = handle;
+    this.#source = source;
     this.shape = shape;
     this.strides = strides;
     this.dtype = dtype;
@@ -108,6 +174,11 @@ export class Tensor implements Scoped {
 
   /** The addon's handle: also what other addons get (see `longseq/include`). Errors: ArgumentError once disposed. */
   native(): NativeTensor {
+    if (!this.#handle && this.#source) {
+      this.#handle = binding.view(this.#source.value().native(), this.shape, this.strides, 0);
+      this.#source.release();
+      this.#source = null;
+    }
     if (!this.#handle)
       throw new ArgumentError(
         `a tensor of shape [${this.shape}] was disposed: by dispose(), at the end of its scope, or by a backward() that walked it`,
@@ -116,12 +187,17 @@ export class Tensor implements Scoped {
   }
 
   get disposed(): boolean {
-    return this.#handle === null;
+    return this.#handle === null && this.#source === null;
   }
 
   /** Elements. */
   get size(): number {
     return this.shape.reduce((product, size) => product * size, 1);
+  }
+
+  /** Bytes of its elements. */
+  get bytes(): number {
+    return this.size * dtypeBytes(this.dtype);
   }
 
   get ndim(): number {
@@ -139,11 +215,13 @@ export class Tensor implements Scoped {
 
   /** Gives the memory back (views of the same bytes keep it). A second call does nothing. */
   dispose(): void {
+    if (this.disposed) return;
     const handle = this.#handle;
-    if (!handle) return;
     this.#handle = null;
+    this.#source?.release();
+    this.#source = null;
     this.scope?.delete(this);
-    binding.release(handle);
+    if (handle) binding.release(handle);
   }
 
   [Symbol.dispose](): void {
@@ -158,6 +236,8 @@ export class Tensor implements Scoped {
 
   /** A second handle on the same bytes, outside the graph. */
   alias(): Tensor {
+    if (this.#source && !this.#handle)
+      return new Tensor(null, this.shape, this.strides, this.dtype, this.device, this.category, this.#source.hold());
     return this.viewOf(this.shape, this.strides, 0);
   }
 

@@ -1,9 +1,10 @@
-// What is chosen before the first step: row tiles of the loss and the MLP, and how much memory may be used.
+// What is chosen before the first step: row tiles, checkpoints and where they wait, and how much memory may be used.
 
 import { readFileSync } from "node:fs";
 import { totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import type { Config } from "../config/index.js";
+import { ConfigError } from "../errors.js";
 
 /** Chosen once, stored in the checkpoint and used again on resume: tiles decide the order of sums, so the bits. */
 export interface MemoryPlan {
@@ -11,6 +12,14 @@ export interface MemoryPlan {
   tileMlp: number;
   /** Rows of a tile of logits; 0 for one tile of all rows. */
   tileLoss: number;
+  /** Layers in a checkpoint; 0 for none. */
+  checkpointEvery: number;
+  /** Whether checkpoints of one layer keep attention's results. */
+  keepAttention: boolean;
+  /** Where checkpoints beyond deviceBytes wait. */
+  offload: "none" | "host";
+  /** Bytes of checkpoints that stay on the device when others go out. */
+  deviceBytes: number;
 }
 
 /** A tile of float32 logits on the CPU holds at most this much. */
@@ -23,15 +32,30 @@ export function evenRows(tokens: number, most: number): number {
   return Math.ceil(tokens / Math.ceil(tokens / rows));
 }
 
-/** `tokens`: of the largest micro-batch; `vocabulary`: V; `before`: what was chosen when the run began. */
-export function chooseTiles(config: Config, tokens: number, vocabulary: number, before?: MemoryPlan): MemoryPlan {
-  const { tileMlp, tileLoss } = config.memory;
+/**
+ * What `memory` says, `auto` resolved. Checkpoints are off unless one of their keys asks for them.
+ * `tokens`: of the largest micro-batch; `vocabulary`: V; `before`: what was chosen when the run began.
+ * Throws ConfigError for keys that contradict each other.
+ */
+export function chooseMemory(config: Config, tokens: number, vocabulary: number, before?: MemoryPlan): MemoryPlan {
+  const { tileMlp, tileLoss, checkpoint } = config.memory;
   // A key the user sets is fixed; what was left to us stays as it was chosen.
   const rows = (setting: "auto" | "off" | number, most: number, chosen: number | undefined) =>
     setting === "off" ? 0 : setting === "auto" ? (chosen ?? evenRows(tokens, most)) : setting;
+  const offload = checkpoint.offload === "host" ? "host" : "none";
+  const asked = offload !== "none" || checkpoint.keepAttention === true || Number(checkpoint.deviceBytes) > 0;
+  const checkpointEvery = checkpoint.every === "auto" ? (asked ? 1 : 0) : checkpoint.every;
+  if (checkpointEvery === 0 && offload !== "none")
+    throw new ConfigError(
+      "memory.checkpoint.offload: host has nothing to move while memory.checkpoint.every is 0; set every to 1 or more, or offload to none",
+    );
   return {
     tileMlp: rows(tileMlp, MLP_TILE_ROWS, before?.tileMlp),
     tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * vocabulary)), before?.tileLoss),
+    checkpointEvery,
+    keepAttention: checkpoint.keepAttention === "auto" ? checkpointEvery > 0 : checkpoint.keepAttention,
+    offload,
+    deviceBytes: checkpoint.deviceBytes === "auto" ? 0 : checkpoint.deviceBytes,
   };
 }
 

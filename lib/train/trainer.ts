@@ -19,7 +19,7 @@ import { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { exportModel, openModel } from "./model.js";
-import { chooseTiles, deviceLimit, hostLimit, rssPeak } from "./plan.js";
+import { chooseMemory, deviceLimit, hostLimit, rssPeak } from "./plan.js";
 import { learningRateAt } from "./schedule.js";
 import { checkSameRun, configRecord, loadTensors, readState, saveCheckpoint, type TrainerState } from "./state.js";
 
@@ -365,7 +365,7 @@ class Run {
     }
 
     const tokens = data.packing ? data.sequenceLength : Math.min(data.sequenceLength, dataset.longest);
-    const plan = chooseTiles(config, tokens * train.microBatchSize, model.config.vocabSize, resumed?.state.plan);
+    const plan = chooseMemory(config, tokens * train.microBatchSize, model.config.vocabSize, resumed?.state.plan);
     model.configureMemory(plan);
 
     this.#optimizer = new AdamW(
@@ -408,6 +408,11 @@ class Run {
       sequences: dataset.plan(0).sequences,
       tileMlp: plan.tileMlp,
       tileLoss: plan.tileLoss,
+      ...(plan.checkpointEvery > 0 && {
+        checkpointEvery: plan.checkpointEvery,
+        keepAttention: plan.keepAttention,
+        offload: plan.offload,
+      }),
       deviceLimitBytes: deviceLimit(config),
     });
   }

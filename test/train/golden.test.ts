@@ -21,9 +21,18 @@ t.teardown(() => rmSync(process.env.LONGSEQ_CACHE_DIR as string, { recursive: tr
 
 const folder = path.join(golden, "training");
 
+const settings = [
+  undefined,
+  { tileMlp: 5, tileLoss: 7 },
+  { tileMlp: "off", tileLoss: "off" },
+  { tileMlp: 5, checkpoint: { every: 1 } },
+  { checkpoint: { every: 2, offload: "host" } },
+  { tileMlp: "off", checkpoint: { offload: "host", keepAttention: false } },
+] as const;
+
 for (const name of readdirSync(folder)) {
-  for (const memory of [undefined, { tileMlp: 5, tileLoss: 7 }, { tileMlp: "off", tileLoss: "off" }] as const) {
-    t.test(`${name}, tiles ${JSON.stringify(memory ?? "auto")}`, async (t) => {
+  for (const memory of settings) {
+    t.test(`${name}, memory ${JSON.stringify(memory ?? "auto")}`, async (t) => {
       const at = path.join(folder, name);
       const wanted = JSON.parse(readFileSync(path.join(at, "golden.json"), "utf8")) as Golden;
       const dir = path.join(t.testdir({}), "run");
