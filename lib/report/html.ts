@@ -13,6 +13,7 @@ import {
   kindColour,
   legend,
   lineChart,
+  type Series,
   waterfall,
 } from "./html_chart.js";
 import { script, style } from "./html_page.js";
@@ -120,13 +121,41 @@ function card(id: string, title: string, about: string, content: string): string
   return `<section class="card" id="${id}"><h2>${title}</h2><p class="about">${about}</p>${content}</section>`;
 }
 
+/** From this many steps in a fiftieth of the run on, the loss also gets a smoothed line. */
+const SMOOTH_FROM = 4;
+
+/** Mean of the finite values among the last `window`. */
+function runningMean(values: readonly (number | null)[], window: number): (number | null)[] {
+  let sum = 0;
+  let count = 0;
+  return values.map((value, i) => {
+    const leaving = i >= window ? (values[i - window] ?? null) : null;
+    if (leaving !== null) {
+      sum -= leaving;
+      count--;
+    }
+    if (value !== null) {
+      sum += value;
+      count++;
+    }
+    return count > 0 ? sum / count : null;
+  });
+}
+
 function overSteps(run: RunData): string {
   const { steps, evals } = run;
   const at = steps.map(({ step }) => step);
   const evalAt = new Map(evals.map(({ step, loss }) => [step, loss]));
   const evalLoss = at.map((step) => evalAt.get(step) ?? null);
-  const lossSeries = [
-    { name: "training", colour: "blue", values: steps.map(({ loss }) => loss) },
+  const losses = steps.map((step) => step.loss);
+  const window = Math.round(steps.length / 50);
+  const lossSeries: Series[] = [
+    ...(window < SMOOTH_FROM
+      ? [{ name: "training", colour: "blue", values: losses }]
+      : [
+          { name: "training", colour: "blue", values: losses, faint: true },
+          { name: `training, mean of ${window} steps`, colour: "blue", values: runningMean(losses, window) },
+        ]),
     ...(evalLoss.some((loss) => loss !== null)
       ? [{ name: "evaluation", colour: "orange", values: evalLoss, dots: true }]
       : []),
@@ -189,7 +218,7 @@ function overSteps(run: RunData): string {
 function numbers(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = (tag: string, row: readonly string[]) =>
     `<tr>${row.map((cell, i) => `<${tag}${i > 0 ? ' class="n"' : ""}>${cell}</${tag}>`).join("")}</tr>`;
-  return `<table>${cells("th", head)}${rows.map((row) => cells("td", row)).join("")}</table>`;
+  return `<table class="numbers">${cells("th", head)}${rows.map((row) => cells("td", row)).join("")}</table>`;
 }
 
 const swatch = (colour: string) => `<i style="background:var(--${colour})"></i>`;
@@ -287,7 +316,7 @@ function memoryCard(trace: Trace, step: StepLine | undefined): string {
     const title = `${hill.tier[0]?.toUpperCase()}${hill.tier.slice(1)}`;
     return (
       `<div class="tier" data-tier="${escapeHtml(hill.tier)}"><h3>${escapeHtml(title)}</h3>` +
-      `<p class="about">${facts}.</p><div class="tables"><div>` +
+      `<p class="about">${facts}.</p><div class="beside"><div>` +
       hillChart(hill, `${title} memory by category through step ${trace.step}`, trace.allocations.length) +
       legend(hill.categories.map((category) => ({ name: categoryLabel(category), colour: colourOf(category) }))) +
       `</div><div>${atPeak(hill)}</div></div></div>`

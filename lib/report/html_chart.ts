@@ -15,12 +15,20 @@ export function formatMicros(micros: number): string {
   return micros < 999_500 ? `${digits(micros / 1e3)} ms` : `${digits(micros / 1e6)} s`;
 }
 
-const width = 760;
-const margin = { left: 70, right: 14, top: 14, bottom: 40 };
-const inner = width - margin.left - margin.right;
+/** Units of a drawing, about the pixels it gets on a wide screen, so that its text keeps its size. */
+interface Size {
+  width: number;
+  height: number;
+}
+const margin = { left: 66, right: 14, top: 14, bottom: 40 };
+/** Between the margins. */
+const innerWidth = ({ width }: Size) => width - margin.left - margin.right;
 
 /** A coordinate with one decimal. */
 const px = (value: number) => String(Math.round(value * 10) / 10);
+
+/** "50.0 MiB" as "50 MiB": ticks are round numbers. */
+const short = (text: string) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
 
 /** Round values that cover low to high in about `count` parts; `base` 1024 gives round sizes. */
 export function ticks(low: number, high: number, count: number, base: 10 | 1024 = 10): number[] {
@@ -45,7 +53,7 @@ interface Hover {
 
 const round = (value: number) => Math.round(value * 10) / 10;
 
-function chart(label: string, height: number, className: string, content: string, hover: Hover): string {
+function chart(label: string, { width, height }: Size, className: string, content: string, hover: Hover): string {
   const rows = hover.rows.map(({ y, ...row }) => ({
     ...row,
     y: y.map((value) => (value === null ? null : round(value))),
@@ -64,24 +72,27 @@ function chart(label: string, height: number, className: string, content: string
 }
 
 function axes(
-  height: number,
+  size: Size,
   y: { ticks: number[]; at: (value: number) => number; format: (value: number) => string },
   x: { ticks: number[]; at: (value: number) => number; format: (value: number) => string; name: string },
 ): string {
+  const { width, height } = size;
   const bottom = height - margin.bottom;
   const parts = y.ticks.map(
     (value) =>
       `<path class="grid" d="M${margin.left} ${px(y.at(value))}H${width - margin.right}"/>` +
-      `<text x="${margin.left - 8}" y="${px(y.at(value) + 4)}" text-anchor="end">${escapeHtml(y.format(value))}</text>`,
+      `<text x="${margin.left - 8}" y="${px(y.at(value) + 4)}" text-anchor="end">${escapeHtml(short(y.format(value)))}</text>`,
   );
   for (const value of x.ticks)
     parts.push(
       `<path class="tick" d="M${px(x.at(value))} ${bottom}v5"/>` +
-        `<text x="${px(x.at(value))}" y="${bottom + 18}" text-anchor="middle">${escapeHtml(x.format(value))}</text>`,
+        `<text x="${px(x.at(value))}" y="${bottom + 18}" text-anchor="${
+          x.at(value) > width - 24 ? "end" : "middle"
+        }" dx="${x.at(value) > width - 24 ? margin.right - 2 : 0}">${escapeHtml(x.format(value))}</text>`,
     );
   parts.push(
     `<path class="axis" d="M${margin.left} ${bottom}H${width - margin.right}"/>`,
-    `<text class="name" x="${px(margin.left + inner / 2)}" y="${height - 5}" text-anchor="middle">${escapeHtml(x.name)}</text>`,
+    `<text class="name" x="${px(margin.left + innerWidth(size) / 2)}" y="${height - 5}" text-anchor="middle">${escapeHtml(x.name)}</text>`,
   );
   return parts.join("");
 }
@@ -103,6 +114,8 @@ export interface Series {
   colour: string;
   values: readonly (number | null)[];
   dots?: boolean;
+  /** Behind a smoother line. */
+  faint?: boolean;
 }
 
 export interface LineChart {
@@ -143,8 +156,9 @@ function kept(series: readonly Series[], length: number): number[] {
 
 /** Lines over steps with axes and hover data. */
 export function lineChart({ label, steps, series, format, zero, bytes }: LineChart): string {
-  const height = 250;
-  const bottom = height - margin.bottom;
+  const size: Size = { width: 560, height: 240 };
+  const inner = innerWidth(size);
+  const bottom = size.height - margin.bottom;
   let low = Number.POSITIVE_INFINITY;
   let high = Number.NEGATIVE_INFINITY;
   for (const { values } of series)
@@ -164,7 +178,7 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
     last === first ? margin.left + inner / 2 : margin.left + ((step - first) / (last - first)) * inner;
   const y = (value: number) => bottom - ((value - low) / (high - low)) * (bottom - margin.top);
   const points = kept(series, steps.length);
-  const content = series.map(({ values, colour, dots }) => {
+  const content = series.map(({ values, colour, dots, faint }) => {
     const marks: string[] = [];
     let path = "";
     let pen = false;
@@ -182,17 +196,17 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
       pen = true;
     });
     return (
-      (path === "" ? "" : `<path class="line" style="stroke:var(--${colour})" d="${path}"/>`) +
+      (path === "" ? "" : `<path class="line${faint ? " faint" : ""}" style="stroke:var(--${colour})" d="${path}"/>`) +
       (marks.length === 0 ? "" : `<g class="dots" style="fill:var(--${colour})">${marks.join("")}</g>`)
     );
   });
   const xTicks = ticks(first, last, 8).filter((value) => Number.isInteger(value) && value >= first);
   const frame = axes(
-    height,
-    { ticks: ticks(low, high, 4, bytes ? 1024 : 10), at: y, format },
+    size,
+    { ticks: ticks(low, high, 5, bytes ? 1024 : 10), at: y, format },
     { ticks: xTicks.length > 0 ? xTicks : [first], at: x, format: String, name: "step" },
   );
-  return chart(label, height, "lines", frame + content.join(""), {
+  return chart(label, size, "lines", frame + content.join(""), {
     x: points.map((i) => x(steps[i] as number)),
     head: points.map((i) => `step ${steps[i]}`),
     rows: series.map(({ name, colour, values, dots }) => {
@@ -210,12 +224,13 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
 
 /** Live bytes of one tier through a step, stacked by category, under a flat line at their peak. */
 export function hillChart(hill: Hill, label: string, events: number): string {
-  const height = 290;
-  const bottom = height - margin.bottom;
+  const size: Size = { width: 700, height: hill.tier === "device" ? 290 : 210 };
+  const inner = innerWidth(size);
+  const bottom = size.height - margin.bottom;
   const high = Math.max(1, hill.peak * 1.14);
   const x = (at: number) => margin.left + (events === 0 ? 0 : at / events) * inner;
   const y = (bytes: number) => bottom - (bytes / high) * (bottom - margin.top);
-  const end = px(width - margin.right);
+  const end = px(margin.left + inner);
   const lower = hill.at.map(() => 0);
   const areas = hill.categories.map((category, c) => {
     const upper = hill.at.map((_, i) => (lower[i] as number) + (hill.live[c]?.[i] as number));
@@ -238,17 +253,17 @@ export function hillChart(hill: Hill, label: string, events: number): string {
     `<text class="peak-label" x="${right ? end : margin.left + 6}" y="${px(y(hill.peak) - 7)}" ` +
     `text-anchor="${right ? "end" : "start"}">peak ${escapeHtml(formatBytes(hill.peak))}</text>`;
   const frame = axes(
-    height,
-    { ticks: ticks(0, high, 4, 1024), at: y, format: formatBytes },
+    size,
+    { ticks: ticks(0, high, 5, 1024), at: y, format: formatBytes },
     {
-      ticks: ticks(0, events, 8).filter(Number.isInteger),
+      ticks: ticks(0, events, 6).filter(Number.isInteger),
       at: x,
       format: String,
       name: "allocations and frees of the step, in program order",
     },
   );
   const total = hill.at.map((_, i) => hill.live.reduce((sum, bytes) => sum + (bytes[i] as number), 0));
-  return chart(label, height, "hill", frame + areas.join("") + flat, {
+  return chart(label, size, "hill", frame + areas.join("") + flat, {
     x: hill.at.map(x),
     head: hill.at.map((at) => (at === 0 ? "start of the step" : `after event ${at} of ${events}`)),
     rows: [
@@ -320,11 +335,10 @@ export function waterfall(queues: readonly QueueUse[], start: number, end: numbe
       `aria-label="${escapeHtml(`${queue}: ${ops.length} ops, ${share}`)}">${rects.join("")}</svg></div>`
     );
   });
+  // A mark's text stands to its right.
   const marks = ticks(0, span, 8)
-    .map(
-      (value) =>
-        `<span style="left:${((value / span) * 100).toFixed(2)}%">${formatMicros(value).replace(/\.0+ /, " ")}</span>`,
-    )
+    .filter((value) => value < span * 0.95)
+    .map((value) => `<span style="left:${((value / span) * 100).toFixed(2)}%">${short(formatMicros(value))}</span>`)
     .join("");
   return `<div class="scroll"><div class="waterfall">${rows.join("")}<div class="times">${marks}</div></div></div>`;
 }

@@ -30,12 +30,14 @@ h2 { font-size: 17px; margin: 0 0 2px; }
 h3 { font-size: 15px; margin: 18px 0 2px; }
 p { margin: 0 0 10px; }
 header p, .about, footer { color: var(--soft); font-size: 13.5px; }
-.about { max-width: 92ch; }
+.about { max-width: 110ch; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px 18px; margin-top: 16px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 16px; margin-top: 16px; }
 .pair > * { min-width: 0; }
 .pair > .card { margin-top: 0; }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 4px 36px; align-items: start; }
+.beside { display: grid; grid-template-columns: minmax(0, 1.7fr) minmax(0, 1fr); gap: 4px 36px; align-items: start; }
+@media (max-width: 760px) { .beside { grid-template-columns: minmax(0, 1fr); } }
 .tables > * { min-width: 0; overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; width: 100%; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
@@ -43,6 +45,7 @@ tr:last-child > * { border-bottom: 0; }
 th { font-weight: 500; color: var(--soft); }
 td { overflow-wrap: anywhere; }
 td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; padding-right: 0; padding-left: 14px; }
+table.numbers td { overflow-wrap: normal; white-space: nowrap; }
 td i, .legend i, #tip i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px; }
 .legend i.dot { border-radius: 50%; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 4px; padding: 0; font-size: 13px; color: var(--soft); }
@@ -51,6 +54,7 @@ svg text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-num
 svg .grid, svg .axis, svg .tick { stroke: var(--rule); stroke-width: 1; fill: none; }
 svg .axis, svg .tick { stroke: var(--soft); opacity: .55; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+svg .faint { stroke-width: 1; opacity: .4; }
 svg .dots circle, svg .at { stroke: var(--card); stroke-width: 1.5; }
 svg .peak { stroke: var(--text); stroke-width: 1.3; stroke-dasharray: 6 4; fill: none; }
 svg .summit { fill: var(--text); stroke: var(--card); stroke-width: 1.5; }
