@@ -110,7 +110,12 @@ t.test("configurations", async (t) => {
     ["wrong type", { train: { learning_rate: "fast" } }, [], /train\.learning_rate: got "fast" \(string\); expected/],
     ["override", {}, ["train.steps=many"], /command line: train\.steps: got "many"/],
     ["unknown override", {}, ["train.lr=1"], /command line: train\.lr: unknown key/],
-    ["not available", { memory: { checkpoint: { every: 1 } } }, [], /memory\.checkpoint\.every: 1 is not available/],
+    [
+      "not available",
+      { memory: { checkpoint: { offload: "disk" } } },
+      [],
+      /memory\.checkpoint\.offload: disk is not available/,
+    ],
     ["other device", { device: "cuda" }, [], /device: cuda is not available/],
     ["threads", { threads: 1e9 }, [], /threads: got 1000000000 \(number\); expected auto or a whole number from 1/],
     ["batch", { train: { batch_size: 1e12 } }, [], /train\.batch_size: got 1000000000000 .*from 1 to 1000000/],
