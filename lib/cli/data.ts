@@ -1,10 +1,9 @@
 // `longseq data`: the first samples as the model will see them, with ids and what the loss does not count marked.
 
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { type Config, loadConfig, tokenCacheDir } from "../config/index.js";
-import { type DataOptions, openData, type SampleView, type TokenView } from "../data/index.js";
-import { ConfigError, ModelError } from "../errors.js";
+import { loadConfig } from "../config/index.js";
+import { openData, type SampleView, type TokenView } from "../data/index.js";
+import { ConfigError } from "../errors.js";
+import { dataOptions } from "../train/data_options.js";
 import { exitCode, type Output } from "./output.js";
 
 export interface DataCommandOptions {
@@ -12,42 +11,6 @@ export interface DataCommandOptions {
   /** Most ids shown of one stretch; 0 for all. */
   tokens: number;
   eval: boolean;
-}
-
-/** V of the model, as far as its config.json or the fields say. */
-function vocabSize(config: Config): number | undefined {
-  let fields = config.model.init;
-  if (config.model.path !== null) {
-    const folder = config.model.path;
-    if (!existsSync(folder))
-      throw new ConfigError(`model.path: there is no folder ${JSON.stringify(folder)}`, { path: folder });
-    const file = join(folder, "config.json");
-    if (!existsSync(file)) throw new ModelError(`${folder}: it holds no config.json`, { path: folder });
-    try {
-      fields = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
-    } catch (error) {
-      throw new ModelError(`${file}: not valid JSON: ${(error as Error).message}`, { file }, { cause: error });
-    }
-  }
-  const size = fields?.vocab_size;
-  return typeof size === "number" && Number.isSafeInteger(size) && size > 0 ? size : undefined;
-}
-
-/** How a configuration's training (or evaluation) data is opened. */
-export function dataOptions(config: Config, evaluation: boolean): DataOptions {
-  const { data, train } = config;
-  return {
-    files: evaluation ? data.eval : data.train,
-    key: evaluation ? "data.eval" : "data.train",
-    tokenizer: data.tokenizer ?? config.model.path ?? undefined,
-    sequenceLength: data.sequenceLength,
-    packing: data.packing,
-    overlong: data.overlong,
-    shuffle: evaluation ? false : data.shuffle,
-    seed: train.seed,
-    vocabSize: vocabSize(config),
-    cacheDir: tokenCacheDir(),
-  };
 }
 
 /** Tokens next to each other that are all masked, or all counted. */

@@ -195,6 +195,8 @@ void Device::cancel() {
 }
 
 void Device::resume() {
+  // Updates that were dropped are nobody's any more: a loop that goes on must not wait for them.
+  steps_enqueued_.store(steps_finished_.load());
   for (auto &queue : queues_)
     if (queue) queue->resume();
 }

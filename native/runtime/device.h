@@ -81,7 +81,7 @@ class Device {
   void begin_update() { update_ = ++updates_; }
   void end_update();
   // Optimizer updates enqueued and finished.
-  uint64_t steps_enqueued() const { return steps_enqueued_; }
+  uint64_t steps_enqueued() const { return steps_enqueued_.load(std::memory_order_acquire); }
   uint64_t steps_finished() const { return steps_finished_.load(std::memory_order_acquire); }
 
   // Progress markers are passed in order on the compute queue.
@@ -117,7 +117,8 @@ class Device {
   std::vector<Reservation> reservations_;
   std::vector<void *> slab_free_;
   std::map<std::string, OpCount> counts_;
-  uint64_t update_ = 0, updates_ = 0, steps_enqueued_ = 0;
+  uint64_t update_ = 0, updates_ = 0;
+  std::atomic<uint64_t> steps_enqueued_{0};  // resume() writes it on a thread of its own
   std::atomic<uint64_t> steps_finished_{0};
   std::atomic<int64_t> last_marker_{0};
 };

@@ -1,0 +1,43 @@
+// How the data of a configuration is opened: the same way for training and for looking at it.
+
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Config, tokenCacheDir } from "../config/index.js";
+import type { DataOptions } from "../data/index.js";
+import { ConfigError, ModelError } from "../errors.js";
+
+/** V of the model, as far as its config.json or the fields say. */
+function vocabSize(config: Config): number | undefined {
+  let fields = config.model.init;
+  if (config.model.path !== null) {
+    const folder = config.model.path;
+    if (!existsSync(folder))
+      throw new ConfigError(`model.path: there is no folder ${JSON.stringify(folder)}`, { path: folder });
+    const file = join(folder, "config.json");
+    if (!existsSync(file)) throw new ModelError(`${folder}: it holds no config.json`, { path: folder });
+    try {
+      fields = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
+    } catch (error) {
+      throw new ModelError(`${file}: not valid JSON: ${(error as Error).message}`, { file }, { cause: error });
+    }
+  }
+  const size = fields?.vocab_size;
+  return typeof size === "number" && Number.isSafeInteger(size) && size > 0 ? size : undefined;
+}
+
+/** How a configuration's training (or evaluation) data is opened. */
+export function dataOptions(config: Config, evaluation: boolean): DataOptions {
+  const { data, train } = config;
+  return {
+    files: evaluation ? data.eval : data.train,
+    key: evaluation ? "data.eval" : "data.train",
+    tokenizer: data.tokenizer ?? config.model.path ?? undefined,
+    sequenceLength: data.sequenceLength,
+    packing: data.packing,
+    overlong: data.overlong,
+    shuffle: evaluation ? false : data.shuffle,
+    seed: train.seed,
+    vocabSize: vocabSize(config),
+    cacheDir: tokenCacheDir(),
+  };
+}
