@@ -237,6 +237,10 @@ t.test("views hold the bytes, stay inside them, and are counted", async (t) => {
     [[2], [2 ** 53 - 1], 0],
     [[3, 3], [2 ** 52, 2 ** 52], 2 ** 52],
     [[1], [1], 100_000],
+    // One beyond the end.
+    [[99_994], [1], 0],
+    [[1], [1], 99_993],
+    [[2, 3], [99_990, 2], 0],
     [[2 ** 40, 2 ** 40], [0, 0], 0],
   ];
   const whole = binding.view(view, [100_000 - 7], [1], 0);
@@ -246,6 +250,7 @@ t.test("views hold the bytes, stay inside them, and are counted", async (t) => {
       { name: "ArgumentError" },
       `${shape} ${strides} ${offset}`,
     );
+  binding.release(binding.view(whole, [2, 3], [99_988, 2], 0));
   t.throws(() => binding.view(whole, [2], [-1], 5), { name: "ArgumentError" });
   t.throws(() => binding.view(whole, [2], [1, 1], 0), { name: "ArgumentError" });
   t.throws(() => binding.view(whole, [2], [1], Number.NaN), { name: "ArgumentError" });

@@ -259,6 +259,37 @@ t.test("counters: calls, FLOPs of matrix products, bytes", async (t) => {
   t.equal(binding.opCounts(device).attention?.flops, 4 * N * D * ((T * (T + 1)) / 2));
   binding.ops.attention(q, q, q, q, lse, null, 1, true, 3, 0, 0);
   t.equal(binding.opCounts(device).attention?.flops, 4 * N * D * (55 + 1 + 2 + 8 * 3));
+  // Windows, offsets and documents against a count of the pairs one by one.
+  const bounds = [0, 3, 3, 9, 16];
+  const cu = empty(device, [bounds.length], 4);
+  binding.write(cu, BigInt64Array.from(bounds, BigInt), true);
+  const document = (position: number) => bounds.findLastIndex((begin) => begin <= position);
+  for (const causal of [true, false]) {
+    for (const window of [0, 1, 4]) {
+      for (const [qOffset, kOffset] of [
+        [0, 0],
+        [5, 0],
+        [2, 6],
+      ] as const) {
+        for (const documents of [false, true]) {
+          let pairs = 0;
+          for (let i = qOffset; i < qOffset + T; i++) {
+            for (let j = kOffset; j < kOffset + T; j++) {
+              const near = window === 0 || Math.abs(i - j) < window;
+              const together = !documents || (document(i) === document(j) && Math.max(i, j) < 16);
+              if (near && together && (j <= i || !causal)) pairs++;
+            }
+          }
+          const sofar = binding.opCounts(device).attention?.flops as number;
+          binding.ops.attention(q, q, q, q, lse, documents ? cu : null, 1, causal, window, qOffset, kOffset);
+          const flops = (binding.opCounts(device).attention?.flops as number) - sofar;
+          const what = `causal ${causal}, window ${window}, from ${qOffset} and ${kOffset}, documents ${documents}`;
+          t.equal(flops, 4 * N * D * pairs, what);
+        }
+      }
+    }
+  }
+  binding.release(cu);
   t.throws(() => binding.ops.fill(a, "1" as never), ArgumentError);
   t.equal(binding.opCounts(device).fill?.calls, 3, "a refused call is not counted");
   binding.resetOpCounts(device);
