@@ -272,6 +272,15 @@ try {
     await page.locator(".trace:not([hidden]) .zoom button").last().click();
     const zoomed = await fall.evaluate((element) => element.clientWidth / element.parentElement.clientWidth);
     check(`${name}: zoom widens the waterfall`, Math.abs(zoomed - 16) < 0.1, zoomed);
+    const marks = await fall.evaluate((element) => {
+      const { left, right } = element.parentElement.getBoundingClientRect();
+      const shown = [...element.querySelectorAll(".times span")].filter((mark) => {
+        const box = mark.getBoundingClientRect();
+        return box.width > 0 && box.left >= left && box.right <= right;
+      });
+      return { times: shown.map((mark) => mark.textContent), from: element.parentElement.scrollLeft };
+    });
+    check(`${name}: the middle stays in view, with its times`, marks.times.length >= 2 && marks.from > 0, marks);
     const after = await page.evaluate(() => document.documentElement.scrollWidth);
     check(`${name}: it widens nothing else`, after <= width, after);
     await page.locator(".trace:not([hidden]) .zoom button").first().click();

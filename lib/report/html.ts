@@ -124,21 +124,19 @@ function card(id: string, title: string, about: string, content: string): string
 /** From this many steps in a fiftieth of the run on, the loss also gets a smoothed line. */
 const SMOOTH_FROM = 4;
 
-/** Mean of the finite values among the last `window`. */
+/** Mean of the finite values among the `window` around each place; fewer at the ends. */
 function runningMean(values: readonly (number | null)[], window: number): (number | null)[] {
-  let sum = 0;
-  let count = 0;
-  return values.map((value, i) => {
-    const leaving = i >= window ? (values[i - window] ?? null) : null;
-    if (leaving !== null) {
-      sum -= leaving;
-      count--;
-    }
-    if (value !== null) {
-      sum += value;
-      count++;
-    }
-    return count > 0 ? sum / count : null;
+  const sums = [0];
+  const counts = [0];
+  for (const [i, value] of values.entries()) {
+    sums.push((sums[i] as number) + (value ?? 0));
+    counts.push((counts[i] as number) + (value === null ? 0 : 1));
+  }
+  return values.map((_, i) => {
+    const from = Math.max(0, i - (window >> 1));
+    const to = Math.min(values.length, i + window - (window >> 1));
+    const count = (counts[to] as number) - (counts[from] as number);
+    return count > 0 ? ((sums[to] as number) - (sums[from] as number)) / count : null;
   });
 }
 

@@ -98,11 +98,11 @@ function axes(
 }
 
 /** A row of coloured names. */
-export function legend(entries: readonly { name: string; colour: string; dots?: boolean }[]): string {
+export function legend(entries: readonly { name: string; colour: string; dots?: boolean; faint?: boolean }[]): string {
   return `<ul class="legend">${entries
     .map(
-      ({ name, colour, dots }) =>
-        `<li><i${dots ? ' class="dot"' : ""} style="background:var(--${colour})"></i>${escapeHtml(name)}</li>`,
+      ({ name, colour, dots, faint }) =>
+        `<li><i${dots ? ' class="dot"' : ""} style="background:var(--${colour})${faint ? ";opacity:.4" : ""}"></i>${escapeHtml(name)}</li>`,
     )
     .join("")}</ul>`;
 }
@@ -335,10 +335,12 @@ export function waterfall(queues: readonly QueueUse[], start: number, end: numbe
       `aria-label="${escapeHtml(`${queue}: ${ops.length} ops, ${share}`)}">${rects.join("")}</svg></div>`
     );
   });
-  // A mark's text stands to its right.
-  const marks = ticks(0, span, 8)
-    .filter((value) => value < span * 0.95)
-    .map((value) => `<span style="left:${((value / span) * 100).toFixed(2)}%">${short(formatMicros(value))}</span>`)
-    .join("");
-  return `<div class="scroll"><div class="waterfall">${rows.join("")}<div class="times">${marks}</div></div></div>`;
+  // One set of marks for each zoom of the page's script; a mark's text stands to its right.
+  const times = [8, 32, 128].map((count) => {
+    const marks = ticks(0, span, count).filter((value) => value < span * (1 - 0.4 / count));
+    return `<div class="times">${marks
+      .map((value) => `<span style="left:${((value / span) * 100).toFixed(3)}%">${short(formatMicros(value))}</span>`)
+      .join("")}</div>`;
+  });
+  return `<div class="scroll"><div class="waterfall" data-zoom="0">${rows.join("")}${times.join("")}</div></div>`;
 }

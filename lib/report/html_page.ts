@@ -68,6 +68,8 @@ svg .cross { stroke: var(--text); opacity: .45; }
 .queue rect.wide { stroke: var(--card); stroke-width: 1; vector-effect: non-scaling-stroke; }
 .queue rect:hover { filter: brightness(1.2); }
 .times { position: relative; height: 20px; font-size: 12px; color: var(--soft); font-variant-numeric: tabular-nums; overflow: hidden; }
+.times { display: none; }
+[data-zoom="0"] .times:nth-last-child(3), [data-zoom="1"] .times:nth-last-child(2), [data-zoom="2"] .times:last-child { display: block; }
 .times span { position: absolute; padding-left: 4px; border-left: 1px solid var(--soft); white-space: nowrap; line-height: 16px; }
 .bar { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; font-size: 13px; color: var(--soft); }
 .bar button { font: inherit; color: var(--text); background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: 2px 10px; cursor: pointer; }
@@ -183,6 +185,7 @@ export const script = `
     const factors = [1, 4, 16];
     choice(bar, "zoom ", factors.map((factor) => factor + "\\u00d7"), 0, (i) => {
       const middle = (scroll.scrollLeft + scroll.clientWidth / 2) / scroll.scrollWidth;
+      fall.dataset.zoom = i;
       fall.style.width = factors[i] * 100 + "%";
       scroll.scrollLeft = middle * scroll.scrollWidth - scroll.clientWidth / 2;
     });
