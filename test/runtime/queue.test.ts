@@ -52,12 +52,11 @@ t.test("work runs in the order in which it was enqueued, and reads see what came
 
 t.test("other queues: a copy waits for the compute queue, and compute waits before it reuses the place", async (t) => {
   const device = open();
-  const onQueue = binding.ops.copy as (src: NativeTensor, dst: NativeTensor, queue: number) => void;
   const kept = empty(device, [100_000]);
   for (let i = 0; i < 30; i++) {
     const source = empty(device, [100_000]);
     binding.ops.fill(source, i);
-    onQueue(source, kept, 1);
+    binding.ops.copy(source, kept, 1);
     binding.release(source);
     const reused = empty(device, [100_000]);
     binding.ops.fill(reused, -1);
@@ -66,9 +65,25 @@ t.test("other queues: a copy waits for the compute queue, and compute waits befo
     const got = await numbers(kept);
     if (got[0] !== i || got[99_999] !== i) t.fail(`copy ${i} gave ${got[0]}, ${got[99_999]}`);
   }
-  t.throws(() => onQueue(kept, kept, 4), ArgumentError);
-  t.throws(() => onQueue(kept, kept, Number.NaN), ArgumentError);
-  binding.release(kept);
+  t.throws(() => binding.ops.copy(kept, kept, 4), ArgumentError);
+  t.throws(() => binding.ops.copy(kept, kept, Number.NaN), ArgumentError);
+  // A source that stays is changed only after the copy, where waitQueue says so.
+  const source = empty(device, [100_000]);
+  for (let i = 0; i < 30; i++) {
+    binding.ops.fill(source, i);
+    binding.ops.copy(source, kept, 1);
+    binding.waitQueue(device, 0, 1);
+    binding.ops.fill(source, -1);
+    const got = await numbers(kept);
+    if (got[0] !== i || got[99_999] !== i) t.fail(`copy ${i} gave ${got[0]}, ${got[99_999]}`);
+  }
+  binding.waitQueue(device, 2, 3);
+  binding.waitQueue(device, 0, 0);
+  for (const wrong of [4, -1, Number.NaN, 0.5]) {
+    t.throws(() => binding.waitQueue(device, wrong, 0), ArgumentError);
+    t.throws(() => binding.waitQueue(device, 0, wrong), ArgumentError);
+  }
+  for (const tensor of [kept, source]) binding.release(tensor);
 });
 
 t.test("a failure rejects every later read with op, shapes and cause, and stays; other devices go on", async (t) => {
@@ -320,7 +335,7 @@ t.test("the recorder notes ops and allocations while it is on, as Chrome trace J
   const host = binding.empty(device, [1000], 0, 3, 1);
   binding.ops.fill(a, 1);
   binding.ops.matmul(a, a, b, null, 1, false);
-  (binding.ops.copy as (src: NativeTensor, dst: NativeTensor, queue: number) => void)(a, b, 1);
+  binding.ops.copy(a, b, 1);
   binding.release(b);
   await binding.synchronize(device);
   const events = trace();
