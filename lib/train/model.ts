@@ -5,6 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { writeFolder } from "../checkpoint/atomic.js";
 import type { Config } from "../config/index.js";
 import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
+import { ConfigError, ModelError } from "../errors.js";
 import { type ConfigFields, overrideFields } from "../models/config.js";
 import { type CausalLM, initModel, loadModel, writeModelFiles } from "../models/index.js";
 import type { Device } from "../tensor/device.js";
@@ -19,12 +20,18 @@ const TOKENIZER_FILES = [
   "chat_template.json",
 ];
 
-/** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError. */
+/** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError, and ConfigError for mistakes in model.init. */
 export async function openModel(config: Config, device: Device, dtype: DType, signal?: AbortSignal): Promise<CausalLM> {
   const { path, init, override } = config.model;
   if (path !== null) return loadModel(path, { device, dtype, override, ...(signal ? { signal } : {}) });
   const fields = overrideFields(init as ConfigFields, override);
-  return initModel(fields, { device, dtype, seed: config.train.seed, file: "model.init" });
+  try {
+    return await initModel(fields, { device, dtype, seed: config.train.seed, file: "model.init" });
+  } catch (error) {
+    // The fields stand in the configuration itself.
+    if (error instanceof ModelError) throw new ConfigError(error.message, error.details, { cause: error });
+    throw error;
+  }
 }
 
 /**

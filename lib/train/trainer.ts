@@ -7,7 +7,7 @@ import { binding } from "../binding.js";
 import { cleanStale, newestValid, pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { type Config, type ConfigInput, parseConfigObject } from "../config/index.js";
 import { type Cursor, DataLoader, type Dataset, openData, type Step } from "../data/index.js";
-import { ArgumentError, CancelledError, ConfigError, IoError, TrainingError } from "../errors.js";
+import { ArgumentError, CancelledError, ConfigError, DataError, IoError, TrainingError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
 import { gradNorm } from "../nn/clip_grad.js";
 import { AdamW } from "../optim/adamw.js";
@@ -291,6 +291,13 @@ class Run {
     const { checkpoint, passedOver } = await newestValid(this.#checkpoints);
     for (const { path, reason } of passedOver)
       this.#warn(`${path} cannot be used and is passed over: ${reason}`, { path });
+    const first = passedOver[0];
+    if (checkpoint === undefined && first !== undefined)
+      throw new IoError(
+        `${this.#checkpoints}: none of its ${passedOver.length} checkpoints can be used (${first.path}: ${first.reason}); ` +
+          "restore one of them, move the folder away, or give another output.dir to start afresh",
+        { path: this.#checkpoints },
+      );
     if (checkpoint === undefined) return undefined;
     const state = await readState(checkpoint.path);
     checkSameRun(state, this.#config, checkpoint.path);
@@ -333,6 +340,12 @@ class Run {
         `${resumed.path} was made with other training data: files, their rows or the tokenizer have changed since; ` +
           "put them back to go on with it, or give another output.dir to start afresh",
         { path: resumed.path },
+      );
+    const { documents, unlabelled } = this.#data;
+    if (unlabelled === documents)
+      throw new DataError(
+        `data.train: no usable rows: none of the ${documents} documents has a label that counts; longseq data shows them`,
+        { documents },
       );
     if (config.data.eval.length > 0)
       this.#evalData = await this.#giveUp(openData({ ...dataOptions(config, true), ...dataSettings }));
@@ -457,11 +470,15 @@ class Run {
       if (!settle) continue;
       if (trace) await this.#stopTrace(step);
       yield* this.#evaluateIfDue();
-      if (save && step < this.#steps) yield await this.#save();
+      if (save && step < this.#steps) {
+        await this.#refuseBroken();
+        yield await this.#save();
+      }
       this.#since = undefined;
     }
 
     this.#checkAborted();
+    await this.#refuseBroken();
     if (this.#saved !== state.step) yield await this.#save();
     const path = await exportModel(this.#config, this.#model as CausalLM, join(this.#folder, "model"));
     await writeFileDurably(join(this.#folder, "finished.json"), `${JSON.stringify({ step: state.step })}\n`);
@@ -614,6 +631,20 @@ class Run {
           : `Parameter ${broken} holds values that are not finite: look at the weights of ` +
             `${model.path ?? "the model"}${step > MOST_SKIPPED ? ", or start from an older checkpoint with a lower train.learning_rate" : ""}`),
       { step, parameter: broken ?? null },
+    );
+  }
+
+  /** A model that is broken is neither saved over good checkpoints nor exported. */
+  async #refuseBroken(): Promise<void> {
+    const { skippedInARow, step } = this.#state as TrainerState;
+    const broken = skippedInARow > 0 ? await this.#brokenParameter() : undefined;
+    if (broken === undefined) return;
+    const { train, model } = this.#config;
+    throw new TrainingError(
+      `parameter ${broken} holds values that are not finite, so the last ${skippedInARow} of ${step} steps changed ` +
+        `nothing and there is nothing to save: look at the weights of ${model.path ?? "the model"} or at ` +
+        `train.learning_rate (${train.learningRate})`,
+      { step, parameter: broken },
     );
   }
 

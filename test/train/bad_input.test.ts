@@ -65,6 +65,41 @@ t.test("weights that are not finite", async (t) => {
   );
 });
 
+t.test("a model that is broken is not saved, however few its steps are", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 18, 32);
+  const model = await spoiled(folder, "model.norm.weight", Number.NaN);
+  for (const saveEvery of [0, 1]) {
+    const dir = path.join(folder, `run-${saveEvery}`);
+    const config = { ...tiny(rows, dir, { train: { steps: 3 }, output: { saveEvery } }), model: { path: model } };
+    await t.rejects(run(config), { constructor: TrainingError, message: /model\.norm\.weight[\s\S]*nothing to save/ });
+    t.notOk(existsSync(path.join(dir, "model")), "no model");
+    t.notOk(existsSync(path.join(dir, "checkpoints/step-1")), "no checkpoint");
+  }
+});
+
+t.test("rows without a single label that counts", async (t) => {
+  const folder = t.testdir({});
+  const rows = path.join(folder, "rows.jsonl");
+  writeFileSync(rows, '{"input_ids": [1, 2, 3], "labels": [-100, -100, -100]}\n'.repeat(3));
+  await t.rejects(run(tiny(rows, path.join(folder, "run"))), {
+    code: "DATA",
+    message: /no usable rows: none of the 3 documents has a label that counts/,
+  });
+});
+
+t.test("a run whose checkpoints are all damaged does not start afresh over them", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 18);
+  const dir = path.join(folder, "run");
+  const config = tiny(rows, dir, { output: { saveEvery: 3 } });
+  await run(config);
+  for (const step of [3, 6]) writeFileSync(path.join(dir, `checkpoints/step-${step}/trainer.json`), "{");
+  const metrics = readFileSync(path.join(dir, "metrics.jsonl"), "utf8");
+  await t.rejects(run(config), { constructor: IoError, message: /none of its 2 checkpoints can be used \(.*step-6/ });
+  t.equal(readFileSync(path.join(dir, "metrics.jsonl"), "utf8"), metrics, "nothing was lost");
+});
+
 t.test("gradients that are not finite leave parameters and optimizer as they were", async (t) => {
   const folder = t.testdir({});
   const rows = writeRows(path.join(folder, "rows.jsonl"), 18);
