@@ -1,6 +1,16 @@
 // adamw and adamw_advance against torch's formula in float64 over several steps, with master weights, clipping, skips.
 import { binding } from "../../lib/binding.js";
-import { type Bench, type Case, count, opTests, Plain, refusesBadArguments, rounded, withBench } from "./helpers.js";
+import {
+  type Bench,
+  type Case,
+  count,
+  opTests,
+  ownDevice,
+  Plain,
+  refusesBadArguments,
+  rounded,
+  withBench,
+} from "./helpers.js";
 import type { Storage } from "./strided.js";
 
 interface Spec {
@@ -141,7 +151,7 @@ await opTests("adamw", cases, (t) => {
   );
 
   t.test("without adamw_advance before it the next read is rejected", async (t) => {
-    const device = binding.openDevice("cpu", "cpu", 0, 1);
+    const device = ownDevice();
     const one = () => new Plain(device, [2], "float32", [1, 1]);
     const [p, g, m, v] = [one(), one(), one(), one()];
     const step = new Plain(device, [], "int64", [0]);

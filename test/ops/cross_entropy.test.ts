@@ -1,6 +1,6 @@
 // cross_entropy against float64: losses, gradients in place and apart, ignored rows, the log-sum-exp, extreme logits.
 import { binding } from "../../lib/binding.js";
-import { type Bench, type Case, opTests, Plain, refusesBadArguments, withBench } from "./helpers.js";
+import { type Bench, type Case, opTests, ownDevice, Plain, refusesBadArguments, withBench } from "./helpers.js";
 import type { Storage } from "./strided.js";
 
 interface Spec {
@@ -127,7 +127,7 @@ await opTests("cross_entropy", cases, (t) => {
 
   t.test("a label beyond the classes rejects the next read", async (t) => {
     for (const label of [5, -1, -101]) {
-      const device = binding.openDevice("cpu", "cpu", 0, 2);
+      const device = ownDevice();
       const logits = new Plain(device, [3, 5], "float32", Array(15).fill(0));
       const labels = new Plain(device, [3], "int32", [4, label, 77]);
       const loss = new Plain(device, [], "float64", [0]);

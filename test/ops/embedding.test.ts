@@ -1,7 +1,16 @@
 // embedding and its backward: rows as stored, gradients added in ascending order of the tokens, ids out of range.
 import { binding, type NativeDevice } from "../../lib/binding.js";
 import { ArgumentError } from "../../lib/errors.js";
-import { type Argument, type Bench, type Case, opTests, Plain, refusesBadArguments, rounded } from "./helpers.js";
+import {
+  type Argument,
+  type Bench,
+  type Case,
+  opTests,
+  ownDevice,
+  Plain,
+  refusesBadArguments,
+  rounded,
+} from "./helpers.js";
 import type { Storage } from "./strided.js";
 
 interface Spec {
@@ -58,7 +67,7 @@ export const cases: Case[] = [
 
 /** On a device of its own, since the failure stays there: the error of the next read. */
 async function failure(ids: number[], run: (device: NativeDevice, ids: Plain) => void): Promise<Error> {
-  const device = binding.openDevice("cpu", "cpu", 0, 2);
+  const device = ownDevice();
   const tensor = new Plain(device, [ids.length], "int32", ids);
   run(device, tensor);
   return (await tensor.raw().then(

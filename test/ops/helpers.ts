@@ -206,6 +206,13 @@ export async function opTests(op: string, cases: readonly Case[], more: (t: Test
   more(t);
 }
 
+/** A device under test that no other test shares: a failure inside its queue stays with it. */
+export function ownDevice(): NativeDevice {
+  const name = process.env.LONGSEQ_TEST_DEVICE ?? "cpu";
+  const [type, index] = name.split(":");
+  return binding.openDevice(name, type as string, Number(index ?? 0), 2);
+}
+
 /** Runs f with tensors of its own, on two threads. */
 export async function withBench(f: (bench: Bench) => Promise<void>): Promise<void> {
   const bench = new Bench(deviceWith(2), new Random(7));
@@ -239,8 +246,7 @@ export async function refusesBadArguments(
   run(values);
   await binding.synchronize(device);
   const before = binding.memoryStats(device, 0).live;
-  const foreignDevice = binding.openDevice("other", "cpu", 0, 1);
-  const foreign = new Plain(foreignDevice, [1], "float32", [0]);
+  const foreign = new Plain(ownDevice(), [1], "float32", [0]);
 
   const problems: string[] = [];
   const refused = (i: number, value: unknown, what: string) => {

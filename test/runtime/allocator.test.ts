@@ -1,4 +1,6 @@
 // The caching allocator by its figures: peaks, categories, limits, views, and meta equal to cpu to the byte.
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import t from "tap";
 import { binding, type NativeDevice, type NativeTensor } from "../../lib/binding.js";
 import { ArgumentError, OutOfMemoryError } from "../../lib/errors.js";
@@ -307,4 +309,28 @@ t.test("wrong sizes are refused and nothing is taken", async (t) => {
   const none = binding.empty(device, [0, 2 ** 40], 0, 4, 0);
   t.equal((await binding.read(none)).byteLength, 0);
   binding.release(none);
+});
+
+t.test("a forgotten tensor is given back by the garbage collector, and counted", async (t) => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const device = open("cpu");
+  const before = binding.liveHandles();
+  (() => {
+    for (let i = 0; i < 10; i++) {
+      const forgotten = bytes(device, MiB);
+      const view = binding.view(forgotten, [5], [1], 3);
+      if (i % 2) binding.release(view);
+    }
+  })();
+  t.equal(stats(device).live, 10 * MiB);
+  for (let i = 0; i < 50 && stats(device).live > 0; i++) {
+    collect();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  t.equal(stats(device).live, 0);
+  const after = binding.liveHandles();
+  t.equal(after.live, before.live);
+  t.equal(after.leaked - before.leaked, 10, "tensors, not handles");
+  t.equal(after.leakedBytes - before.leakedBytes, 10 * MiB);
 });
