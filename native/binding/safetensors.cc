@@ -246,6 +246,7 @@ Napi::Value read_safetensors(const Napi::CallbackInfo &info) {
   if (FileStatus status = reader->check_range(*entry, begin, count, dtype); !status.ok())
     throw file_error(info.Env(), status);
   ++handle.storage->version;
+  handle.storage->host_values.reset();
   const bool nothing = count == 0 || handle.device->meta();
   const bool host = host_memory(handle);
   auto device = handle.device;

@@ -131,7 +131,8 @@ Napi::Value write(const Napi::CallbackInfo &info) {
   // JavaScript may change its array before the queue gets here.
   auto staging = std::shared_ptr<char[]>(new char[static_cast<size_t>(bytes)]);
   std::memcpy(staging.get(), source, static_cast<size_t>(bytes));
-  if (info[2].ToBoolean() && tensor.dtype == LS_I64) {
+  handle.storage->host_values.reset();  // no longer what the device holds
+  if (info[2].ToBoolean() && tensor.dtype == LS_I64 && bytes == handle.storage->bytes) {
     const auto *values = reinterpret_cast<const int64_t *>(staging.get());
     handle.storage->host_values = std::make_shared<const std::vector<int64_t>>(values, values + bytes / 8);
   }

@@ -27,6 +27,16 @@ const OpDesc *find_op(const std::string &name) {
 
 void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
   desc.check(args);
+  // An output that is broadcast would hold whatever thread came last.
+  for (const Field &field : desc.fields) {
+    if (!field.is_tensor() || !field.writes()) continue;
+    const auto &tensor = *reinterpret_cast<const ls_tensor *>(static_cast<const char *>(args) + field.offset);
+    if (!tensor.present || elements(tensor) == 0) continue;
+    for (int32_t i = 0; i < tensor.ndim; ++i)
+      if (tensor.sizes[i] > 1 && tensor.strides[i] == 0)
+        throw Error(LS_INVALID_ARGUMENT, format("%s: %s is written, but broadcast in dim %d: make it contiguous first",
+                                                desc.name, field.name, i));
+  }
   auto copy = std::shared_ptr<char[]>(new char[desc.args_bytes]);
   std::memcpy(copy.get(), args, desc.args_bytes);
   if (desc.prepare) desc.prepare(copy.get(), storages);
@@ -52,8 +62,11 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
     if (!field.is_tensor()) continue;
     Storage *storage = storages[index++];
     if (!storage) continue;
-    if (field.writes()) ++storage->version;
     if (storage->host_values) keep.push_back(storage->host_values);
+    if (field.writes()) {
+      ++storage->version;
+      storage->host_values.reset();  // no longer what the device holds
+    }
     const auto *tensor = reinterpret_cast<const ls_tensor *>(copy.get() + field.offset);
     if (!task.shapes.empty()) task.shapes += ", ";
     task.shapes += std::string(field.name) + " " + text(*tensor);

@@ -23,6 +23,8 @@ void check_matmul(const void *pointer) {
     c.fail("inner sizes differ: a is " + shape_text(a.a.sizes, a.a.ndim) + ", b is " + shape_text(a.b.sizes, a.b.ndim));
   c.size("c", a.c, m, a.a.sizes[m], "rows of a");
   c.size("c", a.c, n, a.b.sizes[n], "columns of b");
+  c.that(elements(a.c) == 0 || (a.c.data != a.a.data && a.c.data != a.b.data),
+         "c may not be a or b: it is written while they are read");
   if (a.bias.present) {
     c.ndim("bias", a.bias, 1);
     c.floating("bias", a.bias);
