@@ -1,7 +1,7 @@
 // The tape: functions with a forward and a backward, the nodes they leave, and the walk that makes gradients.
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
-import { type Scope, type Scoped, setSurvivors, track, untracked } from "../tensor/scope.js";
+import { requireFunction, type Scope, type Scoped, setSurvivors, track, untracked } from "../tensor/scope.js";
 import { defer, Tensor } from "../tensor/tensor.js";
 
 let enabled = true;
@@ -10,6 +10,7 @@ let enabled = true;
 export const isGradEnabled = (): boolean => enabled;
 
 function withGrad<T>(value: boolean, fn: () => T): T {
+  requireFunction("noGrad", fn);
   const before = enabled;
   enabled = value;
   try {

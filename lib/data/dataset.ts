@@ -301,6 +301,8 @@ function list(files: readonly string[]): string {
  * `overlong: "raise"` and where no row is left, IoError where reading or writing fails.
  */
 export async function openData(options: DataOptions): Promise<Dataset> {
+  if (typeof options !== "object" || options === null)
+    throw new ArgumentError("openData: expected options of {files, sequenceLength, ...}");
   const { sequenceLength, overlong = "raise", seed = 0 } = options;
   if (!Number.isSafeInteger(sequenceLength) || sequenceLength < 2 || sequenceLength > 0x7fffffff) {
     throw new ConfigError(`data.sequence_length must be an integer from 2 to ${0x7fffffff}, not ${sequenceLength}`);

@@ -51,6 +51,8 @@ export class DataLoader implements AsyncIterable<Batch> {
   readonly #ahead: Promise<Sequence>[] = [];
 
   constructor(dataset: Dataset, options: LoaderOptions) {
+    if (typeof options !== "object" || options === null)
+      throw new ArgumentError("DataLoader: expected options of {batchSize, ...}");
     const { batchSize, epochs = 1, prefetch = 2 } = options;
     if (!Number.isSafeInteger(batchSize) || batchSize < 1) {
       throw new ArgumentError(`batchSize must be an integer from 1, not ${batchSize}`);

@@ -77,6 +77,11 @@ function toInt64(name: string, values: Integers): BigInt64Array {
   return result;
 }
 
+function requireBatch(batch: unknown): void {
+  if (typeof batch !== "object" || batch === null)
+    throw new ArgumentError(`expected a batch of {inputIds, ...}, got ${batch === null ? "null" : typeof batch}`);
+}
+
 export interface PreparedInput {
   /** [T] */
   ids: Int32Array;
@@ -91,6 +96,7 @@ const idCheck = (vocabSize: number) => (id: number) =>
 
 /** Checks ids, fills in positions and document bounds. Throws ArgumentError with index and value. */
 export function prepareInput(input: ModelInput, vocabSize: number): PreparedInput {
+  requireBatch(input);
   const { flat: ids, lengths } = flatten("inputIds", input.inputIds, idCheck(vocabSize));
   if (ids.length === 0) throw new ArgumentError("inputIds is empty; expected at least one token");
   const cuSeqlens = documentBounds(input, ids.length, lengths);
@@ -137,6 +143,7 @@ const preview = (bounds: BigInt64Array): string =>
 
 /** The shifted targets and how many count. Throws ArgumentError with index and value. */
 export function prepareTargets(batch: LossInput, vocabSize: number): { targets: Int32Array; validTokens: number } {
+  requireBatch(batch);
   const check = (label: number) =>
     label === IGNORE || (label >= 0 && label < vocabSize)
       ? undefined

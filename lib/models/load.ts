@@ -51,7 +51,12 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
   try {
     raw = JSON.parse(text);
   } catch (error) {
-    throw new ModelError(`${file} is not valid JSON: ${(error as Error).message}`, { path: file }, { cause: error });
+    const hint = text.startsWith("version https://git-lfs") ? " (it is a Git LFS pointer: run git lfs pull)" : "";
+    throw new ModelError(
+      `${file} is not valid JSON: ${(error as Error).message}${hint}`,
+      { path: file },
+      { cause: error },
+    );
   }
   return parseModelConfig(raw, { file, ...(override === undefined ? {} : { override }) });
 }
@@ -77,6 +82,7 @@ const isDerived = (name: string): boolean => name.endsWith("rotary_emb.inv_freq"
  * ModelError for a config that cannot be used or does not agree with the tensors, FormatError for broken files.
  */
 export async function loadModel(folder: string, options: LoadOptions = {}): Promise<CausalLM> {
+  if (typeof folder !== "string") throw new ArgumentError(`loadModel: folder is ${typeof folder}, expected a path`);
   let config = await readModelConfig(folder, options.override);
   const dtype = modelDtype(config, options);
   using weights = await openModelFolder(folder);

@@ -16,6 +16,8 @@ export interface GradNorm {
 /** The norm over all gradients and what clipping to maxNorm (0: none) would multiply them by. */
 export function gradNorm(params: Iterable<Tensor>, maxNorm: number, options: { loss?: Tensor | null } = {}): GradNorm {
   if (!(maxNorm >= 0)) throw new ArgumentError(`maxNorm is ${maxNorm}, expected 0 (no clipping) or more`);
+  if (typeof (params as Iterable<Tensor> | undefined)?.[Symbol.iterator] !== "function")
+    throw new ArgumentError("expected the parameters as an array or another iterable");
   const grads = [...new Set(params)].flatMap((param) => (param.grad ? [param.grad] : []));
   const first = grads[0];
   if (!first) throw new ArgumentError("no parameter has a gradient; call backward() first");
@@ -36,10 +38,9 @@ export function gradNorm(params: Iterable<Tensor>, maxNorm: number, options: { l
 }
 
 /** Scales all gradients in place so that their global norm is at most maxNorm; returns the norm before, [] float64. */
-export function clipGradNorm(params: Iterable<Tensor>, maxNorm: number): Tensor {
-  const all = [...params];
-  const { norm, factor, finite } = gradNorm(all, maxNorm);
-  for (const param of new Set(all)) if (param.grad) axpbyInto(param.grad, param.grad, { factor });
+export function clipGradNorm(params: readonly Tensor[] | Set<Tensor>, maxNorm: number): Tensor {
+  const { norm, factor, finite } = gradNorm(params, maxNorm);
+  for (const param of new Set(params)) if (param.grad) axpbyInto(param.grad, param.grad, { factor });
   factor.dispose();
   finite.dispose();
   return norm;

@@ -39,6 +39,11 @@ export class Scope {
 const stack: Scope[] = [];
 const asynchronous = new AsyncLocalStorage<Scope>();
 
+/** For callers from JavaScript. Errors: ArgumentError. */
+export function requireFunction(name: string, fn: unknown): void {
+  if (typeof fn !== "function") throw new ArgumentError(`${name}: expected a function, got ${typeof fn}`);
+}
+
 /** The innermost scope, if any. */
 export const currentScope = (): Scope | undefined => stack[stack.length - 1] ?? asynchronous.getStore();
 
@@ -97,6 +102,7 @@ const isPromise = (value: unknown): value is PromiseLike<unknown> =>
  * walked). An error frees all. Refuses a promise: use scopeAsync.
  */
 export function scope<T>(fn: () => T): T {
+  requireFunction("scope", fn);
   // Inside untracked() a scope still frees what is its own; what survives it belongs to nobody.
   const depth = untrackedDepth;
   const outer = depth === 0 ? currentScope() : undefined;
@@ -123,6 +129,7 @@ export function scope<T>(fn: () => T): T {
 
 /** The same for an async function; tensors made in what it awaits belong to it too. */
 export async function scopeAsync<T>(fn: () => Promise<T>): Promise<T> {
+  requireFunction("scopeAsync", fn);
   const outer = currentScope();
   const inner = new Scope();
   const kept = new Set<Scoped>();

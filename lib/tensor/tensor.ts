@@ -402,6 +402,7 @@ export class Tensor implements Scoped {
 export class Parameter extends Tensor {
   /** Takes over the tensor's bytes. */
   constructor(from: Tensor, requiresGrad = true) {
+    if (!(from instanceof Tensor)) throw new ArgumentError(`Parameter: expected a tensor, got ${typeof from}`);
     super(
       binding.view(from.native(), from.shape, from.strides, 0),
       from.shape,
