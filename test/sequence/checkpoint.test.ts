@@ -64,8 +64,11 @@ async function step(model: CausalLM, memory: MemoryOptions, passes = 1): Promise
   }
   const counts = Object.fromEntries(Object.entries(cpu.opCounts()).map(([name, { calls }]) => [name, calls]));
   const grads = new Map<string, Float32Array>();
-  for (const [name, parameter] of model.namedParameters() as Iterable<[string, Parameter]>)
-    grads.set(name, ((await parameter.grad?.data()) as Float32Array).slice());
+  for (const [name, parameter] of model.namedParameters() as Iterable<[string, Parameter]>) {
+    const { grad } = parameter;
+    if (grad === null) throw new Error(`${name} has no gradient`);
+    grads.set(name, (await grad.data()).slice() as Float32Array);
+  }
   await cpu.synchronize();
   return { loss, grads, counts, live: cpu.memory().live, hostPeak: cpu.memory("host").peak };
 }
