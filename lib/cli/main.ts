@@ -163,7 +163,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       .allowUnknownOption()
       .helpOption(false)
       .action(() => {
-        throw new UsageError(`longseq ${name} (${what}) is not available in this version; try train, data, report or doctor`);
+        throw new UsageError(
+          `longseq ${name} (${what}) is not available in this version; try train, data, report or doctor`,
+        );
       });
 
   try {

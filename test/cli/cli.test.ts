@@ -139,7 +139,9 @@ t.test("wrong usage exits 2 with one message", async (t) => {
     ],
     ...["launch", "plan"].map((name): [string[], RegExp] => [
       [name, "--nproc", "2", "--", "train", file],
-      new RegExp(`^error: longseq ${name} \\([^)]*\\) is not available in this version; try train, data, report or doctor\\n$`),
+      new RegExp(
+        `^error: longseq ${name} \\([^)]*\\) is not available in this version; try train, data, report or doctor\\n$`,
+      ),
     ]),
   ];
   for (const [argv, message] of cases) {
