@@ -323,7 +323,7 @@ class Run {
       step,
       path,
       message:
-        `${this.#folder} is finished: ${step} steps are done, of ${this.#steps} asked for, and the model is in ${path}; ` +
+        `${this.#folder} is finished: ${step} of ${Math.max(step, this.#steps)} steps are done and the model is in ${path}; ` +
         "to go on raise the number of steps, to start afresh give another output.dir",
     });
   }
