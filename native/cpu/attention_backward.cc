@@ -133,9 +133,11 @@ void prepare(const ls_attention_backward_args *args, const Shape &shape, const W
         memset(dout, 0, sizeof(dout));
         load_row(head_of(args->o, head), i, shape.head_size, o);
         load_row(head_of(args->dout, head), i, shape.head_size, dout);
-        f32x16 sum = zero();
-        for (int64_t d = 0; d < shape.head_size; d += 16) sum = fma(load(o + d), load(dout + d), sum);
-        space.made_delta[head * shape.mask.queries + i] = reduce_add(sum);
+        // One chain in the order in which the tiles make dP = dO . V: where a query attends a single key, o is v, delta
+        // is dP to the last bit, and the score's gradient is the 0 that it ought to be, which AdamW would blow up.
+        float sum = 0;
+        for (int64_t d = 0; d < shape.head_size; ++d) sum = __builtin_fmaf(dout[d], o[d], sum);
+        space.made_delta[head * shape.mask.queries + i] = sum;
       }
       float *dq = reinterpret_cast<float *>(head_dq.row(i));
       if (args->accumulate_dq == 0) {
