@@ -31,8 +31,21 @@ export interface MemoryOptions {
   /** With checkpoints of one layer: attention's results are kept too, so that it runs forward once. */
   keepAttention?: boolean;
   /** Where checkpoints wait that exceed deviceBytes on the device. */
-  offload?: "none" | "host";
+  offload?: "none" | "host" | "disk";
   deviceBytes?: number;
+  /** How checkpoints are stored that went out; int8 and float8 are block-scaled and change results. */
+  format?: "native" | "int8" | "float8";
+  /** Of the disk tier; null: the system's folder for temporary files. */
+  directory?: string | null;
+  /** Attention runs in this many chunks of query heads, lowered to the nearest divisor of their number. */
+  headChunks?: number;
+}
+
+/** The greatest divisor of `total` that is at most `bound`. */
+export function nearestDivisor(total: number, bound: number): number {
+  let divisor = Math.min(total, Math.max(1, bound));
+  while (total % divisor !== 0) divisor--;
+  return divisor;
 }
 
 /** Called when work on a layer is about to be enqueued. */
@@ -62,7 +75,7 @@ export class Decoder extends Module {
     layout: TokenLayout,
     options: Required<MemoryOptions> & { onLayer?: LayerHook | undefined; gradientMask?: Tensor | null },
   ): Tensor {
-    this.#store.options = { tier: options.offload, deviceBytes: options.deviceBytes };
+    this.#store.options = { tier: options.offload === "none" ? "none" : "host", deviceBytes: options.deviceBytes };
     return scope(() => {
       let x_TH = this.embedTokens.forward(ids, options.gradientMask);
       const every = Math.max(1, options.checkpointEvery);
@@ -145,6 +158,9 @@ export class CausalLM extends Module {
     keepAttention: false,
     offload: "none",
     deviceBytes: 0,
+    format: "native",
+    directory: null,
+    headChunks: 1,
   };
   readonly #inverseFrequencies: Tensor;
   readonly #attentionFactor: number;
@@ -186,6 +202,14 @@ export class CausalLM extends Module {
     }
     this.#memory.keepAttention = options.keepAttention ?? this.#memory.keepAttention;
     this.#memory.offload = options.offload ?? this.#memory.offload;
+    this.#memory.format = options.format ?? this.#memory.format;
+    if (options.directory !== undefined) this.#memory.directory = options.directory;
+    if (options.headChunks !== undefined) {
+      const { headChunks } = options;
+      if (!Number.isSafeInteger(headChunks) || headChunks < 1)
+        throw new ArgumentError(`configureMemory: headChunks is ${headChunks}, expected a whole number, 1 or more`);
+      this.#memory.headChunks = nearestDivisor(this.config.numHeads, headChunks);
+    }
   }
 
   /** The last hidden states, behind the final norm: [T, H]. */

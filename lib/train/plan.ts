@@ -5,6 +5,8 @@ import { totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import type { Config } from "../config/index.js";
 import { ConfigError } from "../errors.js";
+import type { ModelConfig } from "../models/config.js";
+import { nearestDivisor } from "../models/decoder.js";
 
 /** Chosen once, stored in the checkpoint and used again on resume: tiles decide the order of sums, so the bits. */
 export interface MemoryPlan {
@@ -17,9 +19,17 @@ export interface MemoryPlan {
   /** Whether checkpoints of one layer keep attention's results. */
   keepAttention: boolean;
   /** Where checkpoints beyond deviceBytes wait. */
-  offload: "none" | "host";
+  offload: "none" | "host" | "disk";
   /** Bytes of checkpoints that stay on the device when others go out. */
   deviceBytes: number;
+  /** How checkpoints that went out are stored. */
+  format: "native" | "int8" | "float8";
+  /** Folder of the disk tier. */
+  directory: string | null;
+  /** Chunks of query heads, a divisor of their number. */
+  headChunks: number;
+  /** What of the states lives on the host. */
+  states: { optimizer: "none" | "host"; params: "none" | "host"; gradients: "none" | "host" };
 }
 
 /** A tile of float32 logits on the CPU holds at most this much. */
@@ -32,30 +42,37 @@ export function evenRows(tokens: number, most: number): number {
   return Math.ceil(tokens / Math.ceil(tokens / rows));
 }
 
+/** What a plan depends on of a model. */
+export type ModelSizes = Pick<ModelConfig, "vocabSize" | "numHeads">;
+
 /**
  * What `memory` says, `auto` resolved. Checkpoints are off unless one of their keys asks for them.
- * `tokens`: of the largest micro-batch; `vocabulary`: V; `before`: what was chosen when the run began.
+ * `tokens`: of the largest micro-batch; `before`: what was chosen when the run began.
  * Throws ConfigError for keys that contradict each other.
  */
-export function chooseMemory(config: Config, tokens: number, vocabulary: number, before?: MemoryPlan): MemoryPlan {
-  const { tileMlp, tileLoss, checkpoint } = config.memory;
+export function chooseMemory(config: Config, tokens: number, model: ModelSizes, before?: MemoryPlan): MemoryPlan {
+  const { tileMlp, tileLoss, headChunks, checkpoint, offload: states } = config.memory;
   // A key the user sets is fixed; what was left to us stays as it was chosen.
   const rows = (setting: "auto" | "off" | number, most: number, chosen: number | undefined) =>
     setting === "off" ? 0 : setting === "auto" ? (chosen ?? evenRows(tokens, most)) : setting;
-  const offload = checkpoint.offload === "host" ? "host" : "none";
+  const offload = checkpoint.offload === "auto" ? "none" : checkpoint.offload;
   const asked = offload !== "none" || checkpoint.keepAttention === true || Number(checkpoint.deviceBytes) > 0;
   const checkpointEvery = checkpoint.every === "auto" ? (asked ? 1 : 0) : checkpoint.every;
   if (checkpointEvery === 0 && offload !== "none")
     throw new ConfigError(
-      "memory.checkpoint.offload: host has nothing to move while memory.checkpoint.every is 0; set every to 1 or more, or offload to none",
+      `memory.checkpoint.offload: ${offload} has nothing to move while memory.checkpoint.every is 0; set every to 1 or more, or offload to none`,
     );
   return {
     tileMlp: rows(tileMlp, MLP_TILE_ROWS, before?.tileMlp),
-    tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * vocabulary)), before?.tileLoss),
+    tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * model.vocabSize)), before?.tileLoss),
     checkpointEvery,
     keepAttention: checkpoint.keepAttention === "auto" ? checkpointEvery > 0 : checkpoint.keepAttention,
     offload,
     deviceBytes: checkpoint.deviceBytes === "auto" ? 0 : checkpoint.deviceBytes,
+    format: checkpoint.format,
+    directory: offload === "disk" ? (checkpoint.directory ?? join(config.output.dir, "offload")) : null,
+    headChunks: headChunks === "auto" ? (before?.headChunks ?? 1) : nearestDivisor(model.numHeads, headChunks),
+    states,
   };
 }
 

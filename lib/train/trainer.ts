@@ -378,7 +378,7 @@ class Run {
     }
 
     const tokens = data.packing ? data.sequenceLength : Math.min(data.sequenceLength, dataset.longest);
-    const plan = chooseMemory(config, tokens * train.microBatchSize, model.config.vocabSize, resumed?.state.plan);
+    const plan = chooseMemory(config, tokens * train.microBatchSize, model.config, resumed?.state.plan);
     model.configureMemory(plan);
 
     this.#optimizer = new AdamW(
