@@ -1,0 +1,303 @@
+// Every memory setting against the plain run: the table of values, and what one setting must give.
+import { binding } from "../../lib/binding.js";
+import { type CausalLM, Device, initModel, type MemoryOptions, nn, optim, type Parameter } from "../../lib/index.js";
+import { scope, untracked } from "../../lib/tensor/scope.js";
+import { Tensor } from "../../lib/tensor/tensor.js";
+import type { RowOf, Rule } from "./covering.js";
+
+const layers = 4;
+const heads = 4;
+const hidden = 24;
+const vocabulary = 61;
+/** Tokens of the micro-batches of a step; the longest comes first. */
+const lengths = [23, 16, 5];
+const longest = lengths[0] as number;
+/** Bytes of what goes into a layer for the longest micro-batch. */
+const layerInput = longest * hidden * 4;
+
+/** A new value of a setting is one more entry here. */
+export const factors = {
+  tileMlp: [0, 7, 1, 2 * longest],
+  tileLoss: [0, 7, 1, 2 * longest],
+  checkpointEvery: [0, 1, 2, 3],
+  keepAttention: [false, true],
+  offload: ["none", "host"],
+  deviceBytes: [0, 2 * layerInput],
+  accumulation: [1, 3],
+  tied: [false, true],
+  packed: [false, true],
+} as const;
+
+export type Setting = RowOf<typeof factors>;
+
+/** What has no meaning: waiting somewhere without checkpoints, and room on the device for what stays there anyway. */
+export const admissible: Rule<typeof factors> = ({ checkpointEvery, keepAttention, offload, deviceBytes }) =>
+  !(checkpointEvery === 0 && (keepAttention === true || (offload !== undefined && offload !== "none"))) &&
+  !((checkpointEvery === 0 || offload === "none") && deviceBytes !== undefined && deviceBytes > 0);
+
+export const plainSetting: Omit<Setting, "accumulation" | "tied" | "packed"> = {
+  tileMlp: 0,
+  tileLoss: 0,
+  checkpointEvery: 0,
+  keepAttention: false,
+  offload: "none",
+  deviceBytes: 0,
+};
+
+/** A setting in one line: what differs from the plain run. */
+export const describe = (setting: Setting): string =>
+  Object.entries(setting)
+    .filter(([key, value]) => value !== (plainSetting as Record<string, unknown>)[key])
+    .map(([key, value]) => `${key} ${value}`)
+    .join(", ");
+
+const fields = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  hidden_size: hidden,
+  head_dim: 8,
+  num_hidden_layers: layers,
+  num_attention_heads: heads,
+  num_key_value_heads: 2,
+  intermediate_size: 40,
+  vocab_size: vocabulary,
+  rms_norm_eps: 1e-5,
+  max_position_embeddings: 4096,
+  hidden_act: "silu",
+};
+
+const steps = 5;
+/** Of a model this deep: reductions of up to 500 terms. */
+const gradientTolerance = 3e-5;
+const parameterTolerance = 1e-5;
+
+/** What a run of some steps gave. */
+export interface Outcome {
+  losses: number[];
+  norms: number[];
+  /** Of the first step. */
+  grads: Map<string, Float32Array>;
+  /** After the last step. */
+  params: Map<string, Float32Array>;
+  /** Live bytes of each tier, before the first step and after each. */
+  live: Record<Tier, number[]>;
+  /** Reserved at most while the steps ran. */
+  peak: Record<Tier, number>;
+}
+
+const tiers = ["device", "host", "disk"] as const;
+type Tier = (typeof tiers)[number];
+
+/** Another batch in every step, from the same few numbers in every run. */
+function microBatch(step: number, micro: number, packed: boolean) {
+  const T = lengths[micro] as number;
+  const inputIds = Int32Array.from(
+    { length: T },
+    (_, i) => (i * 7919 + step * 131 + micro * 17 + (i % 13)) % vocabulary,
+  );
+  const labels = inputIds.map((id, i) => (i % 5 === 3 ? -100 : id));
+  // A document of one token has no target.
+  const ends = packed ? [0, Math.floor(T / 3), Math.floor(T / 3) + 1, T] : [0, T];
+  return { inputIds, labels, cuSeqlens: BigInt64Array.from(ends, BigInt) };
+}
+
+function validTargets({ labels, cuSeqlens }: ReturnType<typeof microBatch>): number {
+  const starts = new Set(Array.from(cuSeqlens, Number));
+  return labels.reduce((sum, label, i) => sum + (label !== -100 && !starts.has(i) ? 1 : 0), 0);
+}
+
+interface Prepared {
+  model: CausalLM;
+  /** Each once, by its first name. */
+  parameters: [string, Parameter][];
+  initial: Tensor[];
+}
+
+/** max |a - b| over the rms of b. */
+export function errorOf(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let worst = 0;
+  let squares = 0;
+  for (let i = 0; i < b.length; i++) {
+    const value = b[i] as number;
+    const difference = Math.abs((a[i] as number) - value);
+    worst = Math.max(worst, difference);
+    squares += value * value;
+  }
+  const rms = Math.sqrt(squares / b.length);
+  return rms === 0 ? worst : worst / rms;
+}
+
+/** ||a - b|| / ||b|| */
+export function relativeDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let squares = 0;
+  let norm = 0;
+  for (let i = 0; i < b.length; i++) {
+    squares += ((a[i] as number) - (b[i] as number)) ** 2;
+    norm += (b[i] as number) ** 2;
+  }
+  return Math.sqrt(squares / norm);
+}
+
+/** Runs settings on one device and holds them against the plain run, which it does once for each kind of batch. */
+export class Settings {
+  readonly device: Device;
+  readonly #models = new Map<boolean, Prepared>();
+  readonly #plain = new Map<string, Outcome>();
+
+  constructor(device = "cpu", threads = 2) {
+    this.device = new Device(device, { threads });
+  }
+
+  #prepare(tied: boolean): Prepared {
+    let found = this.#models.get(tied);
+    if (found === undefined) {
+      const model = initModel(
+        { ...fields, tie_word_embeddings: tied },
+        { device: this.device, dtype: "float32", seed: 1 },
+      );
+      const parameters = new Map<Parameter, string>();
+      for (const [name, parameter] of model.namedParameters())
+        if (!parameters.has(parameter)) parameters.set(parameter, name);
+      const list = [...parameters].map(([parameter, name]): [string, Parameter] => [name, parameter]);
+      const initial = list.map(([, parameter]) => {
+        const copy = Tensor.empty(parameter.shape, { device: this.device, dtype: "float32" });
+        binding.ops.copy(parameter.native(), copy.native());
+        return copy;
+      });
+      found = { model, parameters: list, initial };
+      this.#models.set(tied, found);
+    }
+    return found;
+  }
+
+  /** Some steps of AdamW from the same parameters. */
+  async run(setting: Setting): Promise<Outcome> {
+    const { device } = this;
+    const { model, parameters, initial } = this.#prepare(setting.tied);
+    for (const [i, [, parameter]] of parameters.entries())
+      binding.ops.copy((initial[i] as Tensor).native(), parameter.native());
+    const memory: MemoryOptions = {
+      tileMlp: setting.tileMlp,
+      tileLoss: setting.tileLoss,
+      checkpointEvery: setting.checkpointEvery,
+      keepAttention: setting.keepAttention,
+      offload: setting.offload,
+      deviceBytes: setting.deviceBytes,
+    };
+    model.configureMemory(memory);
+    const optimizer = new optim.AdamW(
+      parameters.map(([, parameter]) => parameter),
+      { learningRate: 1e-3, weightDecay: 0.1, decayOnlyMatrices: true },
+    );
+    const states = optimizer.namedState(new Map(parameters.map(([name, parameter]) => [parameter, name])));
+    device.resetPeaks();
+    const outcome: Outcome = {
+      losses: [],
+      norms: [],
+      grads: new Map(),
+      params: new Map(),
+      live: { device: [], host: [], disk: [] },
+      peak: { device: 0, host: 0, disk: 0 },
+    };
+    const noteLive = () => {
+      for (const tier of tiers) outcome.live[tier].push(device.memory(tier).live);
+    };
+    noteLive();
+    const reads: Promise<unknown>[] = [];
+    for (let step = 0; step < steps; step++) {
+      const batches = Array.from({ length: setting.accumulation }, (_, i) => microBatch(step, i, setting.packed));
+      const denominator = batches.reduce((sum, batch) => sum + validTargets(batch), 0);
+      scope(() => {
+        const losses = batches.map((batch) => {
+          const loss = model.loss(batch, { denominator });
+          loss.backward();
+          return loss;
+        });
+        const { norm, factor, finite } = nn.gradNorm(
+          parameters.map(([, parameter]) => parameter),
+          1,
+        );
+        reads.push(
+          Promise.all(losses.map((loss) => loss.item())).then((values) => {
+            outcome.losses[step] = values.reduce((a, b) => a + b, 0);
+          }),
+          norm.item().then((value) => {
+            outcome.norms[step] = value;
+          }),
+        );
+        if (step === 0)
+          for (const [name, { grad }] of parameters) {
+            if (grad === null) throw new Error(`${name} has no gradient`);
+            reads.push(grad.data().then((data) => outcome.grads.set(name, (data as Float32Array).slice())));
+          }
+        optimizer.step({ factor, finite });
+        optimizer.zeroGrad();
+      });
+      noteLive();
+    }
+    for (const [name, parameter] of parameters)
+      reads.push(parameter.data().then((data) => outcome.params.set(name, (data as Float32Array).slice())));
+    await Promise.all(reads);
+    for (const tier of tiers) outcome.peak[tier] = device.memory(tier).peak;
+    for (const [, state] of states) state.dispose();
+    return outcome;
+  }
+
+  /** The same step with nothing on. */
+  async plain({ accumulation, tied, packed }: Setting): Promise<Outcome> {
+    const setting = { ...plainSetting, accumulation, tied, packed };
+    const key = JSON.stringify(setting);
+    let found = this.#plain.get(key);
+    if (found === undefined) {
+      found = await this.run(setting);
+      this.#plain.set(key, found);
+    }
+    return found;
+  }
+
+  /** What is not right with a setting; empty: nothing. */
+  async check(setting: Setting): Promise<string[]> {
+    const plain = await this.plain(setting);
+    const other = await this.run(setting);
+    const wrong: string[] = [];
+    const expect = (good: boolean, message: string) => {
+      if (!good) wrong.push(message);
+    };
+    for (let step = 0; step < steps; step++)
+      for (const [what, a, b] of [
+        ["loss", other.losses[step], plain.losses[step]],
+        ["gradient norm", other.norms[step], plain.norms[step]],
+      ] as [string, number, number][])
+        expect(Math.abs(a - b) <= 1e-5 * Math.abs(b), `${what} of step ${step + 1} is ${a}, plain ${b}`);
+    for (const [name, grad] of plain.grads) {
+      const error = errorOf(other.grads.get(name) ?? [], grad);
+      expect(error <= gradientTolerance, `gradient of ${name} is off by ${error}`);
+    }
+    for (const [name, values] of plain.params) {
+      const difference = relativeDifference(other.params.get(name) ?? [], values);
+      expect(difference <= parameterTolerance, `${name} after ${steps} steps is off by ${difference}`);
+    }
+    for (const tier of tiers) {
+      const live = other.live[tier];
+      expect(new Set(live).size === 1, `live bytes of ${tier} over the steps: ${live.join(", ")}`);
+    }
+    expect(other.peak.host > 0 || !this.#goesOut(setting), "nothing was in host memory");
+    return wrong;
+  }
+
+  /** Whether checkpoints must leave the device. */
+  #goesOut({ offload, checkpointEvery, deviceBytes }: Setting): boolean {
+    return offload !== "none" && (deviceBytes === 0 || (checkpointEvery === 1 && deviceBytes < layers * layerInput));
+  }
+
+  /** Frees models; the device must hold nothing afterwards. */
+  dispose(): void {
+    untracked(() => {
+      for (const { model, initial } of this.#models.values()) {
+        model.dispose();
+        for (const tensor of initial) tensor.dispose();
+      }
+    });
+    this.#models.clear();
+  }
+}
