@@ -262,11 +262,14 @@ std::string Allocator::breakdown() const {
 void Allocator::out_of_memory(int64_t size) const {
   Error error(
       LS_OUT_OF_MEMORY,
-      format("out of %s memory on %s: %s more were asked for, %s are in use (%s)%s; use a shorter sequence, smaller "
-             "memory.tile_mlp and memory.tile_loss, or raise memory.%s_limit",
+      format("out of %s memory on %s: %s more were asked for, %s are in use (%s)%s; %s, or raise memory.%s_limit",
              tier_name(tier_), device_.c_str(), bytes_text(size).c_str(), bytes_text(stats_.live).c_str(),
              breakdown().c_str(),
              stats_.limit > 0 ? format(", the limit is %s", bytes_text(stats_.limit).c_str()).c_str() : "",
+             tier_ == LS_TIER_DEVICE
+                 ? "use a shorter sequence, smaller memory.tile_mlp and memory.tile_loss"
+                 : "leave more on the device (memory.checkpoint.offload, memory.checkpoint.device_bytes, "
+                   "memory.offload.optimizer, memory.offload.params, memory.offload.gradients)",
              tier_name(tier_)));
   error.details.emplace_back("requested", static_cast<double>(size));
   error.details.emplace_back("limit", static_cast<double>(stats_.limit));

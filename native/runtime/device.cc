@@ -44,8 +44,7 @@ Device::Device(const ls_backend *backend, std::string name, int32_t index, int32
 }
 
 Device::~Device() {
-  for (auto &queue : queues_)
-    if (queue) queue->cancel();
+  cancel();
   // Tasks wait for other queues: all must be empty before one goes.
   drain();
   for (auto &queue : queues_) queue.reset();
@@ -81,10 +80,11 @@ Queue &Device::queue(int32_t kind) {
       exec.pool = pool_.get();
     else
       exec.threads = 1;
-    queue = std::make_unique<Queue>(static_cast<ls_queue_kind>(kind), exec, &recorder_, [this](const Outcome &outcome) {
-      for (auto &other : queues_)
-        if (other) other->fail(outcome);
-    });
+    queue = std::make_unique<Queue>(static_cast<ls_queue_kind>(kind), exec, &recorder_, &gate_,
+                                    [this](const Outcome &outcome) {
+                                      for (auto &other : queues_)
+                                        if (other) other->fail(outcome);
+                                    });
   }
   return *queue;
 }
@@ -189,19 +189,11 @@ void Device::marker(int64_t value) {
   enqueue(LS_QUEUE_COMPUTE, std::move(task));
 }
 
-void Device::cancel() {
-  for (auto &queue : queues_)
-    if (queue) queue->cancel();
-}
-
 void Device::resume() {
   // Updates that were dropped are nobody's any more: a loop that goes on must not wait for them.
   steps_enqueued_.store(steps_finished_.load());
-  for (auto &queue : queues_)
-    if (queue) queue->resume();
+  gate_.open();
 }
-
-bool Device::cancelled() const { return queues_[LS_QUEUE_COMPUTE] && queues_[LS_QUEUE_COMPUTE]->cancelled(); }
 
 void Device::drain() {
   for (auto &queue : queues_)

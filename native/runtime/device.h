@@ -68,7 +68,7 @@ class Device {
   void retain(Storage *storage) { ++storage->references; }
   void release(Storage *storage);
 
-  // Enqueues a task; ops of an update bracket (begin_update) are finished once begun.
+  // Enqueues a task; tasks of an update bracket (begin_update), on whatever queues, are finished once one has begun.
   uint64_t enqueue(int32_t queue, Task task);
   // Runs `work` in order on a queue. `work` and `always` run on the queue's thread.
   void run_on_queue(int32_t queue, const char *name, std::function<ls_status(const ls_exec &)> work,
@@ -88,9 +88,9 @@ class Device {
   void marker(int64_t value);
   int64_t last_marker() const { return last_marker_.load(std::memory_order_acquire); }
 
-  void cancel();
+  void cancel() { gate_.close(); }
   void resume();
-  bool cancelled() const;
+  bool cancelled() const { return gate_.closed(); }
   // Blocks until all queues are empty.
   void drain();
   Outcome outcome();
@@ -106,6 +106,7 @@ class Device {
   ls_device_info info_{};
   std::unique_ptr<ThreadPool> pool_;
   Recorder recorder_;
+  Gate gate_;
   std::array<std::unique_ptr<Queue>, LS_QUEUE_COUNT> queues_;
   std::array<void *, LS_QUEUE_COUNT> streams_{};
   std::array<std::unique_ptr<Allocator>, LS_TIER_COUNT> allocators_;

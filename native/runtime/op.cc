@@ -25,6 +25,32 @@ const OpDesc *find_op(const std::string &name) {
   return nullptr;
 }
 
+namespace {
+
+// Kernels of a device do not work on host memory: copies alone cross from one tier to another.
+void check_tiers(const OpDesc &desc, Storage *const *storages) {
+  if (std::strcmp(desc.name, "copy") == 0) return;
+  const Storage *first = nullptr;
+  const char *first_name = nullptr;
+  size_t index = 0;
+  for (const Field &field : desc.fields) {
+    if (!field.is_tensor()) continue;
+    const Storage *storage = storages[index++];
+    if (!storage || storage->bytes == 0) continue;
+    if (!first) {
+      first = storage;
+      first_name = field.name;
+    } else if (storage->tier != first->tier) {
+      throw Error(LS_INVALID_ARGUMENT,
+                  format("%s: %s lies in %s memory, %s in %s memory; copy one of them first (a parameter that lives on "
+                         "the host is copied by the model that it belongs to)",
+                         desc.name, first_name, tier_name(first->tier), field.name, tier_name(storage->tier)));
+    }
+  }
+}
+
+}  // namespace
+
 void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
   desc.check(args);
   // An output that is broadcast would hold whatever thread came last.
@@ -37,6 +63,7 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
         throw Error(LS_INVALID_ARGUMENT, format("%s: %s is written, but broadcast in dim %d: make it contiguous first",
                                                 desc.name, field.name, i));
   }
+  check_tiers(desc, storages);
   auto copy = std::shared_ptr<char[]>(new char[desc.args_bytes]);
   std::memcpy(copy.get(), args, desc.args_bytes);
   if (desc.prepare) desc.prepare(copy.get(), storages);

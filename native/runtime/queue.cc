@@ -6,9 +6,28 @@
 
 namespace longseq {
 
-Queue::Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder,
+void Gate::close() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  closed_.store(true, std::memory_order_release);
+}
+
+void Gate::open() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  closed_.store(false, std::memory_order_release);
+}
+
+bool Gate::admit(uint64_t update) {
+  if (update == 0) return !closed();
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (update <= begun_) return true;
+  if (closed_) return false;
+  begun_ = update;
+  return true;
+}
+
+Queue::Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder, Gate *gate,
              std::function<void(const Outcome &)> on_failure)
-    : kind_(kind), exec_(exec), recorder_(recorder), on_failure_(std::move(on_failure)) {
+    : kind_(kind), exec_(exec), recorder_(recorder), gate_(gate), on_failure_(std::move(on_failure)) {
   exec_.queue = kind;
   thread_ = std::thread([this] { drain(); });
 }
@@ -39,10 +58,6 @@ void Queue::wait(uint64_t sequence) {
   finished_.wait(lock, [&] { return completed() >= sequence; });
 }
 
-void Queue::cancel() { cancelled_.store(true, std::memory_order_release); }
-
-void Queue::resume() { cancelled_.store(false, std::memory_order_release); }
-
 void Queue::fail(const Outcome &outcome) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (failure_.status == LS_OK) failure_ = outcome;
@@ -66,11 +81,10 @@ void Queue::drain() {
       tasks_.pop_front();
       outcome = failure_;
     }
-    if (task.update != update_in_progress_ && update_in_progress_ != 0) update_in_progress_ = 0;
-    if (outcome.status == LS_OK && cancelled() && (task.update == 0 || task.update != update_in_progress_))
+    // A wait, which has nothing to run, begins no update.
+    if (outcome.status == LS_OK && !(task.run ? gate_->admit(task.update) : !gate_->closed()))
       outcome = {LS_CANCELLED, "the work was cancelled"};
     if (task.run && outcome.status == LS_OK) {
-      update_in_progress_ = task.update;
       message[0] = '\0';
       ls_exec exec = exec_;
       exec.error = message;

@@ -38,9 +38,27 @@ struct Task {
 
 class Recorder;
 
+// Decides what a cancellation drops. One serves all queues of a device: an update whose first task has begun on any of
+// them is finished on all of them, and one of which a task was dropped never begins.
+class Gate {
+ public:
+  // From here on only updates that have begun get through, until open().
+  void close();
+  void open();
+  bool closed() const { return closed_.load(std::memory_order_acquire); }
+  // Whether a task may run that belongs to this update (0: to none). Updates begin in the order of their numbers.
+  bool admit(uint64_t update);
+
+ private:
+  std::mutex mutex_;
+  std::atomic<bool> closed_{false};
+  uint64_t begun_ = 0;
+};
+
 class Queue {
  public:
-  Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder, std::function<void(const Outcome &)> on_failure);
+  Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder, Gate *gate,
+        std::function<void(const Outcome &)> on_failure);
   ~Queue();
   Queue(const Queue &) = delete;
   Queue &operator=(const Queue &) = delete;
@@ -52,10 +70,6 @@ class Queue {
   // Blocks until the task with this number, and so all before it, is over.
   void wait(uint64_t sequence);
 
-  // Drops what has not begun (an update that has begun is finished), until resume().
-  void cancel();
-  void resume();
-  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
   // Makes every later ordinary task be passed over; the first failure stays.
   void fail(const Outcome &outcome);
   Outcome outcome() const;
@@ -66,14 +80,13 @@ class Queue {
   const ls_queue_kind kind_;
   ls_exec exec_;
   Recorder *recorder_;
+  Gate *gate_;
   std::function<void(const Outcome &)> on_failure_;
   mutable std::mutex mutex_;
   std::condition_variable arrived_, finished_;
   std::deque<Task> tasks_;
   std::atomic<uint64_t> enqueued_{0}, completed_{0};
-  std::atomic<bool> cancelled_{false};
   Outcome failure_;
-  uint64_t update_in_progress_ = 0;
   bool stop_ = false;
   std::thread thread_;
 };
