@@ -119,8 +119,9 @@ Napi::Value synchronize(const Napi::CallbackInfo &info) {
   return queue_promise(
       info.Env(), device, LS_QUEUE_COMPUTE, "synchronize",
       [device](const ls_exec &exec) {
-        return device->backend()->queue_synchronize ? device->backend()->queue_synchronize(exec.device, exec.stream)
-                                                    : LS_OK;
+        return device->backend()->queue_synchronize
+                   ? device->backend()->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size)
+                   : LS_OK;
       },
       [](Napi::Env env) -> Napi::Value { return env.Undefined(); });
 }

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 1
+#define LS_BACKEND_API_VERSION 2
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -328,6 +328,9 @@ typedef struct ls_backend {
   int32_t api_version;  /* LS_BACKEND_API_VERSION, checked before any other field is read */
   int32_t struct_bytes; /* sizeof(ls_backend) */
   const char *name;
+  /* 1: the device cannot work on host-tier tensors (but copy, upload and download reach them); the runtime gives ops on
+   * those to the CPU backend. 0: one memory. */
+  int32_t separate_memory;
 
   /* ---- devices and memory ---- */
   /* Opens device `index`; *device is the backend's own state. */
@@ -341,6 +344,8 @@ typedef struct ls_backend {
    * queue, after every task that was enqueued before). */
   ls_status (*commit)(void *device, int32_t tier, void *address, int64_t bytes);
   void (*decommit)(void *device, int32_t tier, void *address, int64_t bytes);
+  /* (optional) Why the last commit of this thread failed, one line. */
+  void (*commit_error)(void *device, char *error, size_t error_size);
   /* Moves bytes between host memory and a device address, blocking the calling queue thread. */
   ls_status (*upload)(const ls_exec *, void *device_address, const void *host, int64_t bytes);
   ls_status (*download)(const ls_exec *, void *host, const void *device_address, int64_t bytes);
@@ -348,10 +353,15 @@ typedef struct ls_backend {
   /* ---- queues (optional: NULL where an entry has finished its work when it returns) ---- */
   ls_status (*queue_open)(void *device, int32_t kind, void **stream);
   void (*queue_close)(void *device, void *stream);
-  ls_status (*queue_synchronize)(void *device, void *stream); /* waits for all work given to the stream */
+  /* Waits for all work given to the stream; a failure of it leaves one line in error. */
+  ls_status (*queue_synchronize)(void *device, void *stream, char *error, size_t error_size);
   ls_status (*event_record)(void *device, void *stream, void **event);
   ls_status (*event_wait)(void *device, void *stream, void *event); /* makes the stream wait; does not block the host */
   void (*event_free)(void *device, void *event);
+  /* Waits on the host until the event has happened; a failure of the work before it leaves one line in error. */
+  ls_status (*event_synchronize)(void *device, void *event, char *error, size_t error_size);
+  /* Milliseconds between two events that have happened. */
+  ls_status (*event_elapsed)(void *device, void *from, void *to, double *milliseconds);
 
   /* ---- ops: same name in native/runtime/ops, native/<backend>, lib/ops and test/ops ---- */
   ls_status (*matmul)(const ls_exec *, const ls_matmul_args *);
