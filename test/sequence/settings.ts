@@ -5,24 +5,27 @@ import { scope, untracked } from "../../lib/tensor/scope.js";
 import { Tensor } from "../../lib/tensor/tensor.js";
 import type { RowOf, Rule } from "./covering.js";
 
-const layers = 4;
-const heads = 4;
-const hidden = 24;
-const vocabulary = 61;
-/** Tokens of the micro-batches of a step; the longest comes first. */
-const lengths = [23, 16, 5];
-const longest = lengths[0] as number;
-/** Bytes of what goes into a layer for the longest micro-batch. */
-const layerInput = longest * hidden * 4;
+export interface Sizes {
+  layers: number;
+  hidden: number;
+  vocabulary: number;
+  /** Tokens of the micro-batches of a step; the longest comes first. */
+  lengths: readonly number[];
+}
+
+const usual: Sizes = { layers: 4, hidden: 24, vocabulary: 61, lengths: [23, 16, 5] };
+/** So little work that every row there is can be run. */
+export const tiny: Sizes = { layers: 3, hidden: 8, vocabulary: 11, lengths: [5, 2, 1] };
 
 /** A new value of a setting is one more entry here. */
 export const factors = {
-  tileMlp: [0, 7, 1, 2 * longest],
-  tileLoss: [0, 7, 1, 2 * longest],
+  tileMlp: ["off", "uneven", "one row", "more than rows"],
+  tileLoss: ["off", "uneven", "one row", "more than rows"],
   checkpointEvery: [0, 1, 2, 3],
   keepAttention: [false, true],
   offload: ["none", "host"],
-  deviceBytes: [0, 2 * layerInput],
+  /** Two layers' inputs may stay. */
+  deviceBytes: ["none", "some"],
   accumulation: [1, 3],
   tied: [false, true],
   packed: [false, true],
@@ -33,15 +36,15 @@ export type Setting = RowOf<typeof factors>;
 /** What has no meaning: waiting somewhere without checkpoints, and room on the device for what stays there anyway. */
 export const admissible: Rule<typeof factors> = ({ checkpointEvery, keepAttention, offload, deviceBytes }) =>
   !(checkpointEvery === 0 && (keepAttention === true || (offload !== undefined && offload !== "none"))) &&
-  !((checkpointEvery === 0 || offload === "none") && deviceBytes !== undefined && deviceBytes > 0);
+  !((checkpointEvery === 0 || offload === "none") && deviceBytes === "some");
 
 export const plainSetting: Omit<Setting, "accumulation" | "tied" | "packed"> = {
-  tileMlp: 0,
-  tileLoss: 0,
+  tileMlp: "off",
+  tileLoss: "off",
   checkpointEvery: 0,
   keepAttention: false,
   offload: "none",
-  deviceBytes: 0,
+  deviceBytes: "none",
 };
 
 /** A setting in one line: what differs from the plain run. */
@@ -51,20 +54,23 @@ export const describe = (setting: Setting): string =>
     .map(([key, value]) => `${key} ${value}`)
     .join(", ");
 
-const fields = {
+const fieldsOf = ({ layers, hidden, vocabulary }: Sizes) => ({
   architectures: ["LlamaForCausalLM"],
   model_type: "llama",
   hidden_size: hidden,
-  head_dim: 8,
+  // All heads together are wider than the model.
+  head_dim: hidden / 4 + 2,
   num_hidden_layers: layers,
-  num_attention_heads: heads,
+  num_attention_heads: 4,
   num_key_value_heads: 2,
-  intermediate_size: 40,
+  intermediate_size: hidden + 16,
   vocab_size: vocabulary,
   rms_norm_eps: 1e-5,
+  // Scores far enough from zero that the gradients of q and k are no rounding noise.
+  initializer_range: 0.2,
   max_position_embeddings: 4096,
   hidden_act: "silu",
-};
+});
 
 const steps = 5;
 /** Of a model this deep: reductions of up to 500 terms. */
@@ -89,11 +95,11 @@ const tiers = ["device", "host", "disk"] as const;
 type Tier = (typeof tiers)[number];
 
 /** Another batch in every step, from the same few numbers in every run. */
-function microBatch(step: number, micro: number, packed: boolean) {
+function microBatch({ lengths, vocabulary }: Sizes, step: number, micro: number, packed: boolean) {
   const T = lengths[micro] as number;
   const inputIds = Int32Array.from(
     { length: T },
-    (_, i) => (i * 7919 + step * 131 + micro * 17 + (i % 13)) % vocabulary,
+    (_, i) => (Math.imul(i + 31 * step + 7 * micro + 1, 0x9e3779b1) >>> 8) % vocabulary,
   );
   const labels = inputIds.map((id, i) => (i % 5 === 3 ? -100 : id));
   // A document of one token has no target.
@@ -141,18 +147,35 @@ export function relativeDifference(a: ArrayLike<number>, b: ArrayLike<number>): 
 /** Runs settings on one device and holds them against the plain run, which it does once for each kind of batch. */
 export class Settings {
   readonly device: Device;
+  readonly #sizes: Sizes;
   readonly #models = new Map<boolean, Prepared>();
   readonly #plain = new Map<string, Outcome>();
 
-  constructor(device = "cpu", threads = 2) {
-    this.device = new Device(device, { threads });
+  constructor(sizes: Sizes = usual, threads = 2) {
+    this.device = new Device("cpu", { threads });
+    this.#sizes = sizes;
+  }
+
+  /** What goes into configureMemory. */
+  #memory(setting: Setting): MemoryOptions {
+    const { lengths, hidden } = this.#sizes;
+    const longest = lengths[0] as number;
+    const rows = { off: 0, uneven: Math.ceil(longest / 3), "one row": 1, "more than rows": 2 * longest };
+    return {
+      tileMlp: rows[setting.tileMlp],
+      tileLoss: rows[setting.tileLoss],
+      checkpointEvery: setting.checkpointEvery,
+      keepAttention: setting.keepAttention,
+      offload: setting.offload,
+      deviceBytes: setting.deviceBytes === "some" ? 2 * longest * hidden * 4 : 0,
+    };
   }
 
   #prepare(tied: boolean): Prepared {
     let found = this.#models.get(tied);
     if (found === undefined) {
       const model = initModel(
-        { ...fields, tie_word_embeddings: tied },
+        { ...fieldsOf(this.#sizes), tie_word_embeddings: tied },
         { device: this.device, dtype: "float32", seed: 1 },
       );
       const parameters = new Map<Parameter, string>();
@@ -176,15 +199,7 @@ export class Settings {
     const { model, parameters, initial } = this.#prepare(setting.tied);
     for (const [i, [, parameter]] of parameters.entries())
       binding.ops.copy((initial[i] as Tensor).native(), parameter.native());
-    const memory: MemoryOptions = {
-      tileMlp: setting.tileMlp,
-      tileLoss: setting.tileLoss,
-      checkpointEvery: setting.checkpointEvery,
-      keepAttention: setting.keepAttention,
-      offload: setting.offload,
-      deviceBytes: setting.deviceBytes,
-    };
-    model.configureMemory(memory);
+    model.configureMemory(this.#memory(setting));
     const optimizer = new optim.AdamW(
       parameters.map(([, parameter]) => parameter),
       { learningRate: 1e-3, weightDecay: 0.1, decayOnlyMatrices: true },
@@ -203,9 +218,25 @@ export class Settings {
       for (const tier of tiers) outcome.live[tier].push(device.memory(tier).live);
     };
     noteLive();
+    try {
+      await this.#train(setting, optimizer, outcome, noteLive);
+    } finally {
+      // Also after an error, so that the next setting starts afresh.
+      optimizer.zeroGrad();
+      for (const [, state] of states) state.dispose();
+    }
+    for (const tier of tiers) outcome.peak[tier] = device.memory(tier).peak;
+    return outcome;
+  }
+
+  /** Enqueues all steps, then waits for what they gave. */
+  async #train(setting: Setting, optimizer: optim.AdamW, outcome: Outcome, noteLive: () => void): Promise<void> {
+    const { model, parameters } = this.#prepare(setting.tied);
     const reads: Promise<unknown>[] = [];
     for (let step = 0; step < steps; step++) {
-      const batches = Array.from({ length: setting.accumulation }, (_, i) => microBatch(step, i, setting.packed));
+      const batches = Array.from({ length: setting.accumulation }, (_, i) =>
+        microBatch(this.#sizes, step, i, setting.packed),
+      );
       const denominator = batches.reduce((sum, batch) => sum + validTargets(batch), 0);
       scope(() => {
         const losses = batches.map((batch) => {
@@ -238,9 +269,6 @@ export class Settings {
     for (const [name, parameter] of parameters)
       reads.push(parameter.data().then((data) => outcome.params.set(name, (data as Float32Array).slice())));
     await Promise.all(reads);
-    for (const tier of tiers) outcome.peak[tier] = device.memory(tier).peak;
-    for (const [, state] of states) state.dispose();
-    return outcome;
   }
 
   /** The same step with nothing on. */
@@ -287,7 +315,7 @@ export class Settings {
 
   /** Whether checkpoints must leave the device. */
   #goesOut({ offload, checkpointEvery, deviceBytes }: Setting): boolean {
-    return offload !== "none" && (deviceBytes === 0 || (checkpointEvery === 1 && deviceBytes < layers * layerInput));
+    return offload !== "none" && (deviceBytes === "none" || (checkpointEvery === 1 && this.#sizes.layers > 2));
   }
 
   /** Frees models; the device must hold nothing afterwards. */
