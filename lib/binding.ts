@@ -227,6 +227,8 @@ export interface Native extends SafetensorsNative {
   opCounts(device: NativeDevice): Record<string, OpCount>;
   totalFlops(device: NativeDevice): number;
   resetOpCounts(device: NativeDevice): void;
+  arrangement(device: NativeDevice): number;
+  repeatOps(device: NativeDevice, before: Record<string, OpCount>, times: number): void;
   marker(device: NativeDevice, value: number): void;
   lastMarker(device: NativeDevice): number;
   synchronize(device: NativeDevice): Promise<void>;

@@ -104,6 +104,34 @@ Napi::Value reset_op_counts(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
+// arrangement(device) -> number: equal where the allocators of all tiers are arranged alike.
+Napi::Value arrangement(const Napi::CallbackInfo &info) {
+  Device &device = *device_of(info[0]).device;
+  uint64_t hash = 0;
+  for (int32_t tier = 0; tier < LS_TIER_COUNT; ++tier) hash = hash * 31 + device.allocator(tier).arrangement();
+  return from(info.Env(), static_cast<int64_t>(hash >> 11));
+}
+
+// repeatOps(device, before, times): what was counted since opCounts() gave `before` is counted `times` times more.
+Napi::Value repeat_ops(const Napi::CallbackInfo &info) {
+  if (!info[1].IsObject()) throw Error(LS_INVALID_ARGUMENT, "repeatOps: before must be what opCounts() gave");
+  auto before = info[1].As<Napi::Object>();
+  const auto times = static_cast<double>(integer(info[2], "times", 0, int64_t{1} << 53));
+  for (auto &[name, count] : device_of(info[0]).device->counts()) {
+    OpCount earlier;
+    if (const Napi::Value value = before.Get(name); value.IsObject()) {
+      auto entry = value.As<Napi::Object>();
+      earlier.calls = static_cast<int64_t>(number(entry.Get("calls"), "calls"));
+      earlier.flops = number(entry.Get("flops"), "flops");
+      earlier.bytes = number(entry.Get("bytes"), "bytes");
+    }
+    count.calls += static_cast<int64_t>(times) * (count.calls - earlier.calls);
+    count.flops += times * (count.flops - earlier.flops);
+    count.bytes += times * (count.bytes - earlier.bytes);
+  }
+  return info.Env().Undefined();
+}
+
 Napi::Value marker(const Napi::CallbackInfo &info) {
   device_of(info[0]).device->marker(integer(info[1], "marker", 0, int64_t{1} << 53));
   return info.Env().Undefined();
@@ -231,6 +259,8 @@ void init_device(Napi::Object exports) {
   method<op_counts>(exports, "opCounts");
   method<total_flops>(exports, "totalFlops");
   method<reset_op_counts>(exports, "resetOpCounts");
+  method<arrangement>(exports, "arrangement");
+  method<repeat_ops>(exports, "repeatOps");
   method<marker>(exports, "marker");
   method<last_marker>(exports, "lastMarker");
   method<synchronize>(exports, "synchronize");

@@ -128,14 +128,16 @@ Napi::Value write(const Napi::CallbackInfo &info) {
   ++handle.storage->version;
   if (bytes == 0) return info.Env().Undefined();
   const auto *source = static_cast<const char *>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  handle.storage->host_values.reset();  // no longer what the device holds
+  if (info[2].ToBoolean() && tensor.dtype == LS_I64 && bytes == handle.storage->bytes) {
+    auto values = std::make_shared<std::vector<int64_t>>(static_cast<size_t>(bytes / 8));
+    std::memcpy(values->data(), source, static_cast<size_t>(bytes));
+    handle.storage->host_values = std::move(values);
+  }
+  if (handle.device->meta()) return info.Env().Undefined();
   // JavaScript may change its array before the queue gets here.
   auto staging = std::shared_ptr<char[]>(new char[static_cast<size_t>(bytes)]);
   std::memcpy(staging.get(), source, static_cast<size_t>(bytes));
-  handle.storage->host_values.reset();  // no longer what the device holds
-  if (info[2].ToBoolean() && tensor.dtype == LS_I64 && bytes == handle.storage->bytes) {
-    const auto *values = reinterpret_cast<const int64_t *>(staging.get());
-    handle.storage->host_values = std::make_shared<const std::vector<int64_t>>(values, values + bytes / 8);
-  }
   void *destination = tensor.data;
   const ls_backend *backend = handle.device->backend();
   handle.device->run_on_queue(LS_QUEUE_COMPUTE, "upload", [backend, destination, staging, bytes](const ls_exec &exec) {

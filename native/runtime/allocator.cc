@@ -249,6 +249,19 @@ void Allocator::reset_peaks() {
   std::copy(std::begin(stats_.category_live), std::end(stats_.category_live), std::begin(stats_.category_at_peak));
 }
 
+uint64_t Allocator::arrangement() const {
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, by words
+  auto mix = [&](uint64_t word) { hash = (hash ^ word) * 0x100000001b3 ^ (hash >> 29); };
+  for (const auto *blocks : {&large_, &small_}) {
+    for (const auto &[offset, block] : *blocks) {
+      mix(static_cast<uint64_t>(offset));
+      mix(static_cast<uint64_t>(block.size) << 2 | (block.free ? 2 : 0) | (block.committed ? 1 : 0));
+    }
+    mix(~uint64_t{0});
+  }
+  return hash;
+}
+
 std::string Allocator::breakdown() const {
   std::string text;
   for (int32_t i = 0; i < LS_CATEGORY_COUNT; ++i) {
