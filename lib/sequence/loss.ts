@@ -6,9 +6,8 @@ import { ArgumentError } from "../errors.js";
 import { axpbyInto } from "../ops/axpby.js";
 import { narrow } from "../ops/copy.js";
 import { matmulInto, matmulTransposed } from "../ops/matmul.js";
-import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
-import { tiles } from "./tiled.js";
+import { eachTile } from "./each_tile.js";
 
 export interface LossOptions {
   /** Valid targets over the whole step: the loss is the sum of token losses divided by it. 0 gives 0, never NaN. */
@@ -31,23 +30,21 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
       ? Tensor.empty(weight.shape, { device, dtype: "float32", category: "grads" })
       : null;
     if (total === 0) dweight?.fill(0);
-    for (const { start, length } of tiles(total, options.rows > 0 ? options.rows : Math.max(total, 1))) {
-      scope(() => {
-        const x = narrow(hidden, 0, start, length);
-        const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
-        matmulTransposed(x, false, weight, true, logits);
-        binding.ops.crossEntropy(
-          logits.native(),
-          narrow(targets, 0, start, length).native(),
-          loss.native(),
-          ctx.recording ? logits.native() : null,
-          null,
-          factor,
-        );
-        if (dhidden) matmulInto(logits, weight, narrow(dhidden, 0, start, length));
-        if (dweight) matmulTransposed(logits, true, x, false, dweight, start > 0);
-      });
-    }
+    eachTile(device, total, options.rows, ({ start, length }) => {
+      const x = narrow(hidden, 0, start, length);
+      const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
+      matmulTransposed(x, false, weight, true, logits);
+      binding.ops.crossEntropy(
+        logits.native(),
+        narrow(targets, 0, start, length).native(),
+        loss.native(),
+        ctx.recording ? logits.native() : null,
+        null,
+        factor,
+      );
+      if (dhidden) matmulInto(logits, weight, narrow(dhidden, 0, start, length));
+      if (dweight) matmulTransposed(logits, true, x, false, dweight, start > 0);
+    });
     axpbyInto(loss, loss, { alpha: factor });
     ctx.save(dhidden, dweight);
     ctx.values = { hidden: dhidden !== null };
