@@ -37,6 +37,34 @@ interface Saved {
   version: number;
 }
 
+/** The gradient of a weight on its way: float32, for a leaf `grad` itself, so that no temporary is made. */
+export class WeightGrad {
+  /** What backward is to return for the weight. */
+  readonly result: Grad;
+  readonly #out: Tensor;
+  #filled: boolean;
+
+  constructor(target: Tensor) {
+    const make = (): Tensor =>
+      Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" });
+    this.#filled = target.node === null && target.grad !== null;
+    if (target.node) {
+      this.#out = make();
+      this.result = this.#out;
+    } else {
+      target.grad ??= untracked(make);
+      this.#out = target.grad;
+      this.result = accumulated;
+    }
+  }
+
+  /** One share: `write(out, accumulate)` fills or adds to a tensor of the weight's shape. At least one is due. */
+  add(write: (out: Tensor, accumulate: boolean) => void): void {
+    write(this.#out, this.#filled);
+    this.#filled = true;
+  }
+}
+
 /** What a function keeps between its forward and its backward. */
 export class Context {
   /** Arguments by position; which of them want a gradient. */
@@ -46,6 +74,8 @@ export class Context {
   readonly #owned: { dispose(): void }[] = [];
   /** Anything that is no tensor. */
   values: Record<string, unknown> = {};
+  /** During a backward: the graph is freed behind it. */
+  final = false;
 
   constructor(args: readonly unknown[]) {
     this.#args = args;
@@ -84,25 +114,21 @@ export class Context {
     return entry.tensor;
   }
 
-  /**
-   * Where the gradient of a weight goes: `write(out, accumulate)` fills or adds to a float32 tensor of the weight's
-   * shape. For a leaf that is `grad` itself, so no temporary is made. Returns what backward is to return for it.
-   */
+  /** Whether the saved tensor number `index` may be overwritten: no walk comes again, nobody else holds its bytes. */
+  lastUse(index: number): boolean {
+    return this.final && alone(this.saved(index));
+  }
+
+  /** Where the gradient of a weight goes, share by share; null where none is wanted. */
+  weight(index: number): WeightGrad | null {
+    return this.needsGrad[index] ? new WeightGrad(this.#args[index] as Tensor) : null;
+  }
+
+  /** The same for a single share. Returns what backward is to return for the weight. */
   weightGrad(index: number, write: (out: Tensor, accumulate: boolean) => void): Grad {
-    if (!this.needsGrad[index]) return null;
-    const target = this.#args[index] as Tensor;
-    if (target.node) {
-      const out = Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" });
-      write(out, false);
-      return out;
-    }
-    const exists = target.grad !== null;
-    if (!target.grad)
-      target.grad = untracked(() =>
-        Tensor.empty(target.shape, { device: target.device, dtype: "float32", category: "grads" }),
-      );
-    write(target.grad, exists);
-    return accumulated;
+    const grad = this.weight(index);
+    grad?.add(write);
+    return grad?.result ?? null;
   }
 
   /** Something that is to be disposed with what was saved. */
@@ -116,6 +142,17 @@ export class Context {
     for (const { tensor } of this.#saved) tensor.dispose();
     this.#saved = [];
   }
+}
+
+/** Whether nobody else holds a tensor's bytes, as a gradient that a backward got and may then overwrite. */
+export const alone = (tensor: Tensor): boolean => binding.references(tensor.native()) === 1 && tensor.isContiguous;
+
+/** A gradient that a backward got, as its own: itself, or a copy where others hold it. */
+export function owned(grad: Tensor): Tensor {
+  if (alone(grad)) return grad;
+  const copy = Tensor.empty(grad.shape, { device: grad.device, dtype: grad.dtype });
+  binding.ops.copy(grad.native(), copy.native());
+  return copy;
 }
 
 let sequence = 0;
@@ -273,6 +310,8 @@ export interface BackwardOptions {
   onNode?: (name: string) => void;
   /** False: parameter hooks are left to the caller. */
   hooks?: boolean;
+  /** The gradient is handed over: the walk may overwrite it, and disposes it. */
+  consume?: boolean;
 }
 
 /**
@@ -304,7 +343,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
   const pending = new Map<Node, (Tensor | null)[]>();
   const ready: Node[] = [start];
   const first: (Tensor | null)[] = start.outputs.map(() => null);
-  first[root.outputIndex] = seedOf(root, grad);
+  first[root.outputIndex] = options.consume && grad ? grad : seedOf(root, grad);
   pending.set(start, first);
   const quietly = (fn: () => void): void => noGrad(() => untracked(() => defer(false, fn)));
   quietly(() => {
@@ -312,12 +351,12 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
       for (let node = ready.pop(); node; node = ready.pop()) {
         const grads = pending.get(node) ?? node.outputs.map(() => null);
         pending.delete(node);
+        node.context.final = !options.retainGraph;
+        // Whoever needs a result saved it under a handle of its own.
+        if (!options.retainGraph) for (const output of node.outputs) if (output !== root) output.dispose();
         const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
         for (const g of grads) if (g && !results.includes(g)) g.dispose();
-        if (!options.retainGraph) {
-          node.dispose();
-          for (const output of node.outputs) if (output !== root) output.dispose();
-        }
+        if (!options.retainGraph) node.dispose();
         const arrived: Node[] = [];
         node.inputs.forEach((input, i) => {
           if (!input) return;
@@ -351,6 +390,30 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
       for (const slots of pending.values()) for (const g of slots) g?.dispose();
     }
   });
+}
+
+/**
+ * The gradient of x for the gradient dy of fn(x): runs fn (again), without the results that nothing reads, and walks
+ * back at once; parameters get theirs in `grad`. Consumes dy, and may overwrite it where nobody else holds it.
+ * wanted: false where x has none; null is returned then. What fn makes is the caller's scope's.
+ */
+export function pullBack(fn: (x: Tensor) => Tensor, x: Tensor, dy: Tensor, wanted: boolean): Tensor | null {
+  let dx: Tensor | null = null;
+  const input = noGrad(() => x.alias());
+  if (wanted) {
+    const end = new Node("input", new Context([]), [], (_, [grad]) => {
+      dx = grad?.alias() ?? null;
+      return [];
+    });
+    end.outputs = [input];
+    input.node = end;
+    input.requiresGrad = true;
+  }
+  const y = recompute(() => fn(input));
+  // Its value is nobody's; what a deferred one would be made from must not stay.
+  y.dispose();
+  backward(y, dy, { hooks: false, consume: true });
+  return dx;
 }
 
 function seedOf(root: Tensor, grad: Tensor | null | undefined): Tensor {

@@ -1,7 +1,7 @@
-// Attention: projections of a flat run of tokens, rotary positions, softmax attention within documents, the way back.
+// The attention half of a layer: projections of a flat run of tokens, rotary positions, softmax attention within
+// documents, the way back, added to what came in.
 
-import { attention, rope } from "../ops/index.js";
-import { scope } from "../tensor/scope.js";
+import { attentionChunks } from "../sequence/attention_chunks.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { Linear } from "./linear.js";
 import { Module, type ModuleOptions } from "./module.js";
@@ -36,6 +36,14 @@ export interface TokenLayout {
   readonly cuSeqlens: Tensor | null;
 }
 
+/** How it is cut up. */
+export interface AttentionOptions {
+  /** Chunks of query heads, a divisor of N. */
+  readonly chunks: number;
+  /** Rows (tokens) of a tile of the norm and the projections; 0: all at once. */
+  readonly rows: number;
+}
+
 export class Attention extends Module {
   readonly qProj: Linear;
   readonly kProj: Linear;
@@ -60,26 +68,26 @@ export class Attention extends Module {
     this.#sizes = sizes;
   }
 
-  /** x [T, H] -> [T, H] */
-  forward(x: Tensor, layout: TokenLayout): Tensor {
-    const { numHeads: N, numKeyValueHeads: K, headDim: D, window = 0 } = this.#sizes;
-    return scope(() => {
-      const q_TND = this.#rotate(this.#normalise(this.qProj.forward(x), this.qNorm, N), layout);
-      const k_TKD = this.#rotate(this.#normalise(this.kProj.forward(x), this.kNorm, K), layout);
-      const v_TKD = this.vProj.forward(x).view([-1, K, D]);
-      const o_TND = attention(q_TND, k_TKD, v_TKD, { causal: true, window, cuSeqlens: layout.cuSeqlens });
-      return this.oProj.forward(o_TND.view([-1, N * D]));
-    });
-  }
-
-  /** [T, heads * D] -> [T, heads, D] */
-  #normalise(x: Tensor, norm: RmsNorm | null, heads: number): Tensor {
-    const D = this.#sizes.headDim;
-    return (norm === null ? x : norm.forward(x.view([-1, D]))).view([-1, heads, D]);
-  }
-
-  #rotate(x: Tensor, layout: TokenLayout): Tensor {
-    // In place: neither a projection nor a norm keeps its output for its backward.
-    return rope(x, layout.positions, layout.inverseFrequencies, { scaling: layout.attentionFactor, inplace: true });
+  /** x [T, H] and the norm before the projections -> x + attention(norm(x)) [T, H] */
+  forward(x: Tensor, norm: RmsNorm, layout: TokenLayout, options: AttentionOptions): Tensor {
+    const { numHeads: heads, numKeyValueHeads: kvHeads, headDim, window = 0 } = this.#sizes;
+    const { qProj: q, kProj: k, vProj: v, oProj: o, qNorm, kNorm } = this;
+    return attentionChunks(
+      x,
+      {
+        norm: norm.weight,
+        q: q.weight,
+        k: k.weight,
+        v: v.weight,
+        o: o.weight,
+        qBias: q.bias,
+        kBias: k.bias,
+        vBias: v.bias,
+        oBias: o.bias,
+        qNorm: qNorm?.weight ?? null,
+        kNorm: kNorm?.weight ?? null,
+      },
+      { ...layout, ...options, heads, kvHeads, headDim, window, eps: norm.eps, headEps: qNorm?.eps ?? 0 },
+    );
   }
 }

@@ -1,6 +1,5 @@
 // One layer of a decoder: attention and gated MLP, each behind a norm, each added to what came in.
 
-import { add } from "../ops/index.js";
 import { tiled } from "../sequence/tiled.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
@@ -14,8 +13,10 @@ export interface DecoderLayerSizes extends AttentionSizes, MlpSizes {
 }
 
 export interface DecoderLayerOptions {
-  /** Rows (tokens) of a tile of the norm and MLP, recomputed in the backward; 0: all at once, nothing recomputed. */
+  /** Rows (tokens) of a tile of norms, projections and MLP; the MLP's are recomputed in the backward. 0: all at once. */
   readonly tileMlp: number;
+  /** Chunks of query heads, a divisor of their number; with more than one q, k and v are recomputed. */
+  readonly headChunks: number;
 }
 
 export class DecoderLayer extends Module {
@@ -37,17 +38,16 @@ export class DecoderLayer extends Module {
 
   /** x [T, H] -> [T, H] */
   forward(x: Tensor, layout: TokenLayout, options: DecoderLayerOptions): Tensor {
+    const { inputLayernorm, postAttentionLayernorm, selfAttn, mlp } = this;
     return scope(() => {
-      const attended = scope(() => add(x, this.selfAttn.forward(this.inputLayernorm.forward(x), layout)));
-      if (options.tileMlp === 0) return this.#feedForward(attended);
-      return tiled((rows) => this.#feedForward(rows), attended, {
+      const attended = selfAttn.forward(x, inputLayernorm, layout, {
+        chunks: options.headChunks,
+        rows: options.tileMlp,
+      });
+      return tiled((rows) => mlp.forward(rows, postAttentionLayernorm), attended, {
         rows: options.tileMlp,
         parameters: this.#mlpParameters,
       });
     });
-  }
-
-  #feedForward(x: Tensor): Tensor {
-    return scope(() => add(x, this.mlp.forward(this.postAttentionLayernorm.forward(x))));
   }
 }

@@ -8,17 +8,17 @@ import { Module, type ModuleOptions } from "./module.js";
 export class RmsNorm extends Module {
   /** [H] */
   readonly weight: Parameter;
-  readonly #eps: number;
+  readonly eps: number;
 
   constructor(size: number, options: ModuleOptions & { eps?: number } = {}) {
     super();
     const { eps = 1e-6, ...where } = options;
     this.weight = Parameter.empty([size], where);
-    this.#eps = eps;
+    this.eps = eps;
   }
 
   /** x [T, H] -> [T, H] */
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, this.#eps);
+    return rmsNorm(x, this.weight, this.eps);
   }
 }

@@ -29,6 +29,9 @@ export interface AttentionKeeper {
 
 let keeper: AttentionKeeper | undefined;
 
+/** The keeper of what runs now, if any. */
+export const attentionKeeper = (): AttentionKeeper | undefined => keeper;
+
 /** Runs `fn` with a keeper for its attention calls, in their order. */
 export function withAttentionKeeper<T>(value: AttentionKeeper | undefined, fn: () => T): T {
   const before = keeper;

@@ -46,6 +46,13 @@ export function matmulTransposed(
   if (right !== b) right.dispose();
 }
 
+/** sum [N] float32 = (or +=) the rows of x [T, N] added up: a bias's gradient. No graph. */
+export function addRowSums(x: Tensor, sum: Tensor, accumulate: boolean): void {
+  const row = sum.viewOf([1, sum.shape[0] as number], [0, 1], 0);
+  binding.ops.sum(x.native(), row.native(), 1, accumulate);
+  row.dispose();
+}
+
 class Matmul extends Function<[Tensor, Tensor], Tensor> {
   readonly name = "matmul";
   forward(ctx: Context, a: Tensor, b: Tensor): Tensor {
@@ -112,11 +119,7 @@ class Linear extends Function<[Tensor, Tensor, Tensor | null], Tensor> {
     const dweight = ctx.weightGrad(1, (out, accumulate) =>
       matmulTransposed(dy, true, ctx.saved(0), false, out, accumulate),
     );
-    const dbias = ctx.weightGrad(2, (out, accumulate) => {
-      const row = out.viewOf([1, out.shape[0] as number], [0, 1], 0);
-      binding.ops.sum(dy.native(), row.native(), 1, accumulate);
-      row.dispose();
-    });
+    const dbias = ctx.weightGrad(2, (out, accumulate) => addRowSums(dy, out, accumulate));
     return [dx, dweight, dbias];
   }
 }

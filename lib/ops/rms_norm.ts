@@ -1,5 +1,5 @@
 // rms_norm: root-mean-square normalisation (arXiv 1910.07467). Saves its input only; the statistics are recomputed.
-import { type Context, Function, type Grad } from "../autograd/function.js";
+import { alone, type Context, Function, type Grad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { Tensor } from "../tensor/tensor.js";
 
@@ -14,7 +14,8 @@ class RmsNorm extends Function<[Tensor, Tensor, number], Tensor> {
   }
   backward(ctx: Context, dy: Tensor): Grad[] {
     const [x, weight] = [ctx.saved(0), ctx.saved(1)];
-    const dx = Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
+    const over = alone(dy) && dy.dtype === x.dtype;
+    const dx = over ? dy : Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
     const run = (dweight: Tensor | null): void =>
       binding.ops.rmsNormBackward(
         x.native(),

@@ -1,8 +1,7 @@
 // Activation checkpoints (ALST): a layer keeps its input and, if asked, what attention made; its backward recomputes
 // the rest, and of that only what is needed.
-import { backward, type Context, Function, type Grad, noGrad, recompute } from "../autograd/function.js";
+import { type Context, Function, type Grad, noGrad, pullBack } from "../autograd/function.js";
 import { type AttentionKeeper, withAttentionKeeper } from "../ops/attention.js";
-import { cast } from "../ops/copy.js";
 import { scope, untracked } from "../tensor/scope.js";
 import { produce, type Tensor } from "../tensor/tensor.js";
 import { CheckpointStore, type Entry } from "./offload.js";
@@ -16,6 +15,8 @@ export interface CheckpointOptions {
   others?: readonly (Tensor | null)[];
   /** Where what is kept waits; default: on the device. */
   store?: CheckpointStore | undefined;
+  /** Runs the forward and the backward (what is recomputed included), with whatever must be at hand for them. */
+  around?: (<T>(pass: "forward" | "backward", run: () => T) => T) | undefined;
 }
 
 /** What is recomputed: [T, ...] -> the same shape. */
@@ -41,34 +42,44 @@ class Recorder implements AttentionKeeper {
   }
 }
 
+/** Hands recorded results out again, each call its own. */
 class Player implements AttentionKeeper {
-  readonly #kept: readonly Tensor[];
-  #next = 0;
+  readonly #kept: Tensor[];
 
-  constructor(kept: readonly Tensor[]) {
+  /** The handles are the player's from now on. */
+  constructor(kept: Tensor[]) {
     this.#kept = kept;
   }
 
   record(): void {}
 
   replay(): { o: Tensor; lse: Tensor } | undefined {
-    const [o, lse] = this.#kept.slice(this.#next, this.#next + 2);
-    this.#next += 2;
-    return o && lse && { o: o.alias(), lse: lse.alias() };
+    const [o, lse] = this.#kept.splice(0, 2);
+    return o && lse && { o, lse };
+  }
+
+  dispose(): void {
+    for (const tensor of this.#kept.splice(0)) tensor.dispose();
   }
 }
 
 class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor[]], Tensor> {
   readonly name = "checkpoint";
   forward(ctx: Context, fn: Segment, options: CheckpointOptions, x: Tensor): Tensor {
-    const others = options.others ?? [];
+    const { others = [], around = (_, run) => run() } = options;
     const recorder = options.keepAttention && ctx.recording ? new Recorder() : undefined;
-    // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
     let entry: Entry | undefined;
+    let released = false;
+    const release = (): void => {
+      if (!released) entry?.dispose();
+      released = true;
+    };
     const made = { device: x.device, dtype: x.dtype };
     // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
     const y = produce(x.shape, made, [x, ...others], (input, ...given) => {
-      const result = noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given))));
+      const result = around("forward", () =>
+        noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given)))),
+      );
       // Made late: the entry is there already, unless the backward has come and gone.
       entry?.add(recorder?.handOver() ?? []);
       return result;
@@ -77,30 +88,34 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
     if (ctx.recording) {
       entry = (options.store ?? new CheckpointStore()).put([x]);
       entry.add(recorder?.handOver() ?? []);
-      ctx.own(entry);
+      ctx.own({ dispose: release });
     }
-    ctx.values = { fn, entry, present: others.map((other) => other !== null) };
+    ctx.values = { fn, entry, release, around, present: others.map((other) => other !== null) };
     return y;
   }
 
   backward(ctx: Context, dy: Tensor): Grad[] {
-    const { fn, entry, present } = ctx.values as { fn: Segment; entry: Entry; present: boolean[] };
-    const [x, ...kept] = entry.fetch() as [Tensor, ...Tensor[]];
+    const { fn, entry, release, around, present } = ctx.values as {
+      fn: Segment;
+      entry: Entry;
+      release: () => void;
+      around: NonNullable<CheckpointOptions["around"]>;
+      present: boolean[];
+    };
+    const [x, ...kept] = entry.fetch().map((tensor) => tensor.alias()) as [Tensor, ...Tensor[]];
+    // Nobody comes for them again: what fn keeps of them for its own backward may be overwritten there.
+    if (ctx.final) release();
     let next = 0;
     const others = present.map((there) => (there ? ctx.saved(next++) : null));
-    const dx = scope(() => {
-      const leaf = x.alias();
-      leaf.requiresGrad = ctx.needsGrad[2] ?? false;
-      const y = withAttentionKeeper(new Player(kept), () => recompute(() => fn(leaf, ...others)));
-      backward(y, dy, { hooks: false });
-      const grad = leaf.grad;
-      leaf.grad = null;
-      if (!grad || grad.dtype === x.dtype) return grad;
-      const rounded = noGrad(() => cast(grad, x.dtype));
-      grad.dispose();
-      return rounded;
-    });
-    return [null, null, dx];
+    const player = new Player(kept);
+    try {
+      const again: Segment = (input) => withAttentionKeeper(player, () => fn(input, ...others));
+      const back = (): Tensor | null => scope(() => pullBack(again, x, dy, ctx.needsGrad[2] ?? false));
+      return [null, null, around("backward", back)];
+    } finally {
+      x.dispose();
+      player.dispose();
+    }
   }
 }
 const checkpointFunction = new Checkpoint();

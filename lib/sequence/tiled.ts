@@ -1,9 +1,9 @@
 // Sequence tiling (ALST): a row-wise function runs tile by tile, so that its intermediates exist for one tile only.
-import { backward, type Context, Function, type Grad, noGrad, recompute } from "../autograd/function.js";
+import { alone, type Context, Function, type Grad, noGrad, pullBack } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
 import { copyInto, narrow } from "../ops/copy.js";
-import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
+import { eachTile } from "./each_tile.js";
 
 export interface TiledOptions {
   /** Rows a tile; the last may have fewer. 0 or more than the rows of x: one plain call, nothing recomputed. */
@@ -31,16 +31,15 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
     const y = produce(shape, made, [x], (from) =>
       noGrad(() => {
         const out = Tensor.empty(shape, made);
-        for (const { start, length } of tiles(total, options.rows))
-          scope(() => {
-            const part = fn(narrow(from as Tensor, 0, start, length));
-            if (part.ndim !== columns.length + 1 || [length, ...columns].some((size, i) => size !== part.shape[i]))
-              throw new ArgumentError(
-                `tiled: the function made [${part.shape}] of ${length} rows, expected [${[length, ...columns]}]; ` +
-                  "it must work row by row, and `columns` must name what differs from its input",
-              );
-            copyInto(part, narrow(out, 0, start, length));
-          });
+        eachTile(x.device, total, options.rows, ({ start, length }) => {
+          const part = fn(narrow(from as Tensor, 0, start, length));
+          if (part.ndim !== columns.length + 1 || [length, ...columns].some((size, i) => size !== part.shape[i]))
+            throw new ArgumentError(
+              `tiled: the function made [${part.shape}] of ${length} rows, expected [${[length, ...columns]}]; ` +
+                "it must work row by row, and `columns` must name what differs from its input",
+            );
+          copyInto(part, narrow(out, 0, start, length));
+        });
         return out;
       }),
     );
@@ -51,24 +50,20 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
   backward(ctx: Context, dy: Tensor): Grad[] {
     const { fn, rows } = ctx.values as { fn: (x: Tensor) => Tensor; rows: number };
     const x = ctx.saved(0);
-    const dx = ctx.needsGrad[2] ? Tensor.empty(x.shape, { device: x.device, dtype: x.dtype }) : null;
-    for (const { start, length } of tiles(x.shape[0] as number, rows)) {
-      scope(() => {
-        const part = noGrad(() => narrow(x, 0, start, length));
-        part.requiresGrad = dx !== null;
-        const result = recompute(() => fn(part));
-        // Hooks of the parameters run when the outer walk has seen them all.
-        backward(
-          result,
-          noGrad(() => narrow(dy, 0, start, length)),
-          { hooks: false },
-        );
-        if (dx && part.grad) {
-          noGrad(() => copyInto(part.grad as Tensor, narrow(dx, 0, start, length)));
-          part.grad.dispose();
-        }
-      });
-    }
+    const wanted = ctx.needsGrad[2] === true;
+    const like = { device: x.device, dtype: x.dtype };
+    // A tile of dy is read before that of dx is written.
+    const over = alone(dy) && dy.dtype === x.dtype && dy.shape.join() === x.shape.join();
+    const dx = !wanted ? null : over ? dy : Tensor.empty(x.shape, like);
+    eachTile(x.device, x.shape[0] as number, rows, ({ start, length }) => {
+      const tile = (whole: Tensor): Tensor => noGrad(() => narrow(whole, 0, start, length));
+      // Hooks of the parameters run when the outer walk has seen them all.
+      const part = pullBack(fn, tile(x), tile(dy), wanted);
+      if (!dx) return;
+      if (part) copyInto(part, tile(dx));
+      else tile(dx).fill(0);
+      part?.dispose();
+    });
     // Parameters got their shares in the tiles' own walks.
     return [null, null, dx];
   }

@@ -25,6 +25,8 @@ interface Outcome {
   loss: number;
   grads: Map<string, Float32Array>;
   counts: Record<string, number>;
+  /** Of all matrix products but attention's. */
+  flops: number;
   live: number;
   hostPeak: number;
 }
@@ -48,6 +50,7 @@ async function step(model: CausalLM, memory: MemoryOptions, passes = 1): Promise
     keepAttention: false,
     offload: "none",
     deviceBytes: 0,
+    headChunks: 1,
     ...memory,
   });
   for (const parameter of model.parameters()) {
@@ -62,6 +65,7 @@ async function step(model: CausalLM, memory: MemoryOptions, passes = 1): Promise
     value.backward();
     loss += await value.item();
   }
+  const flops = cpu.opCounts().matmul?.flops ?? 0;
   const counts = Object.fromEntries(Object.entries(cpu.opCounts()).map(([name, { calls }]) => [name, calls]));
   const grads = new Map<string, Float32Array>();
   for (const [name, parameter] of model.namedParameters() as Iterable<[string, Parameter]>) {
@@ -70,7 +74,7 @@ async function step(model: CausalLM, memory: MemoryOptions, passes = 1): Promise
     grads.set(name, (await grad.data()).slice() as Float32Array);
   }
   await cpu.synchronize();
-  return { loss, grads, counts, live: cpu.memory().live, hostPeak: cpu.memory("host").peak };
+  return { loss, grads, counts, flops, live: cpu.memory().live, hostPeak: cpu.memory("host").peak };
 }
 
 t.test("every setting gives the plain run's loss and gradients, and leaves nothing behind", async (t) => {
@@ -108,28 +112,44 @@ t.test("every setting gives the plain run's loss and gradients, and leaves nothi
 
 t.test("nothing is computed more often than its values are needed", async (t) => {
   const model = await initModel(fields, { device: "cpu", dtype: "float32", seed: 1 });
-  const loss = 3;
-  // Forward q, k, v, o, gate, up, down; backward twice as many.
-  t.equal((await step(model, {})).counts.matmul, layers * 21 + loss);
+  // FLOPs of one product of each kind, forward; a backward takes twice as many. q and o, k and v, the MLP's, the loss's.
+  const [H, D, F, V] = [64, 16, 96, 211];
+  const product = (inner: number, outer: number) => 2 * T * inner * outer;
+  const [q, k, mlp, head] = [product(H, 4 * D), product(H, 2 * D), product(H, F), product(H, V)];
+  const layer = 2 * q + 2 * k + 3 * mlp;
+  const plain = layers * 3 * layer + 3 * head;
+  // Again what the backward reads: q, k, v, o, gate and up, but not down.
+  const again = layers * (2 * q + 2 * k + 2 * mlp);
+  t.equal((await step(model, {})).flops, plain);
   t.equal((await step(model, {})).counts.attention, layers);
-  // q, k, v, o, gate and up a second time, down not.
-  for (const tileMlp of [0, T]) {
-    const kept = (await step(model, { tileMlp, checkpointEvery: 1, keepAttention: true })).counts;
-    t.equal(kept.matmul, layers * (21 + 6) + loss, `checkpoint, tileMlp ${tileMlp}`);
-    t.equal(kept.attention, layers, "attention once");
-    t.equal(kept.attention_backward, layers);
+  t.equal((await step(model, {})).counts.matmul, layers * 7 * 3 + 3, "no product in parts");
+  for (const tileMlp of [0, T, 100, 7])
+    for (const headChunks of [1, 2, 4]) {
+      const name = `tileMlp ${tileMlp}, headChunks ${headChunks}`;
+      const kept = await step(model, { tileMlp, headChunks, checkpointEvery: 1, keepAttention: true });
+      t.equal(kept.flops, plain + again, `checkpoint, ${name}`);
+      const calls = layers * headChunks;
+      t.equal(kept.counts.attention, calls, `attention once: ${name}`);
+      t.equal(kept.counts.attention_backward, calls, name);
+      // Without attention's results its chunks are made twice; and their q, k and v a third time, unless all are there.
+      const chunked = headChunks > 1 ? layers * (q + 2 * k) : 0;
+      const anew = await step(model, { tileMlp, headChunks, checkpointEvery: 1 });
+      t.equal(anew.flops, plain + again + chunked, `nothing kept, ${name}`);
+      t.equal(anew.counts.attention, 2 * calls, `attention not kept: twice: ${name}`);
+      const tiled = tileMlp > 0 && tileMlp < T ? layers * 2 * mlp : 0;
+      t.equal(
+        (await step(model, { tileMlp, headChunks })).flops,
+        plain + tiled + chunked,
+        `no checkpoint: gate and up of tiles, q, k and v of chunks again: ${name}`,
+      );
+    }
+  t.equal((await step(model, { checkpointEvery: 1, keepAttention: true })).counts.matmul, layers * 27 + 3);
+  for (const checkpointEvery of [2, 3, 4, 5, 9]) {
+    const every = await step(model, { checkpointEvery });
+    t.equal(every.counts.attention, 2 * layers, `every ${checkpointEvery}: at most twice`);
+    const inner = layers - Math.ceil(layers / checkpointEvery);
+    // Of a segment all but the last layer is run in full once more.
+    t.equal(every.flops, plain + again + inner * layer, `every ${checkpointEvery}`);
   }
-  const tiles = 3;
-  const tiled = (await step(model, { tileMlp: 100, checkpointEvery: 1, keepAttention: true })).counts;
-  t.equal(tiled.matmul, layers * (4 + 8 + 4 + tiles * (3 + 6 + 2)) + loss, "tiles: the MLP is not run a third time");
-  t.equal((await step(model, { checkpointEvery: 1 })).counts.attention, 2 * layers, "attention not kept: twice");
-  for (const checkpointEvery of [2, 3, 4, 5, 9])
-    t.equal(
-      (await step(model, { checkpointEvery })).counts.attention,
-      2 * layers,
-      `every ${checkpointEvery}: at most twice`,
-    );
-  const without = (await step(model, { tileMlp: 100 })).counts;
-  t.equal(without.matmul, layers * (12 + tiles * (3 + 6 + 2)) + loss, "tiles alone: gate and up a second time");
   model.dispose();
 });

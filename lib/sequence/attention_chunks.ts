@@ -1,0 +1,477 @@
+// The attention half of a layer, x + Attention(norm(x)), in chunks of query heads and tiles of rows (ALST): of q, k, v
+// and their gradients there is one chunk at a time, and the gradient of q overwrites attention's output.
+import { type Context, Function, type Grad, owned, type WeightGrad } from "../autograd/function.js";
+import { binding } from "../binding.js";
+import { attentionKeeper } from "../ops/attention.js";
+import { copyInto } from "../ops/copy.js";
+import { addRowSums, matmulInto, matmulTransposed } from "../ops/matmul.js";
+import { scope } from "../tensor/scope.js";
+import { produce, Tensor } from "../tensor/tensor.js";
+import { tiles } from "./tiled.js";
+
+/** The parameters; N query heads, K key/value heads of size D. */
+export interface AttentionWeights {
+  /** [H] of the norm before. */
+  readonly norm: Tensor;
+  /** [N D, H] */
+  readonly q: Tensor;
+  /** [K D, H] */
+  readonly k: Tensor;
+  /** [K D, H] */
+  readonly v: Tensor;
+  /** [H, N D] */
+  readonly o: Tensor;
+  readonly qBias: Tensor | null;
+  readonly kBias: Tensor | null;
+  readonly vBias: Tensor | null;
+  readonly oBias: Tensor | null;
+  /** [D] of the norms over each head of q and of k. */
+  readonly qNorm: Tensor | null;
+  readonly kNorm: Tensor | null;
+}
+
+const names = ["norm", "q", "k", "v", "o", "qBias", "kBias", "vBias", "oBias", "qNorm", "kNorm"] as const;
+/** Arguments before the first weight: the options and x. */
+const FIRST = 2;
+
+export interface AttentionChunksOptions {
+  /** N */
+  readonly heads: number;
+  /** K */
+  readonly kvHeads: number;
+  /** D */
+  readonly headDim: number;
+  /** Of the norm before, and of those over heads. */
+  readonly eps: number;
+  readonly headEps: number;
+  /** Token i sees j iff 0 <= i - j < window; 0: all before it. */
+  readonly window: number;
+  /** [T] int64 */
+  readonly positions: Tensor;
+  /** [D/2] float32 */
+  readonly inverseFrequencies: Tensor;
+  /** Of cos and sin. */
+  readonly attentionFactor: number;
+  /** [documents + 1] int64; null: all tokens are one document. */
+  readonly cuSeqlens: Tensor | null;
+  /** Chunks of query heads, a divisor of N. */
+  readonly chunks: number;
+  /** Rows (tokens) of a tile; 0: all. */
+  readonly rows: number;
+}
+
+/** Query heads of a chunk that one call of attention takes: whole groups, or some heads of a single group. */
+interface Run {
+  readonly head: number;
+  readonly heads: number;
+  /** Key/value heads, from `group` on. */
+  readonly group: number;
+  readonly groups: number;
+  /** Keys and values are made with the first head of a group and stay until its last. */
+  readonly opens: boolean;
+  readonly closes: boolean;
+}
+
+interface Chunk {
+  readonly head: number;
+  readonly heads: number;
+  readonly runs: readonly Run[];
+}
+
+/** `chunks` equal parts of N query heads, each cut at the bounds of groups. */
+export function headChunks(heads: number, kvHeads: number, chunks: number): Chunk[] {
+  const size = heads / chunks;
+  const group = heads / kvHeads;
+  return Array.from({ length: chunks }, (_, chunk) => {
+    const runs: Run[] = [];
+    const end = (chunk + 1) * size;
+    for (let head = chunk * size; head < end; ) {
+      const inside = head % group;
+      const whole = inside === 0 ? Math.floor((end - head) / group) : 0;
+      const count = whole > 0 ? whole * group : Math.min(end - head, group - inside);
+      runs.push({
+        head,
+        heads: count,
+        group: Math.floor(head / group),
+        groups: Math.max(1, whole),
+        opens: inside === 0,
+        closes: (head + count) % group === 0,
+      });
+      head += count;
+    }
+    return { head: chunk * size, heads: size, runs };
+  });
+}
+
+const rowsOf = (x: Tensor, start: number, length: number): Tensor =>
+  x.viewOf([length, ...x.shape.slice(1)], x.strides, start * (x.strides[0] as number));
+
+const columnsOf = (x: Tensor, start: number, length: number): Tensor =>
+  x.viewOf([x.shape[0] as number, length], x.strides, start * (x.strides[1] as number));
+
+/** Columns of [T, heads * D] as [T, count, D]. */
+const headsOf = (x: Tensor, head: number, count: number, headDim: number): Tensor =>
+  x.viewOf([x.shape[0] as number, count, headDim], [x.strides[0] as number, headDim, 1], head * headDim);
+
+/** Heads of q or k: what attention reads, and, where a norm makes that of it, the projection. */
+interface Heads {
+  readonly raw: Tensor | null;
+  readonly turned: Tensor;
+}
+
+/** Keys and values of some groups, with the float32 sums of their gradients where several chunks add to them. */
+interface Panel {
+  readonly k: Heads;
+  readonly v: Tensor;
+  readonly sums: { readonly dk: Tensor; readonly dv: Tensor } | null;
+}
+
+function disposeHeads(heads: Heads): void {
+  heads.raw?.dispose();
+  heads.turned.dispose();
+}
+
+function disposePanel(panel: Panel): void {
+  disposeHeads(panel.k);
+  panel.v.dispose();
+  panel.sums?.dk.dispose();
+  panel.sums?.dv.dispose();
+}
+
+/** The steps that forward and backward share. Big tensors belong to the caller, views to a scope of each step. */
+class Half {
+  readonly chunks: readonly Chunk[];
+  readonly #x: Tensor;
+  readonly #w: AttentionWeights;
+  readonly #options: AttentionChunksOptions;
+  readonly #tiles: readonly { start: number; length: number }[];
+
+  constructor(x: Tensor, weights: AttentionWeights, options: AttentionChunksOptions) {
+    this.#x = x;
+    this.#w = weights;
+    this.#options = options;
+    const total = x.shape[0] as number;
+    this.#tiles = tiles(total, options.rows > 0 ? options.rows : Math.max(total, 1));
+    this.chunks = headChunks(options.heads, options.kvHeads, options.chunks);
+  }
+
+  empty(columns: number, dtype = this.#x.dtype): Tensor {
+    return Tensor.empty([this.#x.shape[0] as number, columns], { device: this.#x.device, dtype });
+  }
+
+  /** Calls `use` with each tile of rows and norm(x) there. */
+  eachTile(use: (normed: Tensor, start: number, length: number) => void): void {
+    for (const { start, length } of this.#tiles)
+      scope(() => {
+        const x = rowsOf(this.#x, start, length);
+        const normed = Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
+        binding.ops.rmsNorm(x.native(), this.#w.norm.native(), normed.native(), this.#options.eps);
+        use(normed, start, length);
+      });
+  }
+
+  /**
+   * Query heads of a chunk, and keys and values of the groups that open with it. keep: projections stay beside what a
+   * norm over heads makes of them. A panel whose group goes on in other chunks gets sums for its gradient.
+   */
+  project(chunk: Chunk, keep: boolean): { q: Heads; panels: Map<Run, Panel> } {
+    const { headDim: D } = this.#options;
+    const w = this.#w;
+    const q = this.empty(chunk.heads * D);
+    const opening = chunk.runs
+      .filter((run) => run.opens)
+      .map((run) => ({ run, k: this.empty(run.groups * D), v: this.empty(run.groups * D) }));
+    this.eachTile((normed, start, length) => {
+      const into = (weight: Tensor, bias: Tensor | null, head: number, out: Tensor): void => {
+        const columns = out.shape[1] as number;
+        matmulInto(normed, transposedRows(weight, head * D, columns), rowsOf(out, start, length), {
+          bias: bias?.viewOf([columns], bias.strides, head * D * (bias.strides[0] as number)) ?? null,
+        });
+      };
+      into(w.q, w.qBias, chunk.head, q);
+      for (const { run, k, v } of opening) {
+        into(w.k, w.kBias, run.group, k);
+        into(w.v, w.vBias, run.group, v);
+      }
+    });
+    const panels = new Map<Run, Panel>();
+    for (const { run, k, v } of opening) {
+      const sums =
+        keep && !run.closes && this.#x.dtype !== "float32"
+          ? { dk: this.empty(run.groups * D, "float32"), dv: this.empty(run.groups * D, "float32") }
+          : null;
+      panels.set(run, { k: this.turn(k, w.kNorm, keep), v, sums });
+    }
+    return { q: this.turn(q, w.qNorm, keep), panels };
+  }
+
+  /** A projection that was saved (as it came, where a norm follows), as what attention reads. */
+  again(saved: Tensor, norm: Tensor | null): Heads {
+    const own = saved.alias();
+    return norm ? this.turn(own, norm, true) : { raw: null, turned: own };
+  }
+
+  /** Norm over heads and rotation of a projection, in place unless it is to be kept. */
+  turn(raw: Tensor, norm: Tensor | null, keep: boolean): Heads {
+    const { headDim: D, positions, inverseFrequencies, attentionFactor, headEps } = this.#options;
+    const count = (raw.shape[1] as number) / D;
+    const turned = norm !== null && keep ? this.empty(count * D) : raw;
+    scope(() => {
+      const to = headsOf(turned, 0, count, D);
+      if (norm) binding.ops.rmsNorm(headsOf(raw, 0, count, D).native(), norm.native(), to.native(), headEps);
+      const at = to.native();
+      binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, false);
+    });
+    return { raw: turned === raw ? null : raw, turned };
+  }
+
+  /** The gradient of a projection from that of what `turn` made of it, in place on columns of `gradient`. */
+  turnBack(gradient: Tensor, head: number, from: Heads, norm: Tensor | null, dnorm: WeightGrad | null): void {
+    const { headDim: D, positions, inverseFrequencies, attentionFactor, headEps } = this.#options;
+    scope(() => {
+      const count = (from.turned.shape[1] as number) / D;
+      const dx = headsOf(gradient, head, count, D);
+      const at = dx.native();
+      binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, true);
+      if (!norm || !from.raw) return;
+      const raw = headsOf(from.raw, 0, count, D);
+      const run = (dweight: Tensor | null): void =>
+        binding.ops.rmsNormBackward(raw.native(), norm.native(), at, at, dweight?.native() ?? null, headEps, false);
+      if (!dnorm) run(null);
+      dnorm?.add((out, accumulate) => {
+        if (!accumulate) out.fill(0);
+        run(out);
+      });
+    });
+  }
+
+  attend(run: Run, chunk: Chunk, q: Tensor, panel: Panel, o: Tensor, lse: Tensor): void {
+    const { headDim: D, cuSeqlens, window } = this.#options;
+    scope(() => {
+      binding.ops.attention(
+        headsOf(q, run.head - chunk.head, run.heads, D).native(),
+        headsOf(panel.k.turned, 0, run.groups, D).native(),
+        headsOf(panel.v, 0, run.groups, D).native(),
+        headsOf(o, run.head, run.heads, D).native(),
+        rowsOf(lse, run.head, run.heads).native(),
+        cuSeqlens?.native() ?? null,
+        1 / Math.sqrt(D),
+        true,
+        window,
+        0,
+        0,
+      );
+    });
+  }
+
+  /** dq may be o. dk and dv: where those of the run's groups go, or are added to. */
+  attendBack(
+    run: Run,
+    chunk: Chunk,
+    given: { q: Tensor; panel: Panel; o: Tensor; lse: Tensor; dout: Tensor },
+    into: { dq: Tensor; dk: Tensor; dv: Tensor; head: number; accumulate: boolean },
+  ): void {
+    const { headDim: D, cuSeqlens, window } = this.#options;
+    scope(() => {
+      binding.ops.attentionBackward(
+        headsOf(given.q, run.head - chunk.head, run.heads, D).native(),
+        headsOf(given.panel.k.turned, 0, run.groups, D).native(),
+        headsOf(given.panel.v, 0, run.groups, D).native(),
+        headsOf(given.o, run.head, run.heads, D).native(),
+        rowsOf(given.lse, run.head, run.heads).native(),
+        headsOf(given.dout, run.head - chunk.head, run.heads, D).native(),
+        null,
+        headsOf(into.dq, run.head, run.heads, D).native(),
+        headsOf(into.dk, into.head, run.groups, D).native(),
+        headsOf(into.dv, into.head, run.groups, D).native(),
+        cuSeqlens?.native() ?? null,
+        1 / Math.sqrt(D),
+        true,
+        window,
+        0,
+        0,
+        false,
+        into.accumulate,
+        true,
+      );
+    });
+  }
+}
+
+/** Rows of a weight [O, I] as [I, rows]. */
+const transposedRows = (weight: Tensor, start: number, length: number): Tensor => {
+  const [row, column] = weight.strides as [number, number];
+  return weight.viewOf([weight.shape[1] as number, length], [column, row], start * row);
+};
+
+class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tensor | null)[]], Tensor> {
+  readonly name = "attention_chunks";
+
+  forward(ctx: Context, options: AttentionChunksOptions, x: Tensor, ...list: (Tensor | null)[]): Tensor {
+    return scope(() => {
+      const weights = Object.fromEntries(
+        names.map((name, i) => [name, list[i] ?? null]),
+      ) as unknown as AttentionWeights;
+      const { heads: N, headDim: D } = options;
+      const half = new Half(x, weights, options);
+      const keeper = attentionKeeper();
+      const kept = keeper?.replay();
+      const o = kept?.o ?? half.empty(N * D);
+      const lse = kept?.lse ?? Tensor.empty([N, x.shape[0] as number], { device: x.device, dtype: "float32" });
+      // With chunks, or with attention's results from before, the projections are made again in the backward.
+      let saved: (Tensor | null)[] = [];
+      if (!kept) {
+        const keep = ctx.recording && options.chunks === 1;
+        let open: Panel | undefined;
+        for (const chunk of half.chunks) {
+          const { q, panels } = half.project(chunk, keep);
+          for (const run of chunk.runs) {
+            const panel = panels.get(run) ?? (open as Panel);
+            half.attend(run, chunk, q.turned, panel, o, lse);
+            open = panel;
+            // A norm's result is made again from the projection.
+            if (keep) saved = [q.raw ?? q.turned, panel.k.raw ?? panel.k.turned, panel.v];
+            ctx.save(...saved);
+            if (run.closes) disposePanel(panel);
+          }
+          disposeHeads(q);
+        }
+        keeper?.record(o, lse);
+      }
+      ctx.save(x, o, lse, ...list);
+      ctx.save(options.positions, options.inverseFrequencies, options.cuSeqlens);
+      ctx.values = { options, projected: saved.length > 0, present: list.map((weight) => weight !== null) };
+      const y = produce(
+        x.shape,
+        { device: x.device, dtype: x.dtype },
+        [x, o, weights.o, weights.oBias],
+        (from, by, w, b) => {
+          const y = Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
+          copyInto(from as Tensor, y);
+          const across = transposedRows(w as Tensor, 0, x.shape[1] as number);
+          matmulInto(by as Tensor, across, y, { bias: b ?? null, accumulate: true });
+          across.dispose();
+          return y;
+        },
+      );
+      // What was kept belongs to no scope.
+      o.dispose();
+      lse.dispose();
+      return y;
+    });
+  }
+
+  backward(ctx: Context, dy: Tensor): Grad[] {
+    return scope(() => this.#backward(ctx, dy));
+  }
+
+  #backward(ctx: Context, dy: Tensor): Grad[] {
+    const { projected, present } = ctx.values as { projected: boolean; present: boolean[] };
+    let at = 0;
+    const next = (): Tensor => ctx.saved(at++);
+    const made = projected ? { q: next(), k: next(), v: next() } : null;
+    const x = next();
+    const outputIndex = at;
+    const [o, lse] = [next(), next()];
+    const list = present.map((there) => (there ? next() : null));
+    const weights = Object.fromEntries(names.map((name, i) => [name, list[i]])) as unknown as AttentionWeights;
+    const given = ctx.values.options as AttentionChunksOptions;
+    const options = {
+      ...given,
+      positions: next(),
+      inverseFrequencies: next(),
+      cuSeqlens: given.cuSeqlens === null ? null : next(),
+    };
+    const { heads: N, kvHeads: K, headDim: D } = options;
+    const gradOf = Object.fromEntries(names.map((name, i) => [name, ctx.weight(FIRST + i)])) as Record<
+      (typeof names)[number],
+      WeightGrad | null
+    >;
+    const results = (dx: Tensor | null): Grad[] => [null, dx, ...names.map((name) => gradOf[name]?.result ?? null)];
+    const half = new Half(x, weights, options);
+
+    gradOf.o?.add((out, accumulate) => matmulTransposed(dy, true, o, false, out, accumulate));
+    gradOf.oBias?.add((out, accumulate) => addRowSums(dy, out, accumulate));
+    const { o: _, oBias: __, ...inner } = gradOf;
+    const wanted = ctx.needsGrad[1] === true;
+    if (!wanted && !Object.values(inner).some((grad) => grad !== null)) return results(null);
+
+    // From here on o is read only by the chunk whose dq takes its place.
+    const dq = ctx.lastUse(outputIndex) ? o : half.empty(N * D);
+    const [dk, dv] = [half.empty(K * D), half.empty(K * D)];
+    let open: Panel | undefined;
+    for (const chunk of half.chunks) {
+      const { q, panels } = made
+        ? {
+            q: half.again(made.q, weights.qNorm),
+            panels: new Map([
+              [chunk.runs[0] as Run, { k: half.again(made.k, weights.kNorm), v: made.v.alias(), sums: null }],
+            ]),
+          }
+        : half.project(chunk, true);
+      const dout = half.empty(chunk.heads * D);
+      scope(() => matmulInto(dy, columnsOf(weights.o, chunk.head * D, chunk.heads * D), dout));
+      for (const run of chunk.runs) {
+        const panel: Panel = panels.get(run) ?? (open as Panel);
+        open = panel;
+        const whole = { dk, dv, head: run.group };
+        const into = panel.sums ? { ...panel.sums, head: 0 } : whole;
+        half.attendBack(run, chunk, { q: q.turned, panel, o, lse, dout }, { ...into, dq, accumulate: !run.opens });
+        if (!run.closes) continue;
+        if (panel.sums) {
+          const { sums } = panel;
+          scope(() => {
+            copyInto(sums.dk, columnsOf(dk, run.group * D, run.groups * D));
+            copyInto(sums.dv, columnsOf(dv, run.group * D, run.groups * D));
+          });
+        }
+        half.turnBack(dk, run.group, panel.k, weights.kNorm, gradOf.kNorm);
+        disposePanel(panel);
+      }
+      dout.dispose();
+      half.turnBack(dq, chunk.head, q, weights.qNorm, gradOf.qNorm);
+      disposeHeads(q);
+    }
+
+    const needsRows = wanted || gradOf.norm !== null;
+    const dx = needsRows ? owned(dy) : null;
+    half.eachTile((normed, start, length) => {
+      const parts = [
+        { d: rowsOf(dq, start, length), weight: weights.q, grad: gradOf.q, bias: gradOf.qBias },
+        { d: rowsOf(dk, start, length), weight: weights.k, grad: gradOf.k, bias: gradOf.kBias },
+        { d: rowsOf(dv, start, length), weight: weights.v, grad: gradOf.v, bias: gradOf.vBias },
+      ];
+      for (const { d, grad, bias } of parts) {
+        grad?.add((out, accumulate) => matmulTransposed(d, true, normed, false, out, accumulate));
+        bias?.add((out, accumulate) => addRowSums(d, out, accumulate));
+      }
+      if (!dx) return;
+      // What was read last gives its room to its gradient.
+      parts.forEach(({ d, weight }, i) => {
+        matmulInto(d, weight, normed, { accumulate: i > 0 });
+      });
+      const run = (dweight: Tensor | null): void =>
+        binding.ops.rmsNormBackward(
+          rowsOf(x, start, length).native(),
+          weights.norm.native(),
+          normed.native(),
+          rowsOf(dx, start, length).native(),
+          dweight?.native() ?? null,
+          options.eps,
+          true,
+        );
+      if (!gradOf.norm) run(null);
+      gradOf.norm?.add((out, accumulate) => {
+        if (!accumulate) out.fill(0);
+        run(out);
+      });
+    });
+    return results(wanted ? dx : null);
+  }
+}
+const attentionChunksFunction = new AttentionChunks();
+
+/** x + o_proj(softmax attention of the rotated q and k, and v, of norm(x)).  x [T, H] -> [T, H]. Causal, within
+ * documents. Backward keeps x, the output and log-sum-exp, and, with one chunk, the projections. */
+export const attentionChunks = (x: Tensor, weights: AttentionWeights, options: AttentionChunksOptions): Tensor =>
+  attentionChunksFunction.apply(options, x, ...names.map((name) => weights[name]));
