@@ -10,6 +10,7 @@ import {
   distance,
   type Layout,
   layout,
+  openDevice,
   Random,
   randomValues,
   type Storage,
@@ -206,12 +207,8 @@ export async function opTests(op: string, cases: readonly Case[], more: (t: Test
   more(t);
 }
 
-/** A device under test that no other test shares: a failure inside its queue stays with it. */
-export function ownDevice(): NativeDevice {
-  const name = process.env.LONGSEQ_TEST_DEVICE ?? "cpu";
-  const [type, index] = name.split(":");
-  return binding.openDevice(name, type as string, Number(index ?? 0), 2);
-}
+/** As openDevice of strided.ts, with two threads. */
+export const ownDevice = (): NativeDevice => openDevice(2);
 
 /** Runs f with tensors of its own, on two threads. */
 export async function withBench(f: (bench: Bench) => Promise<void>): Promise<void> {

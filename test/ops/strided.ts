@@ -6,12 +6,22 @@ export type Storage = "float32" | "bfloat16";
 
 const devices = new Map<number, NativeDevice>();
 
-/** The device under test with so many threads. LONGSEQ_TEST_DEVICE names another backend than cpu. */
+/** LONGSEQ_TEST_DEVICE names another device than cpu, LONGSEQ_TEST_BACKEND the library that it comes from. */
+const deviceName = process.env.LONGSEQ_TEST_DEVICE ?? "cpu";
+const library = process.env.LONGSEQ_TEST_BACKEND;
+if (library) binding.openBackend(library);
+/** The backend under test: "cpu", "cuda", "cuda_emul". */
+export const backend: string = deviceName.split(":")[0] as string;
+
+/** A device under test that no other test shares: a failure inside its queue stays with it. */
+export const openDevice = (threads: number): NativeDevice =>
+  binding.openDevice(deviceName, backend, Number(deviceName.split(":")[1] ?? 0), threads);
+
+/** The device under test with so many threads. */
 export function deviceWith(threads: number): NativeDevice {
-  const name = process.env.LONGSEQ_TEST_DEVICE ?? "cpu";
   let found = devices.get(threads);
   if (!found) {
-    found = binding.openDevice(name, name.split(":")[0] as string, Number(name.split(":")[1] ?? 0), threads);
+    found = openDevice(threads);
     devices.set(threads, found);
   }
   return found;

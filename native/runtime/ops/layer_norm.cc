@@ -81,13 +81,14 @@ Cost cost_layer_norm_backward(const void *pointer) {
   return {0, tensor_bytes(a.x) + tensor_bytes(a.dy) + tensor_bytes(a.dx)};
 }
 
-int64_t workspace_layer_norm_backward(const void *pointer, const Profile &) {
+int64_t workspace_layer_norm_backward(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_layer_norm_backward_args *>(pointer);
-  // Float64 sums of the gradients of weight and bias over at most 32 pieces of rows.
+  // Sums of the gradients of weight and bias: float64 over at most 32 pieces of rows, on a GPU float32 over at most 528.
   const int64_t width = a.weight.sizes[0];
   if (width == 0) return 0;
   const int64_t wanted = (a.dweight.present ? 1 : 0) + (a.dbias.present ? 1 : 0);
-  return std::min<int64_t>(32, (elements(a.x) / width + 7) / 8) * width * wanted * 8;
+  const int64_t pieces = (elements(a.x) / width + 7) / 8;
+  return (profile.cuda ? std::min<int64_t>(528, pieces) * 4 : std::min<int64_t>(32, pieces) * 8) * width * wanted;
 }
 
 const RegisterOp register_layer_norm_backward({

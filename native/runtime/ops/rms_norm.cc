@@ -71,12 +71,13 @@ Cost cost_rms_norm_backward(const void *pointer) {
   return {0, tensor_bytes(a.x) + tensor_bytes(a.dy) + tensor_bytes(a.dx)};
 }
 
-int64_t workspace_rms_norm_backward(const void *pointer, const Profile &) {
+int64_t workspace_rms_norm_backward(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_rms_norm_backward_args *>(pointer);
-  // Float64 sums of the weight gradient over at most 32 pieces of rows.
+  // Sums of the weight gradient: float64 over at most 32 pieces of rows, on a GPU float32 over at most 528.
   const int64_t width = a.weight.sizes[0];
   if (width == 0 || !a.dweight.present) return 0;
-  return std::min<int64_t>(32, (elements(a.x) / width + 7) / 8) * width * 8;
+  const int64_t pieces = (elements(a.x) / width + 7) / 8;
+  return profile.cuda ? std::min<int64_t>(528, pieces) * width * 4 : std::min<int64_t>(32, pieces) * width * 8;
 }
 
 const RegisterOp register_rms_norm_backward({

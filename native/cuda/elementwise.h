@@ -1,0 +1,330 @@
+// Walks tensors of equal sizes and any strides: a thread takes eight neighbours of the inner dim, in vectors of 16
+// bytes where an operand lies so, and hands them to a functor one element after the other.
+#ifndef LONGSEQ_CUDA_ELEMENTWISE_H
+#define LONGSEQ_CUDA_ELEMENTWISE_H
+
+#include "common.h"
+#include "launch.h"
+
+namespace longseq::cuda {
+
+// ---- conversions ----
+
+template <typename T>
+inline constexpr int32_t kDtypeOf = LS_U8;
+template <>
+inline constexpr int32_t kDtypeOf<float> = LS_F32;
+template <>
+inline constexpr int32_t kDtypeOf<bf16> = LS_BF16;
+template <>
+inline constexpr int32_t kDtypeOf<double> = LS_F64;
+template <>
+inline constexpr int32_t kDtypeOf<int32_t> = LS_I32;
+template <>
+inline constexpr int32_t kDtypeOf<int64_t> = LS_I64;
+
+template <typename T>
+inline constexpr bool kIsFloating = kDtypeOf<T> == LS_F32 || kDtypeOf<T> == LS_F64 || kDtypeOf<T> == LS_BF16;
+
+// One value as another type; floating to integer truncates, with NaN as 0 and the ends of the range kept.
+template <typename To, typename From>
+LS_HOST_DEVICE To convert(From value) {
+  if constexpr (kDtypeOf<From> == kDtypeOf<To>) {
+    return value;
+  } else if constexpr (kDtypeOf<From> == LS_BF16) {
+    return convert<To>(to_float(value));
+  } else if constexpr (kDtypeOf<To> == LS_BF16) {
+    return from_float<bf16>(static_cast<float>(value));
+  } else if constexpr (kIsFloating<From> && !kIsFloating<To>) {
+    constexpr int bits = static_cast<int>(sizeof(To)) * 8;
+    const double wide = static_cast<double>(value);
+    if (!(wide == wide)) return To(0);
+    if constexpr (kDtypeOf<To> == LS_U8) {
+      return wide <= 0 ? To(0) : wide >= 255 ? To(255) : static_cast<To>(wide);
+    } else {
+      constexpr double end = bits == 64 ? 9223372036854775808.0 : 2147483648.0;
+      constexpr To top = bits == 64 ? static_cast<To>(INT64_MAX) : static_cast<To>(INT32_MAX);
+      return wide >= end ? top : wide < -end ? static_cast<To>(-top - 1) : static_cast<To>(wide);
+    }
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+// ---- the order of the dims ----
+
+inline constexpr int kReads = 1, kWrites = 2;
+inline constexpr int kGroup = 8;  // neighbours that a thread takes
+
+struct Operand {
+  char *data;
+  int64_t strides[LS_MAX_DIMS];  // of the outer dims, in elements
+  int64_t inner_stride;
+  int32_t dtype;
+  int32_t use;
+  bool vector;  // every group of eight is contiguous and aligned to 16 bytes
+};
+
+// Descending strides of the last tensor, neighbours merged, the innermost dim in groups of eight.
+template <int K>
+struct Plan {
+  int64_t inner = 0, groups = 0, inner_groups = 0;  // groups over all dims; those of one inner run
+  int32_t ndim = 0;                                 // of the outer dims
+  int64_t sizes[LS_MAX_DIMS] = {};
+  Operand operands[K] = {};
+
+  Plan(const ls_tensor *const (&tensors)[K], const int (&use)[K]) {
+    const ls_tensor &key = *tensors[K - 1];
+    int32_t order[LS_MAX_DIMS];
+    int32_t count = 0;
+    bool empty = false;
+    for (int32_t d = 0; d < key.ndim; ++d) {
+      if (key.sizes[d] == 0) empty = true;
+      if (key.sizes[d] == 1) continue;
+      int32_t at = count++;
+      for (; at > 0 && key.strides[order[at - 1]] < key.strides[d]; --at) order[at] = order[at - 1];
+      order[at] = d;
+    }
+    if (empty) return;
+    int64_t strides[K][LS_MAX_DIMS];
+    int32_t n = 0;
+    for (int32_t j = 0; j < count; ++j) {
+      const int32_t d = order[j];
+      bool merge = n > 0;
+      for (int k = 0; merge && k < K; ++k) merge = strides[k][n - 1] == tensors[k]->strides[d] * key.sizes[d];
+      if (merge) {
+        sizes[n - 1] *= key.sizes[d];
+      } else {
+        sizes[n++] = key.sizes[d];
+      }
+      for (int k = 0; k < K; ++k) strides[k][n - 1] = tensors[k]->strides[d];
+    }
+    inner = n == 0 ? 1 : sizes[n - 1];
+    ndim = n == 0 ? 0 : n - 1;
+    inner_groups = ceil_div(inner, kGroup);
+    groups = inner_groups;
+    for (int32_t d = 0; d < ndim; ++d) groups *= sizes[d];
+    for (int k = 0; k < K; ++k) {
+      Operand &one = operands[k];
+      one.data = static_cast<char *>(tensors[k]->data);
+      one.dtype = tensors[k]->dtype;
+      one.use = use[k];
+      one.inner_stride = n == 0 ? 1 : strides[k][n - 1];
+      const int64_t element = element_bytes(one.dtype);
+      one.vector = one.inner_stride == 1 && element >= 2 && is_aligned(one.data);
+      for (int32_t d = 0; d < ndim; ++d) {
+        one.strides[d] = strides[k][d];
+        if (strides[k][d] * element % 16 != 0) one.vector = false;
+      }
+    }
+  }
+};
+
+// ---- groups ----
+
+// values[0..n-1] = elements of a group at p, as C.
+template <typename C, typename T>
+LS_DEVICE void load_typed(C (&values)[kGroup], const T *p, int64_t stride, bool vector, int n) {
+  if (vector && n == kGroup) {
+    constexpr int size = Vector<T>::kSize < kGroup ? Vector<T>::kSize : kGroup;
+#pragma unroll
+    for (int i = 0; i < kGroup; i += size) {
+      const Vector<T> v = load_vector(p + i);
+#pragma unroll
+      for (int j = 0; j < size; ++j) values[i + j] = convert<C>(v.at[j]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) values[i] = i < n ? convert<C>(p[i * stride]) : C(0);
+  }
+}
+template <typename C, typename T>
+LS_DEVICE void store_typed(T *p, const C (&values)[kGroup], int64_t stride, bool vector, int n) {
+  if (vector && n == kGroup) {
+    constexpr int size = Vector<T>::kSize < kGroup ? Vector<T>::kSize : kGroup;
+#pragma unroll
+    for (int i = 0; i < kGroup; i += size) {
+      Vector<T> v;
+#pragma unroll
+      for (int j = 0; j < size; ++j) v.at[j] = convert<T>(values[i + j]);
+      store_vector(p + i, v);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i)
+      if (i < n) p[i * stride] = convert<T>(values[i]);
+  }
+}
+
+// Calls f with a typed null pointer for a dtype that may stand where arithmetic is in C.
+template <typename C, typename F>
+LS_DEVICE void with_storage(int32_t dtype, const F &f) {
+  if constexpr (kDtypeOf<C> == LS_F32) {
+    dtype == LS_BF16 ? f(static_cast<bf16 *>(nullptr)) : f(static_cast<float *>(nullptr));
+  } else {
+    switch (dtype) {
+      case LS_F64:
+        return f(static_cast<double *>(nullptr));
+      case LS_I64:
+        return f(static_cast<int64_t *>(nullptr));
+      case LS_F32:
+        return f(static_cast<float *>(nullptr));
+      case LS_BF16:
+        return f(static_cast<bf16 *>(nullptr));
+      case LS_I32:
+        return f(static_cast<int32_t *>(nullptr));
+      default:
+        return f(static_cast<uint8_t *>(nullptr));
+    }
+  }
+}
+
+template <typename T>
+struct PointeeOf;
+template <typename T>
+struct PointeeOf<T *> {
+  using type = T;
+};
+template <typename P>
+using Pointee = typename PointeeOf<P>::type;
+
+// Stands for operands of several storage types.
+struct Mixed {};
+
+template <typename C, typename T, int K, typename F>
+__global__ void __launch_bounds__(256) elementwise_kernel(Plan<K> plan, F f) {
+  for (int64_t group = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; group < plan.groups;
+       group += static_cast<int64_t>(gridDim.x) * 256) {
+    int64_t outer = plan.ndim == 0 ? 0 : group / plan.inner_groups;
+    const int64_t first = (group - outer * plan.inner_groups) * kGroup;
+    const int n = static_cast<int>(plan.inner - first < kGroup ? plan.inner - first : kGroup);
+    int64_t offset[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) offset[k] = first * plan.operands[k].inner_stride;
+#pragma unroll
+    for (int d = LS_MAX_DIMS - 2; d >= 0; --d) {
+      if (d >= plan.ndim) continue;
+      const int64_t next = outer / plan.sizes[d], rest = outer - next * plan.sizes[d];
+#pragma unroll
+      for (int k = 0; k < K; ++k) offset[k] += rest * plan.operands[k].strides[d];
+      outer = next;
+    }
+    C values[K][kGroup];
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const Operand &one = plan.operands[k];
+      if (!(one.use & kReads)) continue;
+      if constexpr (kDtypeOf<T> != LS_U8) {
+        load_typed(values[k], reinterpret_cast<const T *>(one.data) + offset[k], one.inner_stride, one.vector, n);
+      } else {
+        with_storage<C>(one.dtype, [&](auto *type) {
+          using U = Pointee<decltype(type)>;
+          load_typed(values[k], reinterpret_cast<const U *>(one.data) + offset[k], one.inner_stride, one.vector, n);
+        });
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      C element[K];
+#pragma unroll
+      for (int k = 0; k < K; ++k) element[k] = plan.operands[k].use & kReads ? values[k][i] : C(0);
+      f(element);
+#pragma unroll
+      for (int k = 0; k < K; ++k) values[k][i] = element[k];
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const Operand &one = plan.operands[k];
+      if (!(one.use & kWrites)) continue;
+      if constexpr (kDtypeOf<T> != LS_U8) {
+        store_typed(reinterpret_cast<T *>(one.data) + offset[k], values[k], one.inner_stride, one.vector, n);
+      } else {
+        with_storage<C>(one.dtype, [&](auto *type) {
+          using U = Pointee<decltype(type)>;
+          store_typed(reinterpret_cast<U *>(one.data) + offset[k], values[k], one.inner_stride, one.vector, n);
+        });
+      }
+    }
+  }
+}
+
+inline constexpr int64_t kMostBlocks = 0x7fffffff;
+// Blocks of a one-dimensional grid for so many items; kernels stride where that is cut.
+inline unsigned blocks_for(int64_t items, int64_t per_block) {
+  const int64_t blocks = ceil_div(items, per_block);
+  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
+}
+
+// Runs f(element) with K values of C over all elements; use[k] says whether f reads or writes operand k.
+template <typename C, int K, typename F>
+inline ls_status elementwise(const ls_exec *exec, const ls_tensor *const (&tensors)[K], const int (&use)[K],
+                             const F &f) {
+  const Plan<K> plan(tensors, use);
+  if (plan.groups == 0) return LS_OK;
+  const unsigned blocks = blocks_for(plan.groups, 256);
+  bool same = true;
+  for (int k = 1; k < K; ++k) same = same && tensors[k]->dtype == tensors[0]->dtype;
+  if constexpr (kDtypeOf<C> == LS_F32) {
+    if (same && tensors[0]->dtype == LS_F32)
+      return LS_LAUNCH((elementwise_kernel<C, float, K, F>), blocks, 256, 0, exec, plan, f);
+    if (same && tensors[0]->dtype == LS_BF16)
+      return LS_LAUNCH((elementwise_kernel<C, bf16, K, F>), blocks, 256, 0, exec, plan, f);
+  } else {
+    if (same && tensors[0]->dtype == kDtypeOf<C>)
+      return LS_LAUNCH((elementwise_kernel<C, C, K, F>), blocks, 256, 0, exec, plan, f);
+  }
+  return LS_LAUNCH((elementwise_kernel<C, Mixed, K, F>), blocks, 256, 0, exec, plan, f);
+}
+
+// ---- rows: the leading dims of a tensor as one index ----
+
+struct Rows {
+  char *base;
+  int32_t ndim = 0;
+  int64_t sizes[LS_MAX_DIMS] = {}, strides[LS_MAX_DIMS] = {};  // strides in bytes
+
+  // Over all dims but the last `keep`.
+  Rows(const ls_tensor &x, int32_t keep) : base(static_cast<char *>(x.data)) {
+    const int64_t element = element_bytes(x.dtype);
+    for (int32_t d = 0; d < x.ndim - keep; ++d) {
+      if (x.sizes[d] == 1) continue;
+      const int64_t stride = x.strides[d] * element;
+      if (ndim > 0 && strides[ndim - 1] == stride * x.sizes[d]) {
+        sizes[ndim - 1] *= x.sizes[d];
+        strides[ndim - 1] = stride;
+      } else {
+        sizes[ndim] = x.sizes[d];
+        strides[ndim++] = stride;
+      }
+    }
+  }
+
+  // Every row begins at a multiple of 16 bytes.
+  bool aligned() const {
+    bool all = is_aligned(base);
+    for (int32_t d = 0; d < ndim; ++d) all = all && strides[d] % 16 == 0;
+    return all;
+  }
+
+  LS_DEVICE char *at(int64_t row) const {
+    int64_t offset = 0;
+#pragma unroll
+    for (int d = LS_MAX_DIMS - 1; d > 0; --d) {
+      if (d >= ndim) continue;
+      const int64_t next = row / sizes[d];
+      offset += (row - next * sizes[d]) * strides[d];
+      row = next;
+    }
+    return base + offset + row * strides[0];
+  }
+};
+
+inline int64_t row_count(const ls_tensor &x) {
+  int64_t count = 1;
+  for (int32_t d = 0; d + 1 < x.ndim; ++d) count *= x.sizes[d];
+  return count;
+}
+
+}  // namespace longseq::cuda
+
+#endif  // LONGSEQ_CUDA_ELEMENTWISE_H

@@ -1,0 +1,45 @@
+// Builds the emulated CUDA backend into build/cuda_emul and prints its path; ninja sees what is current.
+//
+// node test/native/cuda_emul/build.mjs [--sanitize]
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { root } from "../../../scripts/hash.mjs";
+import { takeLock } from "../../../scripts/lock.mjs";
+
+function run(command, args) {
+  const result = spawnSync(command, args, { cwd: root, encoding: "utf8" });
+  if (result.error) throw new Error(`${command} could not be started: ${result.error.message}`);
+  if (result.status !== 0) throw new Error(`${command} ${args.join(" ")} failed:\n${result.stdout}${result.stderr}`);
+}
+
+/** Brings a target up to date, one process at a time, and gives the path of what was built. */
+async function build(folder, target, options) {
+  const path = join("build", folder);
+  mkdirSync(join(root, path), { recursive: true });
+  const release = await takeLock(join(root, path, "lock"));
+  try {
+    if (!existsSync(join(root, path, "build.ninja")))
+      run("cmake", [
+        "-S",
+        "test/native/cuda_emul",
+        "-B",
+        path,
+        "-G",
+        "Ninja",
+        "-DCMAKE_BUILD_TYPE=Release",
+        ...options,
+      ]);
+    run("ninja", ["-C", path, "-j", String(availableParallelism()), target]);
+  } finally {
+    release();
+  }
+  return path;
+}
+
+/** The path of the backend's library, for `binding.openBackend`. */
+export const buildEmulator = async () => join(root, await build("cuda_emul", "cuda_emul", []), "cuda_emul.so");
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(await buildEmulator());
