@@ -20,6 +20,9 @@ export type NativeDevice = { readonly __device: unique symbol };
 /** A tensor inside the addon: an external that other addons can read (see `longseq/include`). Opaque. */
 export type NativeTensor = { readonly __tensor: unique symbol };
 
+/** A file of the disk tier. Opaque. */
+export type NativeDisk = { readonly __disk: unique symbol };
+
 type Optional = NativeTensor | null;
 type Flag = boolean | number;
 
@@ -142,6 +145,8 @@ export interface NativeOps {
     eps: number,
     weightDecay: number,
   ): void;
+  quantize(x: NativeTensor, packed: NativeTensor, format: number): void;
+  dequantize(packed: NativeTensor, y: NativeTensor, format: number): void;
   random(y: NativeTensor, a: number, b: number, seed: number, offset: number, normal: Flag): void;
 }
 
@@ -246,6 +251,9 @@ export interface Native extends SafetensorsNative {
   backends(): string[];
   cpuIsa(): string;
   backendTable(device: NativeDevice): object;
+  openDisk(device: NativeDevice, folder: string): NativeDisk;
+  diskWrite(disk: NativeDisk, from: NativeTensor, to: NativeTensor): void;
+  diskRead(disk: NativeDisk, from: NativeTensor, to: NativeTensor): void;
   empty(device: NativeDevice, shape: readonly number[], dtype: number, category: number, tier: number): NativeTensor;
   view(tensor: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor;
   release(tensor: NativeTensor): void;

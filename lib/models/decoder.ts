@@ -37,6 +37,8 @@ export interface MemoryOptions {
   format?: "native" | "int8" | "float8";
   /** Of the disk tier; null: the system's folder for temporary files. */
   directory?: string | null;
+  /** The input of the next checkpoint is fetched beside the backward of this one; false saves its bytes. */
+  prefetch?: boolean;
   /** Attention runs in this many chunks of query heads, lowered to the nearest divisor of their number. */
   headChunks?: number;
 }
@@ -75,7 +77,8 @@ export class Decoder extends Module {
     layout: TokenLayout,
     options: Required<MemoryOptions> & { onLayer?: LayerHook | undefined; gradientMask?: Tensor | null },
   ): Tensor {
-    this.#store.options = { tier: options.offload === "none" ? "none" : "host", deviceBytes: options.deviceBytes };
+    const { offload: tier, deviceBytes, format, directory, prefetch } = options;
+    this.#store.configure({ tier, deviceBytes, format, directory, prefetch });
     return scope(() => {
       let x_TH = this.embedTokens.forward(ids, options.gradientMask);
       const every = Math.max(1, options.checkpointEvery);
@@ -160,6 +163,7 @@ export class CausalLM extends Module {
     deviceBytes: 0,
     format: "native",
     directory: null,
+    prefetch: true,
     headChunks: 1,
   };
   readonly #inverseFrequencies: Tensor;
@@ -203,6 +207,7 @@ export class CausalLM extends Module {
     this.#memory.keepAttention = options.keepAttention ?? this.#memory.keepAttention;
     this.#memory.offload = options.offload ?? this.#memory.offload;
     this.#memory.format = options.format ?? this.#memory.format;
+    this.#memory.prefetch = options.prefetch ?? this.#memory.prefetch;
     if (options.directory !== undefined) this.#memory.directory = options.directory;
     if (options.headChunks !== undefined) {
       const { headChunks } = options;

@@ -29,7 +29,7 @@ export interface Trace {
 }
 
 /** In the order in which queues, tiers and categories are drawn. */
-export const queueNames = ["compute", "copy_out", "copy_in", "comm"] as const;
+export const queueNames = ["compute", "copy_out", "copy_in", "comm", "disk_out", "disk_in"] as const;
 export const tierNames = ["device", "host", "disk"] as const;
 /** `before` is what lay there when the recording began and was not told apart. */
 export const categoryNames = [

@@ -301,6 +301,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method<set_error_factory>(exports, "setErrorFactory");
   method<live_handles>(exports, "liveHandles");
   init_device(exports);
+  init_disk(exports);
   init_tensor(exports);
   init_ops(exports);
   init_signals(exports);

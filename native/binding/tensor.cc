@@ -31,6 +31,11 @@ bool is_contiguous(const ls_tensor &t) {
   return true;
 }
 
+void in_memory(const TensorHandle &handle) {
+  if (handle.storage->tier == LS_TIER_DISK)
+    throw Error(LS_INVALID_ARGUMENT, "the tensor lies on the disk, where its values cannot be reached");
+}
+
 // empty(device, sizes, dtype, category, tier)
 Napi::Value empty(const Napi::CallbackInfo &info) {
   auto device = device_of(info[0]).device;
@@ -116,6 +121,7 @@ Napi::Value references(const Napi::CallbackInfo &info) {
 // write(tensor, typed array, keep host values)
 Napi::Value write(const Napi::CallbackInfo &info) {
   TensorHandle &handle = tensor_of(info[0], "tensor");
+  in_memory(handle);
   if (!info[1].IsTypedArray()) throw Error(LS_INVALID_ARGUMENT, "data must be a typed array");
   auto array = info[1].As<Napi::TypedArray>();
   const ls_tensor &tensor = handle.native.tensor;
@@ -138,6 +144,7 @@ Napi::Value write(const Napi::CallbackInfo &info) {
   // JavaScript may change its array before the queue gets here.
   auto staging = std::shared_ptr<char[]>(new char[static_cast<size_t>(bytes)]);
   std::memcpy(staging.get(), source, static_cast<size_t>(bytes));
+  handle.device->order(LS_QUEUE_COMPUTE, handle.storage, true);
   void *destination = tensor.data;
   const ls_backend *backend = handle.device->backend();
   handle.device->run_on_queue(LS_QUEUE_COMPUTE, "upload", [backend, destination, staging, bytes](const ls_exec &exec) {
@@ -150,6 +157,7 @@ Napi::Value write(const Napi::CallbackInfo &info) {
 Napi::Value read(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   TensorHandle &handle = tensor_of(info[0], "tensor");
+  in_memory(handle);
   const ls_tensor &tensor = handle.native.tensor;
   if (!is_contiguous(tensor)) throw Error(LS_INVALID_ARGUMENT, "read: the tensor is not contiguous");
   const int64_t bytes = elements(tensor) * dtype_bytes(tensor.dtype);
@@ -161,6 +169,7 @@ Napi::Value read(const Napi::CallbackInfo &info) {
   void *destination = buffer.Data();
   const void *source = tensor.data;
   auto device = handle.device;
+  device->order(LS_QUEUE_COMPUTE, handle.storage, false);
   return queue_promise(
       env, device, LS_QUEUE_COMPUTE, "download",
       [device, destination, source, bytes](const ls_exec &exec) {

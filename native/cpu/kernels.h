@@ -43,7 +43,9 @@
   X(clip_factor)         \
   X(adamw_advance)       \
   X(adamw)               \
-  X(random)
+  X(random)              \
+  X(quantize)            \
+  X(dequantize)
 
 namespace longseq::cpu::LS_ISA {
 

@@ -144,6 +144,14 @@ LS_INLINE i32x16 shift_right_signed(i32x16 a) {
 }
 LS_INLINE mask16 eq(i32x16 a, i32x16 b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
 
+// Bytes, sign-extended; stores keep the low byte of each lane.
+LS_INLINE i32x16 load_i8(const uint8_t *p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))};
+}
+LS_INLINE void store_i8(uint8_t *p, i32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
+}
+
 LS_INLINE f32x16 load(const bf16 *p) {
   return {_mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))), 16))};
@@ -339,6 +347,20 @@ LS_INLINE i32x16 shift_right_signed(i32x16 x) {
 }
 LS_INLINE mask16 eq(i32x16 x, i32x16 y) {
   return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(x.a, y.a)), _mm256_castsi256_ps(_mm256_cmpeq_epi32(x.b, y.b))};
+}
+
+LS_INLINE i32x16 load_i8(const uint8_t *p) {
+  return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))),
+          _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p + 8)))};
+}
+LS_INLINE void store_i8(uint8_t *p, i32x16 x) {
+  // The low byte of each lane to the front of its half.
+  const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i a = _mm256_shuffle_epi8(x.a, pick), b = _mm256_shuffle_epi8(x.b, pick);
+  const __m128i low = _mm_unpacklo_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  const __m128i high = _mm_unpacklo_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm_unpacklo_epi64(low, high));
 }
 
 LS_INLINE __m256 widen_bf16(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }

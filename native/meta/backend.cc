@@ -84,6 +84,8 @@ ls_backend make() {
   set(table.adamw_advance);
   set(table.adamw);
   set(table.random);
+  set(table.quantize);
+  set(table.dequantize);
   return table;
 }
 

@@ -205,7 +205,8 @@ void Allocator::release_small(int64_t offset) {
 }
 
 void *Allocator::allocate(int64_t bytes, int32_t category, int64_t *rounded) {
-  const bool small = bytes <= kSmallLimit;
+  // Blocks on the disk start at pages: direct transfers ask for that.
+  const bool small = tier_ != LS_TIER_DISK && bytes <= kSmallLimit;
   const int64_t size = round_up(bytes, small ? kSmallRound : page_);
   const int64_t offset = small ? allocate_small(size) : allocate_large(size);
   *rounded = size;

@@ -44,6 +44,8 @@ class Allocator {
   void release(void *address, int32_t category);
   // Gives every cached page back.
   void trim();
+  // Where a block lies among the logical offsets: on the disk, its place in the file.
+  int64_t offset_of(const void *address) const;
   void set_limit(int64_t bytes);
   void reset_peaks();
   const MemoryStats &stats() const { return stats_; }
@@ -75,7 +77,6 @@ class Allocator {
   bool same_region(int64_t a, int64_t b) const;
   const Region &region_of(int64_t offset) const;
   char *address_of(int64_t offset) const;
-  int64_t offset_of(const void *address) const;
   void grow(int64_t bytes);
   [[noreturn]] void out_of_memory(int64_t size) const;
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/disk.h"
 #include "runtime/error.h"
 
 namespace longseq {
@@ -22,6 +23,10 @@ Device::Device(const ls_backend *backend, std::string name, int32_t index, int32
   if (status != LS_OK) throw Error(status, format("device %s cannot be opened: %s", name_.c_str(), message));
   pool_ = std::make_unique<ThreadPool>(meta_ ? 1 : threads);
   for (int32_t tier = 0; tier < LS_TIER_COUNT; ++tier) {
+    if (tier == LS_TIER_DISK) {
+      allocators_[tier] = std::make_unique<Allocator>(name_, tier, info_.page_bytes, disk_hooks());
+      continue;
+    }
     Allocator::Hooks hooks;
     hooks.reserve = [this, tier](int64_t bytes) -> void * {
       void *address = nullptr;
@@ -55,6 +60,31 @@ Device::~Device() {
   backend_->device_close(state_);
 }
 
+// Places in files: addresses that nothing can touch stand for them. Space is taken by writing.
+Allocator::Hooks Device::disk_hooks() {
+  Allocator::Hooks hooks;
+  hooks.reserve = [next = uintptr_t{1} << 56](int64_t bytes) mutable {
+    const uintptr_t address = next;
+    next += static_cast<uintptr_t>(bytes) + (1 << 20);
+    return reinterpret_cast<void *>(address);
+  };
+  hooks.commit = [](void *, int64_t) { return true; };
+  hooks.decommit = [this](void *address, int64_t bytes) {
+    disks_.erase(std::remove_if(disks_.begin(), disks_.end(), [](const auto &file) { return file.expired(); }),
+                 disks_.end());
+    if (disks_.empty()) return;
+    Task task;
+    task.name = "decommit";
+    const int64_t offset = allocators_[LS_TIER_DISK]->offset_of(address);
+    task.always = [files = disks_, offset, bytes](const Outcome &) {
+      for (const auto &weak : files)
+        if (const auto file = weak.lock()) file->forget(offset, bytes);
+    };
+    enqueue(LS_QUEUE_COMPUTE, std::move(task));
+  };
+  return hooks;
+}
+
 ls_exec Device::exec_template() const {
   ls_exec exec{};
   exec.device = state_;
@@ -69,7 +99,8 @@ Queue &Device::queue(int32_t kind) {
   auto &queue = queues_[kind];
   if (!queue) {
     ls_exec exec = exec_template();
-    if (backend_->queue_open) {
+    // The runtime itself serves the disk's.
+    if (backend_->queue_open && kind != LS_QUEUE_DISK_OUT && kind != LS_QUEUE_DISK_IN) {
       if (backend_->queue_open(state_, kind, &streams_[kind]) != LS_OK)
         throw Error(LS_DEVICE_FAILURE,
                     format("device %s: the %s queue cannot be opened", name_.c_str(), queue_name(kind)));
@@ -107,7 +138,7 @@ void *Device::slab_take() {
 
 Storage *Device::allocate(int64_t bytes, int32_t category, int32_t tier) {
   auto storage = std::make_unique<Storage>();
-  *storage = Storage{this, nullptr, bytes, 0, tier, category, 1, 0, false, nullptr, {}};
+  *storage = Storage{this, nullptr, bytes, 0, tier, category, 1, 0, false, nullptr, {}, {}};
   if (bytes > 0 && bytes <= kScalarBytes && tier == LS_TIER_DEVICE) {
     storage->scalar = true;
     storage->data = slab_take();
@@ -153,8 +184,23 @@ void Device::run_on_queue(int32_t kind, const char *name, std::function<ls_statu
   enqueue(kind, std::move(task));
 }
 
-void Device::used(Storage *storage, int32_t kind, uint64_t sequence) {
-  if (kind != LS_QUEUE_COMPUTE) storage->last_use[kind] = sequence;
+void Device::used(Storage *storage, int32_t kind, uint64_t sequence, bool writes) {
+  if (kind == LS_QUEUE_COMPUTE) return;
+  storage->last_use[kind] = sequence;
+  if (writes) storage->last_write[kind] = sequence;
+}
+
+void Device::order(int32_t kind, const Storage *storage, bool writes) {
+  for (int32_t other = LS_QUEUE_COMPUTE + 1; other < LS_QUEUE_COUNT; ++other) {
+    const uint64_t sequence = writes ? storage->last_use[other] : storage->last_write[other];
+    if (other == kind || sequence == 0) continue;
+    Queue *const source = &queue(other);
+    if (source->completed() >= sequence) continue;
+    Task task;
+    task.name = "wait";
+    task.always = [source, sequence](const Outcome &) { source->wait(sequence); };
+    enqueue(kind, std::move(task));
+  }
 }
 
 void Device::wait_for(int32_t kind, int32_t other) {

@@ -18,6 +18,7 @@
 namespace longseq {
 
 class Device;
+class DiskFile;
 
 // Bytes that views share; reference-counted by hand on the JavaScript thread.
 struct Storage {
@@ -32,8 +33,10 @@ struct Storage {
   bool scalar;       // from the scalar slab
   // The values, for small integer tensors that the host must read without waiting (cu_seqlens).
   std::shared_ptr<const std::vector<int64_t>> host_values;
-  // The last task that used it on each queue but compute; a release waits for those on the compute queue.
+  // The last tasks that used it and that wrote it on each queue but compute; a release waits for the former on the
+  // compute queue.
   uint64_t last_use[LS_QUEUE_COUNT];
+  uint64_t last_write[LS_QUEUE_COUNT];
 };
 
 // What ran, by op. Counted when enqueued, so equal on every backend.
@@ -73,10 +76,16 @@ class Device {
   // Runs `work` in order on a queue. `work` and `always` run on the queue's thread.
   void run_on_queue(int32_t queue, const char *name, std::function<ls_status(const ls_exec &)> work,
                     std::function<void(const Outcome &)> always = {});
-  // The task being enqueued on `queue` uses the storage: remembers it for the release.
-  void used(Storage *storage, int32_t queue, uint64_t sequence);
+  // The task just enqueued on `queue` uses the storage: remembers it for the release and for order().
+  void used(Storage *storage, int32_t queue, uint64_t sequence, bool writes);
+  // A task about to be enqueued on `queue` reads or writes the storage: it will start behind those tasks of other
+  // queues (but compute) that wrote it or, where it writes, used it.
+  void order(int32_t queue, const Storage *storage, bool writes);
   // Work enqueued later on `queue` starts after everything enqueued so far on `other`.
   void wait_for(int32_t queue, int32_t other);
+
+  // Files behind the disk tier, whose pages go back with the tier's.
+  void add_disk(const std::shared_ptr<DiskFile> &file) { disks_.push_back(file); }
 
   void begin_update() { update_ = ++updates_; }
   void end_update();
@@ -97,6 +106,7 @@ class Device {
 
  private:
   void *slab_take();
+  Allocator::Hooks disk_hooks();
 
   const ls_backend *backend_;
   std::string name_;
@@ -117,6 +127,7 @@ class Device {
   };
   std::vector<Reservation> reservations_;
   std::vector<void *> slab_free_;
+  std::vector<std::weak_ptr<DiskFile>> disks_;
   std::map<std::string, OpCount> counts_;
   uint64_t update_ = 0, updates_ = 0;
   std::atomic<uint64_t> steps_enqueued_{0};  // resume() writes it on a thread of its own

@@ -61,7 +61,7 @@ const char *category_name(int32_t category) {
 }
 
 const char *queue_name(int32_t queue) {
-  static const char *const names[] = {"compute", "copy_out", "copy_in", "comm"};
+  static const char *const names[] = {"compute", "copy_out", "copy_in", "comm", "disk_out", "disk_in"};
   return queue >= 0 && queue < LS_QUEUE_COUNT ? names[queue] : "unknown";
 }
 

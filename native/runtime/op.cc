@@ -64,6 +64,12 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
                                                 desc.name, field.name, i));
   }
   check_tiers(desc, storages);
+  size_t tensors = 0;
+  for (const Field &field : desc.fields)
+    if (field.is_tensor())
+      if (const Storage *storage = storages[tensors++]; storage && storage->tier == LS_TIER_DISK)
+        throw Error(LS_INVALID_ARGUMENT,
+                    format("%s: %s lies on the disk, where no op reaches it", desc.name, field.name));
   auto copy = std::shared_ptr<char[]>(new char[desc.args_bytes]);
   std::memcpy(copy.get(), args, desc.args_bytes);
   if (desc.prepare) desc.prepare(copy.get(), storages);
@@ -108,13 +114,17 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
     return op->call(backend, &exec, copy.get());
   };
   if (queue != LS_QUEUE_COMPUTE) device.wait_for(queue, LS_QUEUE_COMPUTE);
+  index = 0;
+  for (const Field &field : desc.fields)
+    if (field.is_tensor())
+      if (const Storage *storage = storages[index++]) device.order(queue, storage, field.writes());
   const uint64_t sequence = device.enqueue(queue, std::move(task));
   index = 0;
   for (const Field &field : desc.fields)
     if (field.is_tensor())
-      if (Storage *storage = storages[index++]) device.used(storage, queue, sequence);
+      if (Storage *storage = storages[index++]) device.used(storage, queue, sequence, field.writes());
   if (workspace) {
-    device.used(workspace, queue, sequence);
+    device.used(workspace, queue, sequence, true);
     device.release(workspace);
   }
   OpCount &count = device.counts()[desc.name];

@@ -69,7 +69,7 @@ Outcome Queue::outcome() const {
 }
 
 void Queue::drain() {
-  char message[512];
+  char message[4096];  // a folder's name can be long
   for (;;) {
     Task task;
     Outcome outcome;

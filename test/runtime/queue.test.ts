@@ -364,7 +364,7 @@ t.test("the recorder notes ops and allocations while it is on, as Chrome trace J
     ["logits", "device", -16_384],
   ]);
   const threads = events.filter((event) => event.ph === "M").map((event) => event.args.name);
-  t.same(threads, ["compute", "copy_out", "copy_in", "comm"]);
+  t.same(threads, ["compute", "copy_out", "copy_in", "comm", "disk_out", "disk_in"]);
   binding.ops.fill(a, 2);
   await binding.synchronize(device);
   t.same(

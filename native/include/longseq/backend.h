@@ -46,13 +46,16 @@ typedef enum ls_status {
   LS_CANCELLED = 6
 } ls_status;
 
-/* Each device has these ordered queues; one native thread drains each. */
+/* Each device has these ordered queues; one native thread drains each. The disk's move bytes between host memory and
+ * files: they are the runtime's own, and no backend is asked to open or to serve them. */
 typedef enum ls_queue_kind {
   LS_QUEUE_COMPUTE = 0,
   LS_QUEUE_COPY_OUT = 1,
   LS_QUEUE_COPY_IN = 2,
   LS_QUEUE_COMM = 3,
-  LS_QUEUE_COUNT = 4
+  LS_QUEUE_DISK_OUT = 4,
+  LS_QUEUE_DISK_IN = 5,
+  LS_QUEUE_COUNT = 6
 } ls_queue_kind;
 
 /* What an allocation is for. Peaks and out-of-memory messages are broken down by it. */
@@ -315,6 +318,31 @@ typedef struct ls_random_args {
   int64_t normal;
 } ls_random_args;
 
+typedef enum ls_block_format {
+  LS_BLOCK_INT8 = 0,   /* two's complement, -127..127 */
+  LS_BLOCK_FLOAT8 = 1, /* e4m3 without infinities: bias 7, largest 448, subnormals of 2^-9 */
+  LS_BLOCK_FORMAT_COUNT = 2
+} ls_block_format;
+
+/* Values of a block of the last dim that share one scale; the last block of a row may be shorter. */
+#define LS_BLOCK_VALUES 64
+
+/* Block-scaled 8 bits. x [..., W] float32 or bfloat16; packed uint8, contiguous, x's leading sizes and
+ * W + 2 * ceil(W / 64) in the last dim: a row's codes, then its blocks' bfloat16 scales.
+ * scale = (the block's largest magnitude) / (127 or 448), rounded up to bfloat16; code = value / scale (a float32
+ * division), rounded to nearest even. A block of zeros has scale 0; one that holds a NaN or an infinity has scale NaN
+ * and comes back as NaNs. */
+typedef struct ls_quantize_args {
+  ls_tensor x, packed;
+  int64_t format; /* ls_block_format */
+} ls_quantize_args;
+
+/* y = code * scale, rounded to y's dtype, at most its largest finite value in magnitude. */
+typedef struct ls_dequantize_args {
+  ls_tensor packed, y;
+  int64_t format;
+} ls_dequantize_args;
+
 /* What a device can do, filled by device_open. */
 typedef struct ls_device_info {
   char name[128];       /* e.g. "cpu (avx512, 2 threads)" */
@@ -390,6 +418,8 @@ typedef struct ls_backend {
   ls_status (*adamw_advance)(const ls_exec *, const ls_adamw_advance_args *);
   ls_status (*adamw)(const ls_exec *, const ls_adamw_args *);
   ls_status (*random)(const ls_exec *, const ls_random_args *);
+  ls_status (*quantize)(const ls_exec *, const ls_quantize_args *);
+  ls_status (*dequantize)(const ls_exec *, const ls_dequantize_args *);
 } ls_backend;
 
 /* A backend in a shared library exports this symbol. NULL: it cannot be used here, with one line in error. */
