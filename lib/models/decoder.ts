@@ -259,6 +259,7 @@ export class CausalLM extends Module {
       linearCrossEntropy(this.hidden(batch), this.#headWeight, tensor(targets, { device: this.device }), {
         denominator,
         rows: this.#memory.tileLoss,
+        consumeHidden: true,
       }),
     );
   }

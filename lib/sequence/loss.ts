@@ -14,6 +14,8 @@ export interface LossOptions {
   denominator: number;
   /** Rows of logits at a time; 0: all. */
   rows: number;
+  /** Its gradient may overwrite hidden, which then nobody may read. */
+  consumeHidden?: boolean;
 }
 
 class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions], Tensor> {
@@ -24,7 +26,12 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
     const device = hidden.device;
     const factor = options.denominator > 0 ? 1 / options.denominator : 0;
     const loss = Tensor.full([], 0, { device, dtype: "float64" });
-    const dhidden = ctx.needsGrad[0] ? Tensor.empty(hidden.shape, { device, dtype: hidden.dtype }) : null;
+    const over = options.consumeHidden === true && hidden.isContiguous;
+    const dhidden = !ctx.needsGrad[0]
+      ? null
+      : over
+        ? hidden.alias()
+        : Tensor.empty(hidden.shape, { device, dtype: hidden.dtype });
     // The upstream gradient is known only in backward, which is the next thing to run: the weight's share waits apart.
     const dweight = ctx.needsGrad[1]
       ? Tensor.empty(weight.shape, { device, dtype: "float32", category: "grads" })
@@ -57,7 +64,9 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
     let dhidden: Tensor | null = null;
     if (ctx.needsGrad[0]) {
       const stored = ctx.saved(0);
-      dhidden = Tensor.empty(stored.shape, { device: stored.device, dtype: stored.dtype });
+      dhidden = ctx.lastUse(0)
+        ? stored.alias()
+        : Tensor.empty(stored.shape, { device: stored.device, dtype: stored.dtype });
       axpbyInto(stored, dhidden, { factor: dloss });
     }
     const dweight = ctx.weightGrad(1, (out, accumulate) =>
