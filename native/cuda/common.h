@@ -167,6 +167,13 @@ __attribute__((format(printf, 3, 4))) inline ls_status fail(const ls_exec *exec,
   return status;
 }
 
+// Returns from the entry where `call`, a cudaError_t, is no cudaSuccess.
+#define LS_TRY_CUDA(exec, call, what)                                                       \
+  do {                                                                                      \
+    const ls_status ls_try_status = ::longseq::cuda::launch_status((exec), (call), (what)); \
+    if (ls_try_status != LS_OK) return ls_try_status;                                       \
+  } while (0)
+
 }  // namespace longseq::cuda
 
 #endif  // LONGSEQ_CUDA_COMMON_H

@@ -1,7 +1,8 @@
 // The one way a kernel is launched, so that kernels have one source for the GPU and for the emulator on the CPU.
 //
-// A build with LS_CUDA_EMUL takes the same macros from native/cuda_emul, where the .cu files are plain C++; nothing but
-// this header and common.h may therefore use what only nvcc understands (<<<>>>, extern __shared__, inline PTX).
+// A build with LS_CUDA_EMUL takes the same macros from test/native/cuda_emul, where the .cu files are plain C++;
+// nothing but this header and common.h may therefore use what only nvcc understands (<<<>>>, extern __shared__, inline
+// PTX).
 #ifndef LONGSEQ_CUDA_LAUNCH_H
 #define LONGSEQ_CUDA_LAUNCH_H
 

@@ -1,5 +1,6 @@
-// Arguments, checks and cost of matmul.
+// Arguments, checks, cost and workspace of matmul.
 #include "runtime/op.h"
+#include "runtime/ops/matmul_plan.h"
 
 namespace longseq {
 
@@ -39,6 +40,11 @@ Cost cost_matmul(const void *pointer) {
           tensor_bytes(a.a) + tensor_bytes(a.b) + tensor_bytes(a.c) * (a.accumulate ? 2 : 1)};
 }
 
+int64_t workspace_matmul(const void *pointer, const Profile &profile) {
+  const auto &a = *static_cast<const ls_matmul_args *>(pointer);
+  return profile.cuda && elements(a.c) > 0 ? plan_matmul(a).workspace() : 0;
+}
+
 const RegisterOp register_matmul({
     "matmul",
     sizeof(ls_matmul_args),
@@ -47,7 +53,7 @@ const RegisterOp register_matmul({
      LS_FIELD(ls_matmul_args, integer, accumulate)},
     check_matmul,
     cost_matmul,
-    nullptr,
+    workspace_matmul,
     nullptr,
     call_entry<ls_matmul_args, &ls_backend::matmul>,
 });

@@ -1,0 +1,87 @@
+// What the CUDA backend keeps of a device and of a queue, and what its host files call of each other.
+#ifndef LONGSEQ_CUDA_STATE_H
+#define LONGSEQ_CUDA_STATE_H
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "common.h"
+#include "longseq/backend.h"
+
+namespace longseq::cuda {
+
+// An address range of the device or of pinned host memory. (memory.cc)
+class DeviceArena;
+class HostArena;
+
+struct DeviceState {
+  DeviceState();
+  ~DeviceState();
+
+  int index = 0;
+  cudaDeviceProp properties{};
+  std::unique_ptr<DeviceArena> arena;
+  std::unique_ptr<HostArena> host;
+  cudaStream_t compute = nullptr;  // of the compute queue once it is open: pages are given back behind it
+
+  std::mutex events_mutex;
+  std::vector<cudaEvent_t> events;  // free ones
+
+  std::mutex library_mutex;
+  void *cublaslt = nullptr;  // cublasLtHandle_t
+};
+
+// One queue; ls_exec.stream points to it.
+struct QueueState {
+  DeviceState *device = nullptr;
+  cudaStream_t stream = nullptr;
+  // Two halves of pinned memory that uploads and downloads pass through, made at the first.
+  char *staging = nullptr;
+  cudaEvent_t staged[2] = {};
+};
+
+inline DeviceState *device_of(const ls_exec *exec) { return static_cast<DeviceState *>(exec->device); }
+inline QueueState *queue_of(const ls_exec *exec) { return static_cast<QueueState *>(exec->stream); }
+
+// Makes the device current for this thread.
+void make_current(const DeviceState *device);
+
+// Why device `index` can be used no more, or "". A device is lost for the rest of the process: CUDA's context is
+// broken.
+std::string lost(int index);
+// Marks the device lost where CUDA does not get over `error`, and writes "what: error" into text.
+ls_status failure(int index, cudaError_t error, const char *what, char *text, size_t text_size);
+
+// ---- entries of the table, by file ----
+
+// memory.cc
+ls_status reserve(void *device, int32_t tier, int64_t bytes, void **address);
+void unreserve(void *device, int32_t tier, void *address, int64_t bytes);
+ls_status commit(void *device, int32_t tier, void *address, int64_t bytes);
+void decommit(void *device, int32_t tier, void *address, int64_t bytes);
+void commit_error(void *device, char *error, size_t error_size);
+// Opens the arenas of a device; *page_bytes is the grain of both.
+ls_status open_arenas(DeviceState *device, int64_t *page_bytes, char *error, size_t error_size);
+// True for an address of the pinned arena.
+bool is_host(const DeviceState *device, const void *address);
+
+// queue.cc
+ls_status queue_open(void *device, int32_t kind, void **stream);
+void queue_close(void *device, void *stream);
+ls_status queue_synchronize(void *device, void *stream, char *error, size_t error_size);
+ls_status event_record(void *device, void *stream, void **event);
+ls_status event_wait(void *device, void *stream, void *event);
+void event_free(void *device, void *event);
+ls_status event_synchronize(void *device, void *event, char *error, size_t error_size);
+ls_status event_elapsed(void *device, void *from, void *to, double *milliseconds);
+ls_status upload(const ls_exec *exec, void *device_address, const void *host, int64_t bytes);
+ls_status download(const ls_exec *exec, void *host, const void *device_address, int64_t bytes);
+
+}  // namespace longseq::cuda
+
+#endif  // LONGSEQ_CUDA_STATE_H
