@@ -22,19 +22,20 @@ export interface CheckpointOptions {
 /** What is recomputed: [T, ...] -> the same shape. */
 export type Segment = (x: Tensor, ...others: (Tensor | null)[]) => Tensor;
 
-/** Attention results of one segment, in call order. */
+/** Puts attention's results, as they are made, with what is kept: they go out beside the rest of the layer. */
 class Recorder implements AttentionKeeper {
-  #kept: Tensor[] = [];
+  readonly #entry: Entry;
 
-  record(o: Tensor, lse: Tensor): void {
-    this.#kept.push(...untracked(() => [o.alias(), lse.alias()]));
+  constructor(entry: Entry) {
+    this.#entry = entry;
   }
 
-  /** The handles are the taker's from now on. */
-  handOver(): Tensor[] {
-    const kept = this.#kept;
-    this.#kept = [];
-    return kept;
+  record(o: Tensor, lse: Tensor): void {
+    // The log-sum-exp decides every probability: it is kept to the bit.
+    this.#entry.add(
+      untracked(() => [o.alias(), lse.alias()]),
+      [false, true],
+    );
   }
 
   replay(): undefined {
@@ -67,29 +68,27 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
   readonly name = "checkpoint";
   forward(ctx: Context, fn: Segment, options: CheckpointOptions, x: Tensor): Tensor {
     const { others = [], around = (_, run) => run() } = options;
-    const recorder = options.keepAttention && ctx.recording ? new Recorder() : undefined;
     let entry: Entry | undefined;
     let released = false;
     const release = (): void => {
       if (!released) entry?.dispose();
       released = true;
     };
+    let recorder: Recorder | undefined;
+    if (ctx.recording) {
+      // Before fn runs: x goes out beside it.
+      entry = (options.store ?? new CheckpointStore()).put([x]);
+      ctx.own({ dispose: release });
+      if (options.keepAttention) recorder = new Recorder(entry);
+    }
     const made = { device: x.device, dtype: x.dtype };
     // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
     const y = produce(x.shape, made, [x, ...others], (input, ...given) => {
-      const result = around("forward", () =>
+      return around("forward", () =>
         noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given)))),
       );
-      // Made late: the entry is there already, unless the backward has come and gone.
-      entry?.add(recorder?.handOver() ?? []);
-      return result;
     });
     ctx.save(...others);
-    if (ctx.recording) {
-      entry = (options.store ?? new CheckpointStore()).put([x]);
-      entry.add(recorder?.handOver() ?? []);
-      ctx.own({ dispose: release });
-    }
     ctx.values = { fn, entry, release, around, present: others.map((other) => other !== null) };
     return y;
   }
