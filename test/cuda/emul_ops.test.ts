@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { emulatorEnvironment } from "./emul.js";
 
-const ops = ["fill", "layer_norm", "rms_norm"];
+const ops = ["axpby", "binary", "copy", "fill", "layer_norm", "rms_norm", "rope", "swiglu", "unary"];
 
 const environment = await emulatorEnvironment();
 

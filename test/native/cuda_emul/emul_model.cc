@@ -50,10 +50,10 @@ emul_switch:
 
 namespace emul {
 
-thread_local Lane *lane __attribute__((tls_model("initial-exec"))) = nullptr;
-thread_local uint3 block_idx __attribute__((tls_model("initial-exec"))) = {0, 0, 0};
-thread_local dim3 block_dim __attribute__((tls_model("initial-exec")));
-thread_local dim3 grid_dim __attribute__((tls_model("initial-exec")));
+thread_local Lane *lane = nullptr;
+thread_local uint3 block_idx = {0, 0, 0};
+thread_local dim3 block_dim;
+thread_local dim3 grid_dim;
 
 int thread_order = 0;
 

@@ -208,7 +208,11 @@ inline float __exp2f(float x) { return exp2f(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-inline float exp2_approx(float x) { return exp2f(x); }
+inline void sincospif(float x, float *sine, float *cosine) {
+  const double angle = static_cast<double>(x) * 3.14159265358979323846;
+  *sine = static_cast<float>(sin(angle));
+  *cosine = static_cast<float>(cos(angle));
+}
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }

@@ -45,10 +45,10 @@ struct Lane {
 };
 
 // What threadIdx, blockIdx, blockDim and gridDim read.
-extern thread_local Lane *lane __attribute__((tls_model("initial-exec")));
-extern thread_local uint3 block_idx __attribute__((tls_model("initial-exec")));
-extern thread_local dim3 block_dim __attribute__((tls_model("initial-exec")));
-extern thread_local dim3 grid_dim __attribute__((tls_model("initial-exec")));
+extern thread_local Lane *lane;
+extern thread_local uint3 block_idx;
+extern thread_local dim3 block_dim;
+extern thread_local dim3 grid_dim;
 
 // The dynamic shared memory of the running block; poisoned at its start.
 void *dynamic_shared();
