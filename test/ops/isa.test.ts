@@ -17,6 +17,7 @@ const ops = [
   "fill",
   "layer_norm",
   "norm_squared",
+  "quantize",
   "random",
   "rms_norm",
   "rope",
