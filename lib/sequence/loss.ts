@@ -49,8 +49,9 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
         null,
         factor,
       );
-      if (dhidden) matmulInto(logits, weight, narrow(dhidden, 0, start, length));
+      // First: the gradient of the hidden states may take their place.
       if (dweight) matmulTransposed(logits, true, x, false, dweight, start > 0);
+      if (dhidden) matmulInto(logits, weight, narrow(dhidden, 0, start, length));
     });
     axpbyInto(loss, loss, { alpha: factor });
     ctx.save(dhidden, dweight);
