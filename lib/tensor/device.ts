@@ -116,7 +116,7 @@ export class Device {
     binding.cancel(this.native);
   }
 
-  /** After cancel(): waits for the queues to be empty and lets work in again. */
+  /** After cancel(), or after the disk tier failed: waits for the queues to be empty and lets work in again. */
   resume(): Promise<void> {
     return binding.resume(this.native);
   }

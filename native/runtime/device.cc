@@ -238,6 +238,8 @@ void Device::marker(int64_t value) {
 void Device::resume() {
   // Updates that were dropped are nobody's any more: a loop that goes on must not wait for them.
   steps_enqueued_.store(steps_finished_.load());
+  for (auto &queue : queues_)
+    if (queue) queue->recover();
   gate_.open();
 }
 

@@ -63,6 +63,11 @@ void Queue::fail(const Outcome &outcome) {
   if (failure_.status == LS_OK) failure_ = outcome;
 }
 
+void Queue::recover() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (failure_.status == LS_IO) failure_ = {};
+}
+
 Outcome Queue::outcome() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return failure_;

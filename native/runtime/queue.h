@@ -72,6 +72,8 @@ class Queue {
 
   // Makes every later ordinary task be passed over; the first failure stays.
   void fail(const Outcome &outcome);
+  // Forgets a failure of a file, which leaves the device itself sound; others stay.
+  void recover();
   Outcome outcome() const;
 
  private:
