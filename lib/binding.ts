@@ -71,7 +71,7 @@ export interface NativeOps {
   unary(x: NativeTensor, y: NativeTensor, kind: number): void;
   unaryBackward(x: NativeTensor, dy: NativeTensor, dx: NativeTensor, kind: number): void;
   binary(a: NativeTensor, b: NativeTensor, y: NativeTensor, kind: number): void;
-  axpby(x: NativeTensor, y: NativeTensor, factor: Optional, alpha: number, beta: number): void;
+  axpby(x: NativeTensor, y: NativeTensor, factor: Optional, alpha: number, beta: number, queue?: number): void;
   embedding(ids: NativeTensor, table: NativeTensor, y: NativeTensor): void;
   embeddingBackward(ids: NativeTensor, dy: NativeTensor, dtable: NativeTensor): void;
   attention(

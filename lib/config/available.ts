@@ -21,9 +21,6 @@ export const availability: readonly Availability[] = [
   { key: "memory.checkpoint.offload", values: ["auto", "none", "host"] },
   { key: "memory.checkpoint.format", values: ["native"] },
   { key: "memory.checkpoint.directory", values: [null] },
-  { key: "memory.offload.optimizer", values: ["none"] },
-  { key: "memory.offload.params", values: ["none"] },
-  { key: "memory.offload.gradients", values: ["none"] },
 ];
 
 /** Reads a value of a configuration by its camelCase path. */

@@ -13,11 +13,12 @@ import { linear } from "../ops/index.js";
 import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
 import { CheckpointStore } from "../sequence/offload.js";
+import { ModelStates, type StateOptions } from "../sequence/states.js";
 import { tensor } from "../tensor/create.js";
 import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope, untracked } from "../tensor/scope.js";
-import type { Tensor } from "../tensor/tensor.js";
+import type { Parameter, Tensor } from "../tensor/tensor.js";
 import { type LossInput, type ModelInput, prepareInput, prepareTargets } from "./batch.js";
 import { type ModelConfig, modelShape } from "./config.js";
 
@@ -41,7 +42,12 @@ export interface MemoryOptions {
   prefetch?: boolean;
   /** Attention runs in this many chunks of query heads, lowered to the nearest divisor of their number. */
   headChunks?: number;
+  /** Where parameters and gradients live. With parameters on the host, a backward needs checkpoints. */
+  states?: StateOptions;
 }
+
+/** All of them, as chosen; what lives where is kept by the states themselves. */
+type Chosen = Required<Omit<MemoryOptions, "states">>;
 
 /** The greatest divisor of `total` that is at most `bound`. */
 export function nearestDivisor(total: number, bound: number): number {
@@ -53,12 +59,21 @@ export function nearestDivisor(total: number, bound: number): number {
 /** Called when work on a layer is about to be enqueued. */
 export type LayerHook = (phase: "forward", layer: number) => void;
 
+interface ForwardOptions extends Chosen {
+  states: ModelStates;
+  head: readonly Parameter[];
+  onLayer: LayerHook | undefined;
+  gradientMask: Tensor | null;
+}
+
 /** Token ids to the last hidden states. */
 export class Decoder extends Module {
   readonly embedTokens: Embedding;
   readonly layers: readonly DecoderLayer[];
   readonly norm: RmsNorm;
   readonly #store = new CheckpointStore();
+  /** Parameters that are used together, in the order of the forward: embedding, layers, norm. */
+  readonly #units: readonly (readonly Parameter[])[];
 
   constructor(config: ModelConfig, options: ModuleOptions) {
     super();
@@ -69,44 +84,65 @@ export class Decoder extends Module {
       return new DecoderLayer({ ...config, ...own }, options);
     });
     this.norm = new RmsNorm(config.hiddenSize, { ...options, eps: rmsNormEps });
+    this.#units = [this.embedTokens, ...this.layers, this.norm].map((module) => module.parameters());
   }
 
-  /** ids [T] int32 -> [T, H]. gradientMask: see Embedding. */
-  forward(
-    ids: Tensor,
-    layout: TokenLayout,
-    options: Required<MemoryOptions> & { onLayer?: LayerHook | undefined; gradientMask?: Tensor | null },
-  ): Tensor {
+  /** The parameters that a backward needs first behind the norm; none without checkpoints. */
+  firstBackward(every: number): readonly Parameter[] | undefined {
+    const count = this.layers.length;
+    return every === 0 ? undefined : this.#units[1 + Math.floor((count - 1) / every) * every];
+  }
+
+  /** ids [T] int32 -> [T, H]. gradientMask: see Embedding. head: what is used next. */
+  forward(ids: Tensor, layout: TokenLayout, options: ForwardOptions): Tensor {
     const { offload: tier, deviceBytes, format, directory, prefetch } = options;
     this.#store.configure({ tier, deviceBytes, format, directory, prefetch });
+    const { states } = options;
+    if (states.options.params === "host" && options.checkpointEvery === 0 && isGradEnabled())
+      throw new ArgumentError(
+        "configureMemory: states.params is host and checkpointEvery 0, so the backward would hold every layer's " +
+          "parameters on the device; set checkpointEvery to 1 or more, or run under noGrad",
+      );
+    const [embedding, firstLayer] = this.#units as [readonly Parameter[], readonly Parameter[]];
+    const norm = this.#units[this.layers.length + 1] as readonly Parameter[];
     return scope(() => {
-      let x_TH = this.embedTokens.forward(ids, options.gradientMask);
+      let x_TH = states.use(embedding, firstLayer, () => this.embedTokens.forward(ids, options.gradientMask));
       const every = Math.max(1, options.checkpointEvery);
       for (let first = 0; first < this.layers.length; first += every) {
-        const y_TH = this.#segment(x_TH, this.layers.slice(first, first + every), layout, options, (i) =>
-          options.onLayer?.("forward", first + i),
-        );
+        const y_TH = this.#segment(x_TH, first, this.layers.slice(first, first + every), layout, options);
         // What a backward needs of it is saved under handles of its own.
         x_TH.dispose();
         x_TH = y_TH;
       }
-      return this.norm.forward(x_TH);
+      return states.use(norm, options.head, () => this.norm.forward(x_TH));
     });
   }
 
-  /** Some layers, as a checkpoint where asked. */
+  /** Some layers, from number `first` on, as a checkpoint where asked. */
   #segment(
     x: Tensor,
+    first: number,
     layers: readonly DecoderLayer[],
     layout: TokenLayout,
-    options: Required<MemoryOptions>,
-    onLayer: (index: number) => void,
+    options: ForwardOptions,
   ): Tensor {
+    const { states } = options;
+    const onLayer = (i: number): void => options.onLayer?.("forward", first + i);
+    const around =
+      (i: number) =>
+      <T>(pass: "forward" | "backward", fn: () => T): T => {
+        const at = 1 + first + i;
+        const unit = this.#units[at] as readonly Parameter[];
+        if (pass === "forward") return states.use(unit, this.#units[at + 1], fn);
+        // Within a segment backwards; the segment before is run again from its start.
+        const next = at - (i > 0 ? 1 : options.checkpointEvery);
+        return states.useBackward(unit, next > 0 ? this.#units[next] : undefined, fn);
+      };
     const run = (layer: DecoderLayer, input: Tensor, of: TokenLayout) => layer.forward(input, of, options);
     const only = layers.length === 1 ? layers[0] : undefined;
     if (options.checkpointEvery === 0) {
       onLayer(0);
-      return run(only as DecoderLayer, x, layout);
+      return around(0)("forward", () => run(only as DecoderLayer, x, layout));
     }
     // Layers of one segment are checkpoints of their own while it is run again: each keeps its input and attention's
     // results until its backward, and the result of the last is not made a second time.
@@ -125,6 +161,7 @@ export class Decoder extends Module {
           parameters: within.flatMap((layer) => [...layer.parameters()]),
           others: [of.positions, of.cuSeqlens],
           store: within === layers ? this.#store : undefined,
+          around: within.length === 1 ? around(layers.indexOf(within[0] as DecoderLayer)) : undefined,
         },
       );
     if (only) {
@@ -154,7 +191,7 @@ export class CausalLM extends Module {
   readonly sourceFolder: string | null;
   /** Called before each layer is enqueued. */
   onLayer: LayerHook | undefined = undefined;
-  readonly #memory: Required<MemoryOptions> = {
+  readonly #memory: Chosen = {
     tileMlp: 0,
     tileLoss: 0,
     checkpointEvery: 0,
@@ -166,6 +203,9 @@ export class CausalLM extends Module {
     prefetch: true,
     headChunks: 1,
   };
+  readonly #states: ModelStates;
+  /** The parameters of the logits. */
+  readonly #head: readonly Parameter[];
   readonly #inverseFrequencies: Tensor;
   readonly #attentionFactor: number;
 
@@ -179,8 +219,12 @@ export class CausalLM extends Module {
     this.dtype = dtype;
     this.sourceFolder = options.sourceFolder ?? null;
     const rotary = rotaryEmbedding(config.rope, config.headDim);
-    this.model = new Decoder(config, { device, dtype });
-    this.lmHead = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, { device, dtype });
+    const where = { device, dtype, tier: options.tier ?? "device" };
+    this.model = new Decoder(config, where);
+    this.lmHead = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, where);
+    this.#head = [this.#headWeight];
+    this.#states = new ModelStates(this.parameters());
+    this.#states.configure({ params: where.tier === "host" ? "host" : "none" });
     this.#inverseFrequencies = untracked(() => tensor(rotary.inverseFrequencies, { device, category: "params" }));
     this.#attentionFactor = rotary.attentionFactor;
   }
@@ -195,8 +239,9 @@ export class CausalLM extends Module {
     return this.lmHead === null ? this.model.embedTokens.weight : this.lmHead.weight;
   }
 
-  /** How a step is cut up; what is left out stays as it was. */
+  /** How a step is cut up and what lives where; what is left out stays as it was. */
   configureMemory(options: MemoryOptions): void {
+    if (options.states !== undefined) this.#states.configure(options.states);
     for (const key of ["tileMlp", "tileLoss", "checkpointEvery", "deviceBytes"] as const) {
       const rows = options[key];
       if (rows === undefined) continue;
@@ -228,7 +273,13 @@ export class CausalLM extends Module {
         attentionFactor: this.#attentionFactor,
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
       };
-      const options = { ...this.#memory, onLayer: this.onLayer, gradientMask: this.#gradientMask(ids) };
+      const options = {
+        ...this.#memory,
+        states: this.#states,
+        head: this.#head,
+        onLayer: this.onLayer,
+        gradientMask: this.#gradientMask(ids),
+      };
       return this.model.forward(tensor(ids, { device }), layout, options);
     });
   }
@@ -243,7 +294,10 @@ export class CausalLM extends Module {
 
   /** Logits [T, V] of tokens laid end to end; each row of `inputIds` is a document of its own. */
   forward(input: ModelInput): Tensor {
-    return scope(() => linear(this.hidden(input), this.#headWeight, null));
+    return scope(() => {
+      const hidden_TH = this.hidden(input);
+      return this.#withHead((weight) => linear(hidden_TH, weight, null));
+    });
   }
 
   /**
@@ -255,16 +309,22 @@ export class CausalLM extends Module {
     const denominator = options.denominator ?? Math.max(1, validTokens);
     if (!(denominator > 0 && Number.isFinite(denominator)))
       throw new ArgumentError(`loss: denominator is ${denominator}, expected a number above 0`);
-    return scope(() =>
-      linearCrossEntropy(this.hidden(batch), this.#headWeight, tensor(targets, { device: this.device }), {
-        denominator,
-        rows: this.#memory.tileLoss,
-        consumeHidden: true,
-      }),
-    );
+    return scope(() => {
+      const hidden_TH = this.hidden(batch);
+      const targets_T = tensor(targets, { device: this.device });
+      const options = { denominator, rows: this.#memory.tileLoss, consumeHidden: true };
+      return this.#withHead((weight) => linearCrossEntropy(hidden_TH, weight, targets_T, options));
+    });
+  }
+
+  /** Runs what reads the head's weight [V, H], the last parameters before the backward. */
+  #withHead<T>(fn: (weight: Parameter) => T): T {
+    const next = isGradEnabled() ? this.model.firstBackward(this.#memory.checkpointEvery) : undefined;
+    return this.#states.use(this.#head, next, () => fn(this.#headWeight));
   }
 
   override dispose(): void {
+    this.#states.dispose();
     super.dispose();
     this.#inverseFrequencies.dispose();
   }

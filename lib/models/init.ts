@@ -5,7 +5,7 @@ import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { untracked } from "../tensor/scope.js";
 import { CausalLM } from "./decoder.js";
-import { type ModelOptions, modelDtype } from "./load.js";
+import { type ModelOptions, modelDtype, parameterTier } from "./load.js";
 import { parseModelConfig } from "./registry.js";
 
 export interface InitOptions extends ModelOptions {
@@ -30,7 +30,9 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
     throw new ArgumentError(`initModel: seed is ${seed}, expected a whole number of at least 0`);
   const config = parseModelConfig(fields, { file: options.file ?? "the model's fields" });
   const dtype = modelDtype(config, options);
-  const model = untracked(() => new CausalLM(config, { device: options.device ?? "cpu", dtype }));
+  const model = untracked(
+    () => new CausalLM(config, { device: options.device ?? "cpu", dtype, tier: parameterTier(options) }),
+  );
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
     for (const [name, parameter] of model.namedParameters()) {

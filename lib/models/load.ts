@@ -7,6 +7,7 @@ import { ArgumentError, IoError, ModelError } from "../errors.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
+import type { ParameterTier } from "../tensor/tensor.js";
 import type { ConfigOverride, ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
 import { parseModelConfig } from "./registry.js";
@@ -74,6 +75,10 @@ export function modelDtype(config: ModelConfig, options: ModelOptions): DType {
   return config.dtype === "bfloat16" || config.dtype === "float16" ? "bfloat16" : "float32";
 }
 
+/** Parameters that are to live on the host are never on the device as a whole. */
+export const parameterTier = (options: ModelOptions): ParameterTier =>
+  options.memory?.states?.params === "host" ? "host" : "device";
+
 /** Tensors of older checkpoints that are made, not trained. */
 const isDerived = (name: string): boolean => name.endsWith("rotary_emb.inv_freq");
 
@@ -92,7 +97,8 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   }
   checkTensors(weights, config, folder);
   const device = options.device ?? "cpu";
-  const model = untracked(() => new CausalLM(config, { device, dtype, sourceFolder: folder }));
+  const tier = parameterTier(options);
+  const model = untracked(() => new CausalLM(config, { device, dtype, tier, sourceFolder: folder }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
     for (const [name, parameter] of model.namedParameters()) {

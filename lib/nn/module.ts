@@ -2,12 +2,15 @@
 
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
-import { Parameter, type Tensor } from "../tensor/tensor.js";
+import { Parameter, type ParameterTier, type Tensor } from "../tensor/tensor.js";
+import { clearGradients } from "../tensor/tiers.js";
 
 /** Where a module's parameters live. */
 export interface ModuleOptions {
   readonly device?: Device | string;
   readonly dtype?: DType;
+  /** host: in host memory, lent to the ops that use them (lib/sequence/states). Default: device. */
+  readonly tier?: ParameterTier;
 }
 
 /** selfAttn -> self_attn */
@@ -42,10 +45,7 @@ export abstract class Module {
 
   /** Drops the gradients; their memory is free. */
   zeroGrad(): void {
-    for (const parameter of this.parameters()) {
-      parameter.grad?.dispose();
-      parameter.grad = null;
-    }
+    clearGradients(this.parameters());
   }
 
   /** Gives back the memory of parameters and gradients; the module is of no more use. */

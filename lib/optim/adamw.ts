@@ -1,8 +1,10 @@
-// AdamW (arXiv 1711.05101), as torch.optim.AdamW computes it; moments and master weights in float32.
+// AdamW (arXiv 1711.05101), as torch.optim.AdamW computes it; moments and master weights in float32, on the device or in
+// host memory. It runs where they are: gradients and weights that lie elsewhere cross in pieces, beside the arithmetic.
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { scope, untracked } from "../tensor/scope.js";
-import { Tensor } from "../tensor/tensor.js";
+import { Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
+import { clearGradients, flatPart, gradientsOf, queues, scalarIn, windowElements } from "../tensor/tiers.js";
 
 export interface AdamWOptions {
   learningRate?: number;
@@ -11,6 +13,14 @@ export interface AdamWOptions {
   weightDecay?: number;
   /** Decay touches tensors of two or more dimensions only. Default false, as in torch. */
   decayOnlyMatrices?: boolean;
+  /**
+   * host: moments, and the master weights of bfloat16 parameters, live in host memory, and the update runs there.
+   * Parameters and gradients may live on either side (CausalLM.configureMemory). Results are the same, bit for bit.
+   * Default: none, all on the device.
+   */
+  offload?: "none" | "host";
+  /** Elements of a tensor that cross at a time; two pieces of each are on their way. Default 4 Mi. */
+  pieceElements?: number;
 }
 
 export interface StepOptions {
@@ -24,8 +34,29 @@ interface State {
   param: Tensor;
   m: Tensor;
   v: Tensor;
+  /** float32 weights that a bfloat16 parameter is rounded from. */
   master: Tensor | null;
 }
+
+/** A share of a parameter's update that is one call of the kernel. */
+interface Piece extends State {
+  grad: Tensor;
+  begin: number;
+  count: number;
+  decay: number;
+  /** What crosses: the gradient comes, the weights come and go, or rounded ones go. */
+  gradComes: boolean;
+  weightsCome: boolean;
+  weightsGo: boolean;
+}
+
+/** Room for one piece on its way. */
+interface Slot {
+  grad: Tensor | null;
+  weights: Tensor | null;
+}
+
+const tierOf = (param: Tensor): ParameterTier => (param instanceof Parameter ? param.tier : "device");
 
 /** At most this many updates wait in the queue before step() blocks. */
 const mostQueued = 2;
@@ -36,6 +67,8 @@ export class AdamW {
   readonly eps: number;
   readonly weightDecay: number;
   readonly #decayOnlyMatrices: boolean;
+  readonly #tier: ParameterTier;
+  readonly #pieceElements: number;
   readonly #params: Tensor[];
   #states: State[] | undefined;
   #step: Tensor | undefined;
@@ -47,6 +80,13 @@ export class AdamW {
     this.eps = options.eps ?? 1e-8;
     this.weightDecay = options.weightDecay ?? 0;
     this.#decayOnlyMatrices = options.decayOnlyMatrices ?? false;
+    const { offload = "none", pieceElements = windowElements } = options;
+    if (offload !== "none" && offload !== "host")
+      throw new ArgumentError(`AdamW: offload is ${JSON.stringify(offload)}, expected none or host`);
+    if (!Number.isSafeInteger(pieceElements) || pieceElements < 1)
+      throw new ArgumentError(`AdamW: pieceElements is ${pieceElements}, expected a whole number, 1 or more`);
+    this.#tier = offload === "host" ? "host" : "device";
+    this.#pieceElements = pieceElements;
     this.#params = [...new Set(params)].filter((param) => param.requiresGrad);
     if (this.#params.length === 0) throw new ArgumentError("AdamW: no parameter requires gradients");
     const check = (name: string, value: number, low: number, high: number): void => {
@@ -62,68 +102,173 @@ export class AdamW {
     check("weightDecay", this.weightDecay, 0, Number.POSITIVE_INFINITY);
   }
 
-  /** Made at the first step, or before a checkpoint is loaded. */
+  /** Made at the first step, or before a checkpoint is loaded. Errors: OutOfMemoryError, and nothing is held then. */
   #ensure(): { states: State[]; step: Tensor } {
     if (!this.#states || !this.#step) {
-      untracked(() => {
-        const first = this.#params[0] as Tensor;
-        this.#step = Tensor.full([], 0, { device: first.device, dtype: "int64", category: "optimizer" });
-        this.#states = this.#params.map((param) => {
-          const zero = (): Tensor =>
-            Tensor.full(param.shape, 0, { device: param.device, dtype: "float32", category: "optimizer" });
-          let master: Tensor | null = null;
-          if (param.dtype === "bfloat16") {
-            master = Tensor.empty(param.shape, { device: param.device, dtype: "float32", category: "optimizer" });
-            binding.ops.copy(param.native(), master.native());
-          }
-          return { param, m: zero(), v: zero(), master };
+      const { device } = this.#params[0] as Tensor;
+      const made: Tensor[] = [];
+      const empty = (shape: readonly number[], dtype: "float32" | "int64"): Tensor => {
+        const tensor = Tensor.empty(shape, { device, dtype, category: "optimizer", tier: this.#tier });
+        made.push(tensor);
+        return tensor;
+      };
+      try {
+        untracked(() => {
+          const step = empty([], "int64").fill(0);
+          this.#states = this.#params.map((param) => {
+            const state: State = {
+              param,
+              m: empty(param.shape, "float32").fill(0),
+              v: empty(param.shape, "float32").fill(0),
+              master: param.dtype === "bfloat16" ? empty(param.shape, "float32") : null,
+            };
+            if (state.master) binding.ops.copy(param.native(), state.master.native());
+            return state;
+          });
+          this.#step = step;
         });
-      });
+      } catch (error) {
+        for (const tensor of made) tensor.dispose();
+        throw error;
+      }
     }
     return { states: this.#states as State[], step: this.#step as Tensor };
+  }
+
+  /** The calls of one update, in the order of the parameters. What crosses is cut; what does not is one call. */
+  #pieces(states: readonly State[]): Piece[] {
+    const placed = new Map(gradientsOf(this.#params).map((gradient) => [gradient.leaf, gradient]));
+    return states.flatMap((state) => {
+      const { param, master } = state;
+      const gradient = placed.get(param);
+      if (!gradient) return [];
+      const { grad } = gradient;
+      if (grad.shape.join() !== param.shape.join() || !grad.isContiguous)
+        throw new ArgumentError(
+          `AdamW: a gradient has shape [${grad.shape}] and strides [${grad.strides}], its parameter shape ` +
+            `[${param.shape}]; give a contiguous gradient of that shape`,
+        );
+      const away = tierOf(param) !== this.#tier;
+      const gradComes = gradient.tier !== this.#tier;
+      const weightsCome = away && master === null;
+      const whole = {
+        ...state,
+        grad,
+        decay: this.#decayOnlyMatrices && param.ndim < 2 ? 0 : this.weightDecay,
+        gradComes,
+        weightsCome,
+        weightsGo: away,
+      };
+      const size = gradComes || weightsCome ? this.#pieceElements : param.size;
+      const pieces: Piece[] = [];
+      for (let begin = 0; begin < param.size; begin += size)
+        pieces.push({ ...whole, begin, count: Math.min(size, param.size - begin) });
+      return pieces;
+    });
   }
 
   /** One update of every parameter that has a gradient. Enqueues only; blocks while more than two updates wait. */
   step(options: StepOptions = {}): void {
     const { states, step } = this.#ensure();
     const device = step.device.native;
-    binding.beginUpdate(device);
-    try {
-      binding.ops.adamwAdvance(step.native(), options.finite?.native() ?? null);
-      for (const { param, m, v, master } of states) {
-        const { grad } = param;
-        if (!grad) continue;
-        const decay = this.#decayOnlyMatrices && param.ndim < 2 ? 0 : this.weightDecay;
+    scope(() => {
+      // All memory is taken before the update begins: it is enqueued as a whole or not at all.
+      const pieces = this.#pieces(states);
+      const slots = this.#slots(pieces);
+      const [factor, finite] = [options.factor, options.finite].map((scalar) =>
+        scalar ? scalarIn(this.#tier, scalar) : null,
+      ) as [Tensor | null, Tensor | null];
+      binding.beginUpdate(device);
+      try {
+        binding.ops.adamwAdvance(step.native(), finite?.native() ?? null);
+        this.#update(pieces, slots, step, factor, finite);
+      } finally {
+        binding.endUpdate(device);
+      }
+    });
+    binding.limitSteps(device, mostQueued);
+  }
+
+  /** Room for two pieces that cross: one is computed while the next one comes. */
+  #slots(pieces: readonly Piece[]): Slot[] {
+    const { device } = this.#params[0] as Tensor;
+    const largest = (which: (piece: Piece) => boolean): number =>
+      pieces.reduce((most, piece) => (which(piece) ? Math.max(most, piece.count) : most), 0);
+    const room = (size: number): Tensor | null =>
+      size === 0 ? null : Tensor.empty([size], { device, dtype: "float32", category: "workspace", tier: this.#tier });
+    const [grads, weights] = [largest((piece) => piece.gradComes), largest((piece) => piece.weightsCome)];
+    return [0, 1].map(() => ({ grad: room(grads), weights: room(weights) }));
+  }
+
+  /** Enqueues the kernel for each piece, and the copies around it on the copy queues. */
+  #update(
+    pieces: readonly Piece[],
+    slots: readonly Slot[],
+    step: Tensor,
+    factor: Tensor | null,
+    finite: Tensor | null,
+  ): void {
+    const device = step.device.native;
+    const [inward, outward] = this.#tier === "host" ? [queues.copyOut, queues.copyIn] : [queues.copyIn, queues.copyOut];
+    const copyPart = (from: Tensor, begin: number, to: Tensor, at: number, count: number, queue: number): void => {
+      const [source, target] = [flatPart(from, begin, count), flatPart(to, at, count)];
+      binding.ops.copy(source.native(), target.native(), queue);
+      source.dispose();
+      target.dispose();
+    };
+    const crosses = (piece: Piece | undefined): piece is Piece =>
+      piece !== undefined && (piece.gradComes || piece.weightsCome);
+    let arriving = 0;
+    const bring = ({ param, grad, begin, count, gradComes, weightsCome }: Piece): void => {
+      const slot = slots[arriving++ % 2] as Slot;
+      if (gradComes) copyPart(grad, begin, slot.grad as Tensor, 0, count, inward);
+      if (weightsCome) copyPart(param, begin, slot.weights as Tensor, 0, count, inward);
+    };
+    let used = 0;
+    for (const [i, piece] of pieces.entries()) {
+      if (i === 0 && crosses(piece)) bring(piece);
+      // Before this piece's arithmetic is enqueued, for which a copy would wait.
+      const next = pieces[i + 1];
+      if (crosses(next)) bring(next);
+      const slot = crosses(piece) ? (slots[used++ % 2] as Slot) : null;
+      const { param, m, v, master, grad, begin, count, decay, gradComes, weightsCome, weightsGo } = piece;
+      scope(() => {
+        const part = (tensor: Tensor): Tensor => flatPart(tensor, begin, count);
+        const arrived = (tensor: Tensor | null): Tensor => flatPart(tensor as Tensor, 0, count);
+        const weights = weightsCome ? arrived(slot?.weights ?? null) : part(weightsGo ? (master as Tensor) : param);
         binding.ops.adamw(
-          param.native(),
-          grad.native(),
-          m.native(),
-          v.native(),
+          weights.native(),
+          (gradComes ? arrived(slot?.grad ?? null) : part(grad)).native(),
+          part(m).native(),
+          part(v).native(),
           step.native(),
-          master?.native() ?? null,
-          options.factor?.native() ?? null,
-          options.finite?.native() ?? null,
+          master && !weightsGo ? part(master).native() : null,
+          factor?.native() ?? null,
+          finite?.native() ?? null,
           this.learningRate,
           this.betas[0],
           this.betas[1],
           this.eps,
           decay,
         );
-      }
-    } finally {
-      binding.endUpdate(device);
+        if (weightsGo) copyPart(weights, 0, param, begin, count, outward);
+      });
     }
-    binding.limitSteps(device, mostQueued);
+    // The next forward reads the parameters, and so does whoever stops after this update.
+    if (pieces.some((piece) => piece.weightsGo)) binding.waitQueue(device, queues.compute, outward);
   }
 
   /** Frees the gradients. */
   zeroGrad(): void {
-    scope(() => {
-      for (const param of this.#params) {
-        param.grad?.dispose();
-        param.grad = null;
-      }
-    });
+    clearGradients(this.#params);
+  }
+
+  /** Frees the states; the optimizer is of no more use. */
+  dispose(): void {
+    for (const { m, v, master } of this.#states ?? []) for (const tensor of [m, v, master]) tensor?.dispose();
+    this.#step?.dispose();
+    this.#states = undefined;
+    this.#step = undefined;
   }
 
   /** Step count and moments by name, for checkpoints; `names` gives each parameter's. Makes them where they are not yet. */

@@ -84,6 +84,8 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
     const made = { device: x.device, dtype: x.dtype };
     // Inside the recomputation of an outer segment the last one's result is never read, and so never made.
     const y = produce(x.shape, made, [x, ...others], (input, ...given) => {
+      // Where it is still to be made, by a layer before this one, that is no part of this forward.
+      input?.native();
       return around("forward", () =>
         noGrad(() => withAttentionKeeper(recorder, () => scope(() => fn(input as Tensor, ...given)))),
       );
@@ -106,6 +108,7 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
     if (ctx.final) release();
     let next = 0;
     const others = present.map((there) => (there ? ctx.saved(next++) : null));
+    x.native();
     const player = new Player(kept);
     try {
       const again: Segment = (input) => withAttentionKeeper(player, () => fn(input, ...others));

@@ -5,7 +5,7 @@ import { binding, type NativeTensor } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { type Category, categoryCode, type Device, device as openDevice, type Tier, tierCode } from "./device.js";
 import { arrayOver, type DataArray, type DType, dtypeBytes, dtypeCode, dtypeOf, encode } from "./dtype.js";
-import { type Scope, type Scoped, track } from "./scope.js";
+import { type Scope, type Scoped, track, untracked } from "./scope.js";
 
 export interface TensorOptions {
   device?: Device | string;
@@ -123,6 +123,9 @@ export class Tensor implements Scoped {
   requiresGrad = false;
   /** Accumulated by backward(): float32, the tensor's shape. */
   grad: Tensor | null = null;
+  /** The same in host memory, of a leaf whose gradients live there (see CausalLM.configureMemory); `grad` is then null
+   * between backwards. */
+  hostGrad: Tensor | null = null;
   /** The function that made it, null for a leaf. */
   node: Node | null = null;
   outputIndex = 0;
@@ -184,6 +187,16 @@ export class Tensor implements Scoped {
         `a tensor of shape [${this.shape}] was disposed: by dispose(), at the end of its scope, or by a backward() that walked it`,
       );
     return this.#handle;
+  }
+
+  /** Its bytes are from now on those of `other`, whose handle ends: a move to another place. */
+  protected takeOver(other: Tensor): void {
+    const handle = other.#handle;
+    if (handle === null) return;
+    other.#handle = null;
+    other.scope?.delete(other);
+    if (this.#handle) binding.release(this.#handle);
+    this.#handle = handle;
   }
 
   get disposed(): boolean {
@@ -398,10 +411,16 @@ export class Tensor implements Scoped {
   }
 }
 
+/** Where a parameter's values live. */
+export type ParameterTier = "device" | "host";
+
 /** A leaf that an optimizer trains: belongs to no scope. */
 export class Parameter extends Tensor {
-  /** Takes over the tensor's bytes. */
-  constructor(from: Tensor, requiresGrad = true) {
+  #tier: ParameterTier;
+  #lent: Tensor | null = null;
+
+  /** Takes over the tensor's bytes. tier: where these lie. */
+  constructor(from: Tensor, requiresGrad = true, tier: ParameterTier = "device") {
     if (!(from instanceof Tensor)) throw new ArgumentError(`Parameter: expected a tensor, got ${typeof from}`);
     super(
       binding.view(from.native(), from.shape, from.strides, 0),
@@ -414,9 +433,35 @@ export class Parameter extends Tensor {
     from.dispose();
     this.keep();
     this.requiresGrad = requiresGrad;
+    this.#tier = tier;
   }
 
   static override empty(shape: readonly number[], options: TensorOptions = {}): Parameter {
-    return new Parameter(Tensor.empty(shape, { category: "params", ...options }), options.requiresGrad ?? true);
+    const { tier } = options;
+    if (tier === "disk") throw new ArgumentError("Parameter: tier is disk, expected device or host");
+    return new Parameter(Tensor.empty(shape, { category: "params", ...options }), options.requiresGrad ?? true, tier);
+  }
+
+  get tier(): ParameterTier {
+    return this.#tier;
+  }
+
+  /** Moves the values. Those on the host are read by the ops of a model while it lends a copy (lib/sequence/states). */
+  moveTo(tier: ParameterTier): void {
+    if (tier === this.#tier) return;
+    const { shape, dtype, device, category } = this;
+    const moved = untracked(() => Tensor.empty(shape, { dtype, device, category, tier }));
+    binding.ops.copy(this.native(), moved.native());
+    this.takeOver(moved);
+    this.#tier = tier;
+  }
+
+  /** What ops read until `lend(null)`: a copy on the device, of the same layout. It stays the lender's. */
+  lend(copy: Tensor | null): void {
+    this.#lent = copy;
+  }
+
+  override native(): NativeTensor {
+    return this.#lent === null ? super.native() : this.#lent.native();
   }
 }

@@ -23,10 +23,11 @@ const TOKENIZER_FILES = [
 /** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError, and ConfigError for mistakes in model.init. */
 export async function openModel(config: Config, device: Device, dtype: DType, signal?: AbortSignal): Promise<CausalLM> {
   const { path, init, override } = config.model;
-  if (path !== null) return loadModel(path, { device, dtype, override, ...(signal ? { signal } : {}) });
+  const memory = { states: config.memory.offload };
+  if (path !== null) return loadModel(path, { device, dtype, override, memory, ...(signal ? { signal } : {}) });
   const fields = overrideFields(init as ConfigFields, override);
   try {
-    return await initModel(fields, { device, dtype, seed: config.train.seed, file: "model.init" });
+    return await initModel(fields, { device, dtype, memory, seed: config.train.seed, file: "model.init" });
   } catch (error) {
     // The fields stand in the configuration itself.
     if (error instanceof ModelError) throw new ConfigError(error.message, error.details, { cause: error });

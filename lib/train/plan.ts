@@ -56,11 +56,20 @@ export function chooseMemory(config: Config, tokens: number, model: ModelSizes, 
   const rows = (setting: "auto" | "off" | number, most: number, chosen: number | undefined) =>
     setting === "off" ? 0 : setting === "auto" ? (chosen ?? evenRows(tokens, most)) : setting;
   const offload = checkpoint.offload === "auto" ? "none" : checkpoint.offload;
-  const asked = offload !== "none" || checkpoint.keepAttention === true || Number(checkpoint.deviceBytes) > 0;
+  const asked =
+    states.params === "host" ||
+    offload !== "none" ||
+    checkpoint.keepAttention === true ||
+    Number(checkpoint.deviceBytes) > 0;
   const checkpointEvery = checkpoint.every === "auto" ? (asked ? 1 : 0) : checkpoint.every;
   if (checkpointEvery === 0 && offload !== "none")
     throw new ConfigError(
       `memory.checkpoint.offload: ${offload} has nothing to move while memory.checkpoint.every is 0; set every to 1 or more, or offload to none`,
+    );
+  if (checkpointEvery === 0 && states.params === "host")
+    throw new ConfigError(
+      "memory.offload.params: host needs memory.checkpoint.every of 1 or more, since without checkpoints a backward " +
+        "holds every layer's parameters on the device; set every to 1 or auto, or params to none",
     );
   return {
     tileMlp: rows(tileMlp, MLP_TILE_ROWS, before?.tileMlp),

@@ -215,7 +215,7 @@ class Run {
       for (const queued of this.#queued) release(queued);
       this.#queued.length = 0;
       this.#optimizer?.zeroGrad();
-      for (const [, tensor] of this.#optimizer?.namedState(this.#names) ?? []) tensor.dispose();
+      this.#optimizer?.dispose();
       this.#model?.dispose();
       await device.resume();
       device.setLimit(0);
@@ -389,6 +389,7 @@ class Run {
         eps: train.eps,
         weightDecay: train.weightDecay,
         decayOnlyMatrices: true,
+        offload: plan.states.optimizer,
       },
     );
     this.#state = resumed?.state ?? {
@@ -653,7 +654,7 @@ class Run {
     const device = this.#device as Device;
     const sums = noGrad(() =>
       this.#parameters.map(([name, parameter]) => {
-        const sum = Tensor.full([], 0, { device, dtype: "float64" }).keep();
+        const sum = Tensor.full([], 0, { device, dtype: "float64", tier: parameter.tier }).keep();
         binding.ops.normSquared(parameter.native(), sum.native());
         return { name, sum };
       }),
