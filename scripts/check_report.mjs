@@ -258,7 +258,7 @@ try {
     check(`${name}: no tooltip before anything is pointed at`, !(await tip.isVisible()));
     for (const [target, pattern] of [
       [page.locator('svg[aria-label="Loss over steps"]'), /^step \d+\s*training\s*[\d.]+/],
-      [hill, /event|start of the step/],
+      [hill, /at [\d.]+ (µs|ms|s)|start of the step/],
       [fall.locator("rect").first(), /(µs|ms|s), from/],
     ]) {
       await target.scrollIntoViewIfNeeded();

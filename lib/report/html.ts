@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { IoError } from "../errors.js";
 import { formatBytes, formatDuration, formatLoss, formatSi } from "./format.js";
 import {
-  categoryLabel,
   colourOf,
   escapeHtml,
   formatMicros,
@@ -281,7 +280,7 @@ function atPeak(hill: Hill): string {
     .filter(([, bytes]) => bytes > 0)
     .sort((a, b) => b[1] - a[1])
     .map(([category, bytes]) => [
-      swatch(colourOf(category)) + escapeHtml(categoryLabel(category)),
+      swatch(colourOf(category)) + escapeHtml(category),
       formatBytes(bytes),
       percent(bytes, hill.peak),
     ]);
@@ -289,15 +288,11 @@ function atPeak(hill: Hill): string {
 }
 
 function memoryCard(trace: Trace, step: StepLine | undefined): string {
-  const found = hills(trace, step === undefined ? {} : { device: step.deviceLiveBytes });
+  const found = hills(trace);
+  const { start, end } = queueUse(trace);
   const id = `memory-${trace.step}`;
   if (found.length === 0)
     return card(id, "Memory through the step", `Step ${trace.step}: the trace holds no allocations.`, "");
-  const notes: string[] = [];
-  if (step === undefined)
-    notes.push(
-      `metrics.jsonl has no line for step ${trace.step}, so what lay in memory before it is not known and not drawn.`,
-    );
   const charts = found.map((hill) => {
     const reserved =
       step === undefined
@@ -315,8 +310,8 @@ function memoryCard(trace: Trace, step: StepLine | undefined): string {
     return (
       `<div class="tier" data-tier="${escapeHtml(hill.tier)}"><h3>${escapeHtml(title)}</h3>` +
       `<p class="about">${facts}.</p><div class="beside"><div>` +
-      hillChart(hill, `${title} memory by category through step ${trace.step}`, trace.allocations.length) +
-      legend(hill.categories.map((category) => ({ name: categoryLabel(category), colour: colourOf(category) }))) +
+      hillChart(hill, `${title} memory by category through step ${trace.step}`, start, end) +
+      legend(hill.categories.map((category) => ({ name: category, colour: colourOf(category) }))) +
       `</div><div>${atPeak(hill)}</div></div></div>`
     );
   });
@@ -324,9 +319,8 @@ function memoryCard(trace: Trace, step: StepLine | undefined): string {
     id,
     "Memory through the step",
     `Live bytes in step ${trace.step} by tier and category, and their peak as a flat line. Memory is taken and ` +
-      "returned as the program enqueues work, which runs ahead of the device; the axis is therefore the order of these " +
-      "events, the same in every run.",
-    notes.map((note) => `<p class="note">${note}</p>`).join("") + charts.join(""),
+      "returned as the program enqueues work, ahead of the device; it is drawn when the ops that it was taken for run.",
+    charts.join(""),
   );
 }
 

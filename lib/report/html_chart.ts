@@ -1,7 +1,7 @@
 // The drawings of a report as SVG text: lines over steps, stacked bytes through a step, and the waterfall of its queues.
 
 import { formatBytes } from "./format.js";
-import { type Block, blocksOf, type Hill, type OpKind, opKinds, type QueueUse } from "./html_trace.js";
+import { type Block, blocksOf, categoryNames, type Hill, type OpKind, opKinds, type QueueUse } from "./html_trace.js";
 
 /** Text that is safe between tags and in quoted attributes. */
 export function escapeHtml(text: string): string {
@@ -222,22 +222,26 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
   });
 }
 
-/** Live bytes of one tier through a step, stacked by category, under a flat line at their peak. */
-export function hillChart(hill: Hill, label: string, events: number): string {
+/**
+ * Live bytes of one tier through a step, stacked by category, under a flat line at their peak. start, end: of the
+ * step's waterfall, in microseconds.
+ */
+export function hillChart(hill: Hill, label: string, start: number, end: number): string {
   const size: Size = { width: 700, height: hill.tier === "device" ? 290 : 210 };
   const inner = innerWidth(size);
   const bottom = size.height - margin.bottom;
   const high = Math.max(1, hill.peak * 1.14);
-  const x = (at: number) => margin.left + (events === 0 ? 0 : at / events) * inner;
+  const span = Math.max(end - start, 1e-3);
+  const x = (at: number) => margin.left + (Math.min(Math.max(at - start, 0), span) / span) * inner;
   const y = (bytes: number) => bottom - (bytes / high) * (bottom - margin.top);
-  const end = px(margin.left + inner);
+  const right = px(margin.left + inner);
   const lower = hill.at.map(() => 0);
   const areas = hill.categories.map((category, c) => {
     const upper = hill.at.map((_, i) => (lower[i] as number) + (hill.live[c]?.[i] as number));
     // Bytes stay as they are until the next event, so the outline goes in steps, there and back.
     let path = `M${px(x(0))} ${px(y(upper[0] as number))}`;
     for (let i = 1; i < upper.length; i++) path += `H${px(x(hill.at[i] as number))}V${px(y(upper[i] as number))}`;
-    path += `H${end}V${px(y(lower.at(-1) as number))}`;
+    path += `H${right}V${px(y(lower.at(-1) as number))}`;
     for (let i = upper.length - 1; i > 0; i--)
       path += `H${px(x(hill.at[i] as number))}V${px(y(lower[i - 1] as number))}`;
     path += `H${px(x(0))}Z`;
@@ -246,32 +250,32 @@ export function hillChart(hill: Hill, label: string, events: number): string {
   });
   const peakY = px(y(hill.peak));
   const peakX = x(hill.at[hill.peakAt] as number);
-  const right = peakX < margin.left + inner / 2;
+  const early = peakX < margin.left + inner / 2;
   const flat =
-    `<path class="peak" d="M${margin.left} ${peakY}H${end}"/>` +
+    `<path class="peak" d="M${margin.left} ${peakY}H${right}"/>` +
     `<circle class="summit" cx="${px(peakX)}" cy="${peakY}" r="3.5"/>` +
-    `<text class="peak-label" x="${right ? end : margin.left + 6}" y="${px(y(hill.peak) - 7)}" ` +
-    `text-anchor="${right ? "end" : "start"}">peak ${escapeHtml(formatBytes(hill.peak))}</text>`;
+    `<text class="peak-label" x="${early ? right : margin.left + 6}" y="${px(y(hill.peak) - 7)}" ` +
+    `text-anchor="${early ? "end" : "start"}">peak ${escapeHtml(formatBytes(hill.peak))}</text>`;
   const frame = axes(
     size,
     { ticks: ticks(0, high, 5, 1024), at: y, format: formatBytes },
     {
-      ticks: ticks(0, events, 6).filter(Number.isInteger),
-      at: x,
-      format: String,
-      name: "allocations and frees of the step, in program order",
+      ticks: ticks(0, span, 6),
+      at: (time) => x(start + time),
+      format: (time) => short(formatMicros(time)),
+      name: "time on the device",
     },
   );
   const total = hill.at.map((_, i) => hill.live.reduce((sum, bytes) => sum + (bytes[i] as number), 0));
   return chart(label, size, "hill", frame + areas.join("") + flat, {
     x: hill.at.map(x),
-    head: hill.at.map((at) => (at === 0 ? "start of the step" : `after event ${at} of ${events}`)),
+    head: hill.at.map((at, i) => (i === 0 ? "start of the step" : `at ${formatMicros(Math.max(0, at - start))}`)),
     rows: [
       { colour: "text", name: "total", text: total.map(formatBytes), y: total.map(y) },
       ...hill.categories
         .map((category, c) => ({
           colour: colourOf(category),
-          name: categoryLabel(category),
+          name: category,
           text: (hill.live[c] as number[]).map((bytes) => (bytes === 0 ? "" : formatBytes(bytes))),
           y: hill.at.map(() => null),
         }))
@@ -282,13 +286,7 @@ export function hillChart(hill: Hill, label: string, events: number): string {
 
 /** The colour variable of a memory category; unknown ones share one. */
 export function colourOf(category: string): string {
-  return /^(before|params|optimizer|grads|checkpoints|activations|logits|comm|workspace)$/.test(category)
-    ? `m-${category}`
-    : "m-before";
-}
-
-export function categoryLabel(category: string): string {
-  return category === "before" ? "held before the step" : category;
+  return (categoryNames as readonly string[]).includes(category) ? `m-${category}` : "m-other";
 }
 
 /** The colour variable of a kind of op. */

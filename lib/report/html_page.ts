@@ -16,7 +16,7 @@ export const style = `
   }
 }
 :root {
-  --m-before: var(--grey); --m-params: var(--violet); --m-optimizer: var(--green); --m-grads: var(--magenta);
+  --m-other: var(--grey); --m-params: var(--violet); --m-optimizer: var(--green); --m-grads: var(--magenta);
   --m-checkpoints: var(--yellow); --m-activations: var(--blue); --m-logits: var(--red); --m-comm: var(--orange);
   --m-workspace: var(--aqua);
   --op-0: var(--blue); --op-1: var(--orange); --op-2: var(--aqua); --op-3: var(--yellow); --op-4: var(--red);

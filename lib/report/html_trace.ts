@@ -6,6 +6,8 @@ import { FormatError } from "../errors.js";
 export interface TraceOp {
   name: string;
   queue: string;
+  /** When the program enqueued it; 0: before the recording. */
+  enqueued: number;
   start: number;
   duration: number;
   bytes: number;
@@ -17,6 +19,8 @@ export interface TraceAllocation {
   tier: string;
   category: string;
   bytes: number;
+  /** Microseconds since the recording began, as the program runs: ahead of the queues. */
+  time: number;
 }
 
 /** A recorded step. */
@@ -26,14 +30,14 @@ export interface Trace {
   ops: TraceOp[];
   /** In program order. */
   allocations: TraceAllocation[];
+  /** Bytes by tier and category when the recording began. */
+  live: Record<string, Record<string, number>>;
 }
 
 /** In the order in which queues, tiers and categories are drawn. */
 export const queueNames = ["compute", "copy_out", "copy_in", "comm", "disk_out", "disk_in"] as const;
 export const tierNames = ["device", "host", "disk"] as const;
-/** `before` is what lay there when the recording began and was not told apart. */
 export const categoryNames = [
-  "before",
   "params",
   "optimizer",
   "grads",
@@ -56,21 +60,23 @@ interface ChromeEvent {
 
 /**
  * Reads the recorder's Chrome trace JSON: complete events (`X`) are ops on the thread that is their queue, events of
- * category `memory` are allocations; others are passed over. Throws FormatError that names the file and the event.
+ * category `memory` are allocations, `otherData.live` is what was there before; others are passed over. Throws
+ * FormatError that names the file and the event.
  */
 export function parseTrace(step: number, text: string, file: string): Trace {
-  let events: unknown;
+  let whole: { traceEvents?: unknown; otherData?: { live?: unknown } } | null;
   try {
-    events = (JSON.parse(text) as { traceEvents?: unknown } | null)?.traceEvents;
+    whole = JSON.parse(text);
   } catch (error) {
     throw new FormatError(
       `${file}: not valid JSON (${(error as Error).message}); remove it, or record it again with output.trace_steps`,
       { file },
     );
   }
+  const events = whole?.traceEvents;
   if (!Array.isArray(events))
     throw new FormatError(`${file}: no traceEvents in it; it is not a trace of longseq`, { file });
-  const trace: Trace = { step, ops: [], allocations: [] };
+  const trace: Trace = { step, ops: [], allocations: [], live: readLive(whole?.otherData?.live, file) };
   const queues = new Map<unknown, string>();
   events.forEach((value: unknown, index) => {
     const event = (typeof value === "object" && value !== null ? value : {}) as ChromeEvent;
@@ -87,6 +93,7 @@ export function parseTrace(step: number, text: string, file: string): Trace {
       trace.ops.push({
         name: String(event.name),
         queue: queues.get(event.tid) ?? `queue ${String(event.tid)}`,
+        enqueued: number("enqueued", args.enqueued ?? 0),
         start: number("ts", event.ts),
         duration: Math.max(0, number("dur", event.dur)),
         bytes: number("bytes", args.bytes ?? 0),
@@ -97,9 +104,25 @@ export function parseTrace(step: number, text: string, file: string): Trace {
         tier: String(args.tier),
         category: String(args.category),
         bytes: number("bytes", args.bytes),
+        time: number("ts", event.ts),
       });
   });
   return trace;
+}
+
+/** {tier: {category: bytes}} */
+function readLive(value: unknown, file: string): Trace["live"] {
+  const isObject = (item: unknown): item is Record<string, unknown> => typeof item === "object" && item !== null;
+  if (
+    !isObject(value) ||
+    !Object.values(value).every((tier) => isObject(tier) && Object.values(tier).every(Number.isFinite))
+  )
+    throw new FormatError(
+      `${file}: otherData.live does not say how much memory was in use when the recording began; ` +
+        "record it again with output.trace_steps",
+      { file },
+    );
+  return value as Trace["live"];
 }
 
 /** The kind of work an op does, which gives it its colour. */
@@ -266,7 +289,7 @@ export function opTotals(trace: Trace): OpTotal[] {
 export interface Hill {
   tier: string;
   categories: string[];
-  /** Allocation events of the whole step that came before; one a sample, ascending. */
+  /** Microseconds since the recording began; one a sample, ascending. */
   at: number[];
   /** Live bytes, [category][sample]. */
   live: number[][];
@@ -280,51 +303,55 @@ export interface Hill {
 const MOST_SAMPLES = 800;
 
 /**
- * Live bytes by category for each tier with anything in it. The recorder notes changes only, so what lay there before
- * has to come from elsewhere: `liveAfter` gives the live bytes of a tier at the step's end where they are known, and a
- * category that falls below zero must have held that much.
+ * When allocations matter to the device: the program takes and returns memory while it enqueues work, ahead of the
+ * queues, so bytes taken before an op was enqueued are in use from when that op runs. Gives the start of the first op of
+ * the compute queue that was enqueued after each allocation; the end of the last one where none was.
  */
-export function hills(trace: Trace, liveAfter: Readonly<Record<string, number>>): Hill[] {
-  const { allocations } = trace;
-  const tiers = [...new Set<string>([...tierNames, ...allocations.map(({ tier }) => tier)])];
+function deviceTimes({ ops, allocations }: Trace): number[] {
+  const compute = ops.filter(({ queue }) => queue === "compute").sort((a, b) => a.enqueued - b.enqueued);
+  const last = compute.reduce((end, { start, duration }) => Math.max(end, start + duration), 0);
+  let next = 0;
+  let latest = 0;
+  return allocations.map(({ time }) => {
+    if (compute.length === 0) return time;
+    while (next < compute.length && (compute[next] as TraceOp).enqueued < time) next++;
+    latest = Math.max(latest, compute[next]?.start ?? last);
+    return latest;
+  });
+}
+
+/** Live bytes by category for each tier with anything in it. */
+export function hills(trace: Trace): Hill[] {
+  const { allocations, live: before } = trace;
+  const times = deviceTimes(trace);
+  const tiers = [...new Set<string>([...tierNames, ...Object.keys(before), ...allocations.map(({ tier }) => tier)])];
   return tiers.flatMap((tier): Hill[] => {
     const own = allocations.flatMap((allocation, index) =>
-      allocation.tier === tier ? [{ ...allocation, index }] : [],
+      allocation.tier === tier ? [{ ...allocation, at: times[index] as number }] : [],
     );
-    const net = own.reduce((sum, { bytes }) => sum + bytes, 0);
-    const sums = new Map<string, number>();
-    const lowest = new Map<string, number>();
-    for (const { category, bytes } of own) {
-      const sum = (sums.get(category) ?? 0) + bytes;
-      sums.set(category, sum);
-      lowest.set(category, Math.min(lowest.get(category) ?? 0, sum));
-    }
-    const held = new Map([...lowest].map(([category, low]) => [category, -low]));
-    const known = [...held.values()].reduce((sum, bytes) => sum + bytes, 0);
-    const before = Math.max(0, (liveAfter[tier] ?? 0) - net - known);
-    if (own.length === 0 && before === 0) return [];
-    held.set("before", before);
-    const categories = [...new Set<string>([...categoryNames, ...held.keys()])].filter(
-      (name) => sums.has(name) || (held.get(name) ?? 0) > 0,
-    );
-    const live = new Map(categories.map((name) => [name, held.get(name) ?? 0]));
-    let total = before + known;
+    const held = Object.entries(before[tier] ?? {}).filter(([, bytes]) => bytes > 0);
+    if (own.length === 0 && held.length === 0) return [];
+    const there = new Set([...held.map(([category]) => category), ...own.map(({ category }) => category)]);
+    const categories = [...new Set<string>([...categoryNames, ...there])].filter((name) => there.has(name));
+    const live = new Map(held);
+    const start = held.reduce((sum, [, bytes]) => sum + bytes, 0);
+    let total = start;
     const samples: { at: number; total: number; live: number[] }[] = [];
     let highest: (typeof samples)[number] | null = null;
     const bucketSize = Math.max(1, Math.ceil(own.length / MOST_SAMPLES));
     const sample = (at: number) => ({ at, total, live: categories.map((name) => live.get(name) ?? 0) });
     samples.push(sample(0));
-    for (const [i, { category, bytes, index }] of own.entries()) {
+    for (const [i, { category, bytes, at }] of own.entries()) {
       live.set(category, (live.get(category) ?? 0) + bytes);
       total += bytes;
-      if (highest === null || total > highest.total) highest = sample(index + 1);
+      if (highest === null || total > highest.total) highest = sample(at);
       if ((i + 1) % bucketSize === 0 || i + 1 === own.length) {
         samples.push(highest);
         highest = null;
       }
     }
     // The end, also where the last stretch was higher before.
-    if (samples.at(-1)?.total !== total) samples.push(sample(allocations.length));
+    if (samples.at(-1)?.total !== total) samples.push(sample(own.at(-1)?.at ?? 0));
     let peakAt = 0;
     samples.forEach((each, i) => {
       if (each.total > (samples[peakAt] as typeof each).total) peakAt = i;
@@ -337,7 +364,7 @@ export function hills(trace: Trace, liveAfter: Readonly<Record<string, number>>)
         live: categories.map((_, c) => samples.map((each) => each.live[c] as number)),
         peak: (samples[peakAt] as (typeof samples)[number]).total,
         peakAt,
-        before: before + known,
+        before: start,
       },
     ];
   });

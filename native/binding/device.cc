@@ -1,4 +1,6 @@
 // Devices for JavaScript: opening, memory figures, counters, markers, cancelling, the trace.
+#include <algorithm>
+
 #include "binding/common.h"
 #include "runtime/registry.h"
 
@@ -211,7 +213,11 @@ Napi::Value failure(const Napi::CallbackInfo &info) {
 }
 
 Napi::Value start_trace(const Napi::CallbackInfo &info) {
-  device_of(info[0]).device->recorder().start();
+  Device &device = *device_of(info[0]).device;
+  Recorder::Live live{};
+  for (int32_t tier = 0; tier < LS_TIER_COUNT; ++tier)
+    std::copy_n(device.allocator(tier).stats().category_live, LS_CATEGORY_COUNT, live[tier].begin());
+  device.recorder().start(live);
   return info.Env().Undefined();
 }
 

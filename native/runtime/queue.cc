@@ -42,6 +42,7 @@ Queue::~Queue() {
 }
 
 uint64_t Queue::enqueue(Task task) {
+  if (task.recorded && recorder_->on()) task.enqueued_ns = now_ns();
   uint64_t sequence;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -106,7 +107,7 @@ void Queue::drain() {
         status = LS_DEVICE_FAILURE;
         std::snprintf(message, sizeof message, "%s", error.what());
       }
-      if (record) recorder_->op(task.name, kind_, start, now_ns(), task.bytes, task.flops);
+      if (record) recorder_->op(task.name, kind_, task.enqueued_ns, start, now_ns(), task.bytes, task.flops);
       if (status != LS_OK) {
         outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
         outcome.message = format("%s failed on rank 0%s%s: %s", task.name, task.shapes.empty() ? "" : " with ",

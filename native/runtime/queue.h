@@ -34,6 +34,7 @@ struct Task {
   int64_t bytes = 0;
   double flops = 0;
   bool recorded = false;
+  int64_t enqueued_ns = 0;  // set while the recorder is on
 };
 
 class Recorder;

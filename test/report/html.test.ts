@@ -51,8 +51,12 @@ function stepRecord(step: number, more: Record<string, unknown> = {}) {
 
 const plan = { event: "plan", steps: 4, device: "cpu (avx2, 2 threads)", dtype: "float32", parameters: 1_234_567 };
 
-/** A trace as the recorder writes it. */
-function traceText(ops: [name: string, queue: number, start: number, duration: number][], memory: unknown[][]) {
+/** A trace as the recorder writes it: ops enqueued 10 us apart, allocations at the time given, or before all ops. */
+function traceText(
+  ops: [name: string, queue: number, start: number, duration: number][],
+  memory: unknown[][],
+  live: unknown = { device: {}, host: {}, disk: {} },
+) {
   const events = [
     ...["compute", "copy_out", "copy_in", "comm"].map((name, tid) => ({
       name: "thread_name",
@@ -61,7 +65,7 @@ function traceText(ops: [name: string, queue: number, start: number, duration: n
       tid,
       args: { name },
     })),
-    ...ops.map(([name, tid, ts, dur]) => ({
+    ...ops.map(([name, tid, ts, dur], i) => ({
       name,
       cat: "op",
       ph: "X",
@@ -69,20 +73,20 @@ function traceText(ops: [name: string, queue: number, start: number, duration: n
       tid,
       ts,
       dur,
-      args: { bytes: 1024, flops: name === "matmul" ? 1e6 : 0 },
+      args: { bytes: 1024, flops: name === "matmul" ? 1e6 : 0, enqueued: 10 * (i + 1) },
     })),
-    ...memory.map(([tier, category, bytes]) => ({
+    ...memory.map(([tier, category, bytes, ts = 1]) => ({
       name: "allocation",
       cat: "memory",
       ph: "i",
       s: "p",
       pid: 1,
       tid: 100,
-      ts: 1,
+      ts,
       args: { category, tier, bytes },
     })),
   ];
-  return `${JSON.stringify({ displayTimeUnit: "ms", traceEvents: events })}\n`;
+  return `${JSON.stringify({ displayTimeUnit: "ms", traceEvents: events, otherData: { live } })}\n`;
 }
 
 const trace = traceText(
@@ -95,14 +99,16 @@ const trace = traceText(
   ],
   [
     ["device", "activations", 4 * MiB],
-    ["device", "workspace", 2 * MiB],
-    ["host", "checkpoints", 3 * MiB],
-    ["device", "workspace", -2 * MiB],
-    ["device", "grads", 1 * MiB],
-    ["device", "activations", -4 * MiB],
-    ["host", "checkpoints", -3 * MiB],
-    ["device", "grads", -1 * MiB],
+    // For the attention, which is enqueued at 20 and runs at 500.
+    ["device", "workspace", 2 * MiB, 15],
+    ["host", "checkpoints", 3 * MiB, 25],
+    ["device", "workspace", -2 * MiB, 25],
+    ["device", "grads", 1 * MiB, 45],
+    ["device", "activations", -4 * MiB, 55],
+    ["host", "checkpoints", -3 * MiB, 55],
+    ["device", "grads", -1 * MiB, 55],
   ],
+  { device: { params: 8 * MiB, optimizer: 2 * MiB, grads: 0 }, host: {}, disk: {} },
 );
 
 let made = 0;
@@ -239,9 +245,25 @@ t.test("a page with everything in it", async (t) => {
     t.match(text, "Device Live at most 16.0 MiB, of which 10.0 MiB lay there before the step");
     t.match(text, "peak 16.0 MiB");
     t.match(text, "Host Live at most 3.00 MiB; up to the step's end the allocator had reserved at most 8.00 MiB");
-    t.match(text, "At the peak device 16.0 MiB 100% held before the step 10.0 MiB 63% activations 4.00 MiB 25%");
+    t.match(text, "At the peak device 16.0 MiB 100% params 8.00 MiB 50% activations 4.00 MiB 25% optimizer 2.00 MiB");
+    t.match(text, "time on the device");
+    const hover = /aria-label="Device memory by category through step 2" data-hover="([^"]+)"/.exec(html)?.[1] ?? "";
+    const { head, rows } = JSON.parse(hover.replace(/&#(\d+);/g, (_, code) => String.fromCharCode(Number(code))));
+    t.same(
+      head.map((at: string, i: number) => [at, rows[0].text[i]]),
+      [
+        ["start of the step", "10.0 MiB"],
+        ["at 0.00 µs", "14.0 MiB"],
+        ["at 400 µs", "16.0 MiB"],
+        ["at 800 µs", "14.0 MiB"],
+        ["at 800 µs", "15.0 MiB"],
+        ["at 1.00 ms", "11.0 MiB"],
+        ["at 1.00 ms", "10.0 MiB"],
+      ],
+      "when the ops run that the memory is for",
+    );
     const areas = [...html.matchAll(/<path class="area" data-category="([^"]+)"/g)].map((match) => match[1]);
-    const tiers = ["before", "grads", "activations", "workspace", "checkpoints"];
+    const tiers = ["params", "optimizer", "grads", "activations", "workspace", "checkpoints"];
     t.same(areas, [...tiers, ...tiers], "device, then host, of both steps");
     t.equal(html.match(/<path class="peak"/g)?.length, 4, "a flat line for each tier of each step");
   });
@@ -332,8 +354,7 @@ t.test("what a run does not have", async (t) => {
 
   t.test("a trace whose step has no line", async (t) => {
     const html = reportHtml(readRun(runFolder([stepRecord(1)], { "step-7.json": trace })));
-    t.match(textOf(html, "memory-7"), "metrics.jsonl has no line for step 7");
-    t.match(textOf(html, "memory-7"), "Live at most 6.00 MiB.");
+    t.match(textOf(html, "memory-7"), "Live at most 16.0 MiB, of which 10.0 MiB lay there before the step.");
   });
 
   t.test("an empty trace", async (t) => {
@@ -375,12 +396,26 @@ t.test("broken input: one message with the place, and no page", async (t) => {
     [runFolder([stepRecord(1)], { "step-1.json": "{" }), 1, /step-1\.json: not valid JSON .*output\.trace_steps/],
     [runFolder([stepRecord(1)], { "step-1.json": "null" }), 1, /step-1\.json: no traceEvents in it/],
     [
-      runFolder([stepRecord(1)], { "step-1.json": '{"traceEvents":[{"name":"matmul","ph":"X","tid":0,"ts":"x"}]}' }),
+      runFolder([stepRecord(1)], { "step-1.json": '{"traceEvents":[]}' }),
+      1,
+      /step-1\.json: otherData\.live does not say/,
+    ],
+    [
+      runFolder([stepRecord(1)], { "step-1.json": traceText([], [], { device: { params: "much" } }) }),
+      1,
+      /step-1\.json: otherData\.live does not say .*output\.trace_steps/,
+    ],
+    [
+      runFolder([stepRecord(1)], {
+        "step-1.json": '{"otherData":{"live":{}},"traceEvents":[{"name":"matmul","ph":"X","tid":0,"ts":"x"}]}',
+      }),
       1,
       /step-1\.json: event 1 \(matmul\): ts is "x"; expected a number/,
     ],
     [
-      runFolder([stepRecord(1)], { "step-1.json": '{"traceEvents":[{"name":"allocation","cat":"memory","ph":"i"}]}' }),
+      runFolder([stepRecord(1)], {
+        "step-1.json": '{"otherData":{"live":{}},"traceEvents":[{"name":"allocation","cat":"memory","ph":"i"}]}',
+      }),
       1,
       /step-1\.json: event 1 \(allocation\): bytes is missing; expected a number/,
     ],
@@ -417,6 +452,7 @@ t.test("many steps, many ops and many traces stay drawable", async (t) => {
     "device",
     "activations",
     i === 15_000 ? 5000 : i === 15_001 ? -5000 : i % 2 ? -10 : 10,
+    i * 10,
   ]);
   const text = traceText(ops, memory);
   const traces = Object.fromEntries(
@@ -435,7 +471,7 @@ t.test("many steps, many ops and many traces stay drawable", async (t) => {
   t.match(html, /<path class="line faint"/);
   t.match(textOf(html, "loss"), "training, mean of 400 steps");
   t.match(html, "&#34;2.2425&#34;", "97 / 400 above the rest while that step is in the mean");
-  const [hill] = hills(run.traces[0] as (typeof run.traces)[0], {});
+  const [hill] = hills(run.traces[0] as (typeof run.traces)[0]);
   t.equal(hill?.peak, 5000, "nor is the peak");
   t.ok((hill?.at.length ?? 0) <= 802);
 });
@@ -444,6 +480,7 @@ t.test("blocks keep the time of what they hold", async (t) => {
   const op = (name: string, start: number, duration: number): TraceOp => ({
     name,
     queue: "compute",
+    enqueued: 0,
     start,
     duration,
     bytes: 1,
@@ -487,34 +524,31 @@ t.test("blocks keep the time of what they hold", async (t) => {
   );
 });
 
-t.test("hills: what was there before", async (t) => {
-  const from = (memory: unknown[][]) => parseTrace(1, traceText([], memory), "trace");
-  const [freed] = hills(
-    from([
-      ["host", "checkpoints", -8],
-      ["host", "checkpoints", 2],
-    ]),
-    {},
+t.test("hills: what was there before, and when", async (t) => {
+  const from = (...[ops, memory, live]: Parameters<typeof traceText>) =>
+    hills(parseTrace(1, traceText(ops, memory, live), "trace"));
+  const [freed] = from([], [["host", "checkpoints", -8, 3]], { host: { checkpoints: 10 } });
+  t.match(freed, { tier: "host", before: 10, peak: 10, peakAt: 0, categories: ["checkpoints"], at: [0, 3] });
+  t.same(freed?.live, [[10, 2]], "without ops the program's own time");
+  const [held, other] = from([], [["elsewhere", "stranger", 5]], { device: { params: 3, unheard: 4, grads: 0 } });
+  t.match(held, { tier: "device", before: 7, peak: 7, at: [0], categories: ["params", "unheard"] }, "nothing happens");
+  t.match(other, { tier: "elsewhere", before: 0, peak: 5, categories: ["stranger"] });
+  const [moved] = from(
+    [
+      ["fill", 0, 100, 50],
+      // On a queue of its own, whose time says nothing about compute's.
+      ["copy", 1, 500, 50],
+      ["matmul", 0, 200, 100],
+    ],
+    [
+      ["device", "grads", 8, 5],
+      ["device", "grads", 8, 10],
+      ["device", "grads", 8, 15],
+      ["device", "grads", -24, 31],
+    ],
   );
-  t.match(
-    freed,
-    { tier: "host", before: 8, peak: 8, peakAt: 0, categories: ["checkpoints"] },
-    "freed, so it was there",
-  );
-  const [mixed] = hills(
-    from([
-      ["device", "grads", -8],
-      ["device", "optimizer", 4],
-    ]),
-    { device: 20 },
-  );
-  t.match(mixed, { before: 24, peak: 24, categories: ["before", "optimizer", "grads"] });
-  t.same(
-    mixed?.live.map((bytes) => bytes.at(-1)),
-    [16, 4, 0],
-    "the end is what the metrics say",
-  );
-  t.same(hills(from([]), { device: 0 }), []);
+  t.same(moved?.at, [0, 100, 100, 200, 300], "the next op of the compute queue, or the end of the last");
+  t.same(from([], [], { device: { params: 0 } }), []);
 });
 
 t.test("numbers on axes", async (t) => {

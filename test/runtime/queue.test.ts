@@ -65,7 +65,7 @@ t.test("other queues: a copy waits for the compute queue, and compute waits befo
     const got = await numbers(kept);
     if (got[0] !== i || got[99_999] !== i) t.fail(`copy ${i} gave ${got[0]}, ${got[99_999]}`);
   }
-  t.throws(() => binding.ops.copy(kept, kept, 4), ArgumentError);
+  t.throws(() => binding.ops.copy(kept, kept, 6), ArgumentError);
   t.throws(() => binding.ops.copy(kept, kept, Number.NaN), ArgumentError);
   // A source that stays is changed only after the copy, where waitQueue says so.
   const source = empty(device, [100_000]);
@@ -79,7 +79,7 @@ t.test("other queues: a copy waits for the compute queue, and compute waits befo
   }
   binding.waitQueue(device, 2, 3);
   binding.waitQueue(device, 0, 0);
-  for (const wrong of [4, -1, Number.NaN, 0.5]) {
+  for (const wrong of [6, -1, Number.NaN, 0.5]) {
     t.throws(() => binding.waitQueue(device, wrong, 0), ArgumentError);
     t.throws(() => binding.waitQueue(device, 0, wrong), ArgumentError);
   }
@@ -322,10 +322,14 @@ t.test("the recorder notes ops and allocations while it is on, as Chrome trace J
     ts: number;
     dur: number;
     tid: number;
-    args: { name?: string; bytes: number; flops: number; category: string; tier: string };
+    args: { name?: string; bytes: number; flops: number; enqueued: number; category: string; tier: string };
+  }
+  interface Trace {
+    traceEvents: Event[];
+    otherData: { live: Record<string, Record<string, number>> };
   }
   const device = open();
-  const trace = () => (JSON.parse(binding.stopTrace(device)) as { traceEvents: Event[] }).traceEvents;
+  const trace = () => JSON.parse(binding.stopTrace(device)) as Trace;
   const before = empty(device, [1000]);
   binding.ops.fill(before, 1);
   await binding.synchronize(device);
@@ -338,8 +342,15 @@ t.test("the recorder notes ops and allocations while it is on, as Chrome trace J
   binding.ops.copy(a, b, 1);
   binding.release(b);
   await binding.synchronize(device);
-  const events = trace();
+  const { traceEvents: events, otherData } = trace();
   const ops = events.filter((event) => event.cat === "op");
+  t.same(Object.keys(otherData.live), ["device", "host", "disk"]);
+  t.same(
+    Object.entries(otherData.live.device as Record<string, number>).filter(([, bytes]) => bytes > 0),
+    [["activations", 4096]],
+    "what was live before",
+  );
+  t.ok(Object.values(otherData.live.host as Record<string, number>).every((bytes) => bytes === 0));
   t.same(
     ops.map((event) => [event.name, event.tid]),
     [
@@ -352,6 +363,7 @@ t.test("the recorder notes ops and allocations while it is on, as Chrome trace J
   t.equal(ops[1]?.args.bytes, 3 * 64 * 64 * 4);
   for (const [i, op] of ops.entries()) {
     t.ok(op.ph === "X" && op.ts >= 0 && op.dur >= 0);
+    t.ok(op.args.enqueued > 0 && op.args.enqueued <= op.ts, "enqueued, then run");
     t.ok(i === 0 || op.ts >= (ops[i - 1] as Event).ts, "in order");
   }
   const memory = events
@@ -368,7 +380,7 @@ t.test("the recorder notes ops and allocations while it is on, as Chrome trace J
   binding.ops.fill(a, 2);
   await binding.synchronize(device);
   t.same(
-    trace().filter((event) => event.cat),
+    trace().traceEvents.filter((event) => event.cat),
     [],
     "off again: nothing is noted",
   );
