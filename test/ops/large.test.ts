@@ -216,6 +216,20 @@ const all: Far[] = [
     operands: [vector({ out: true }), vector(), vector({ out: true }), vector({ out: true }), scalar("int64", 3)],
     run: ([p, g, m, v, s]) => ops.adamw(p, g, m, v, s, null, null, null, 0.1, 0.9, 0.9, 1, 0.1),
   },
+  {
+    name: "quantize",
+    operands: [
+      x(130),
+      x(130 + 2 * 3, { dtype: "uint8", out: true, whole: true }),
+      x(130, { out: true }),
+      x(130, { out: true, dtype: "bfloat16" }),
+    ],
+    run: ([a, packed, y, z]) => {
+      for (const format of [0, 1]) ops.quantize(a, packed, format);
+      ops.dequantize(packed, y, 1);
+      ops.dequantize(packed, z, 1);
+    },
+  },
   { name: "random", operands: [vector({ out: true })], run: ([y]) => ops.random(y, 0, 1, 3, 2 ** 33, true) },
 ];
 
