@@ -4,7 +4,10 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { emulatorEnvironment } from "./emul.js";
 
-const ops = ["axpby", "binary", "copy", "fill", "layer_norm", "rms_norm", "rope", "swiglu", "unary"];
+const ops =
+  "adamw argmax axpby binary clip_factor copy cross_entropy embedding fill layer_norm norm_squared random rms_norm rope sum swiglu unary".split(
+    " ",
+  );
 
 const environment = await emulatorEnvironment();
 

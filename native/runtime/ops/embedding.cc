@@ -63,6 +63,15 @@ Cost cost_embedding_backward(const void *pointer) {
   return {0, tensor_bytes(a.ids) + 3 * tensor_bytes(a.dy)};
 }
 
+// On a GPU the tokens are sorted by id: two lists of ids and of places, and a count for each of 256 digits and 2048
+// ids.
+int64_t workspace_embedding_backward(const void *pointer, const Profile &profile) {
+  if (!profile.cuda) return 0;
+  const auto &a = *static_cast<const ls_embedding_backward_args *>(pointer);
+  const int64_t tokens = a.ids.sizes[0];
+  return tokens * 16 + (tokens + 2047) / 2048 * 256 * 4;
+}
+
 const RegisterOp register_embedding_backward({
     "embedding_backward",
     sizeof(ls_embedding_backward_args),
@@ -70,7 +79,7 @@ const RegisterOp register_embedding_backward({
      LS_FIELD(ls_embedding_backward_args, inout, dtable)},
     check_embedding_backward,
     cost_embedding_backward,
-    nullptr,
+    workspace_embedding_backward,
     nullptr,
     call_entry<ls_embedding_backward_args, &ls_backend::embedding_backward>,
 });

@@ -22,12 +22,13 @@ Cost cost_sum(const void *pointer) {
   return {0, tensor_bytes(a.x) + tensor_bytes(a.y)};
 }
 
-int64_t workspace_sum(const void *pointer, const Profile &) {
+int64_t workspace_sum(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_sum_args *>(pointer);
-  // Partial sums in float64, at most 64 a result, where few results have many terms.
+  // Partial sums in float64, at most 64 a result (on a GPU 1024, 2^20 in all), where few results have many terms.
   const int64_t results = elements(a.y);
   if (results == 0 || results > 16384) return 0;
-  const int64_t pieces = std::min<int64_t>(64, elements(a.x) / results / 4096);
+  const int64_t most = profile.cuda ? std::min<int64_t>(1024, (int64_t{1} << 20) / results) : 64;
+  const int64_t pieces = std::min(most, elements(a.x) / results / 4096);
   return pieces > 1 ? pieces * results * 8 : 0;
 }
 

@@ -7,6 +7,8 @@
 
 #include "cuda/common.h"
 #include "cuda/entries.h"
+#include "cuda/fault.h"
+#include "cuda/launch.h"
 
 namespace {
 
@@ -50,13 +52,17 @@ cudaStream_t stream_of(const ls_exec *exec) { return static_cast<cudaStream_t>(e
 int multiprocessors(const ls_exec *) { return 3; }
 
 ls_status launch_status(const ls_exec *exec, cudaError_t error, const char *what) {
-  if (error == cudaSuccess) return LS_OK;
+  if (error == cudaSuccess) return fault_status(exec->device, exec->error, exec->error_size);
   return fail(exec, LS_DEVICE_FAILURE, "%s: %s", what, cudaGetErrorName(error));
 }
 
 }  // namespace longseq::cuda
 
 namespace {
+
+struct Device {
+  int thread_order;
+};
 
 // Threads of the device tell in which order the threads of a block are started: the tests of ops compare the bits of
 // 1, 2, 3 and 8, so whatever depends on that order is found.
@@ -66,7 +72,7 @@ ls_status device_open(int32_t index, int32_t threads, void **device, ls_device_i
     std::snprintf(error, error_size, "there is one emulated device, cuda_emul:%d does not exist", index);
     return LS_INVALID_ARGUMENT;
   }
-  *device = reinterpret_cast<void *>(static_cast<uintptr_t>(threads % 2 == 0 ? 2 : 1));
+  *device = new Device{threads % 2 == 0 ? 1 : 0};
   std::snprintf(info->name, sizeof info->name, "cuda_emul (CUDA's execution model on a CPU, for tests)");
   info->memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
   info->memory_free_bytes = info->memory_bytes;
@@ -74,7 +80,10 @@ ls_status device_open(int32_t index, int32_t threads, void **device, ls_device_i
   info->peak_bf16_flops = 0;
   return LS_OK;
 }
-void device_close(void *) {}
+void device_close(void *device) {
+  longseq::cuda::forget_faults(device);
+  delete static_cast<Device *>(device);
+}
 ls_status reserve(void *, int32_t, int64_t bytes, void **address) {
   void *const p = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -91,7 +100,8 @@ ls_status upload(const ls_exec *, void *to, const void *from, int64_t bytes) {
   std::memcpy(to, from, static_cast<size_t>(bytes));
   return LS_OK;
 }
-ls_status download(const ls_exec *, void *to, const void *from, int64_t bytes) {
+ls_status download(const ls_exec *exec, void *to, const void *from, int64_t bytes) {
+  LS_TRY(longseq::cuda::launch_status(exec, cudaSuccess, "download"));
   std::memcpy(to, from, static_cast<size_t>(bytes));
   return LS_OK;
 }
@@ -99,7 +109,7 @@ ls_status download(const ls_exec *, void *to, const void *from, int64_t bytes) {
 // Each op with the device's thread order.
 template <typename Args, ls_status (*Entry)(const ls_exec *, const Args *)>
 ls_status ordered(const ls_exec *exec, const Args *args) {
-  emul::thread_order = reinterpret_cast<uintptr_t>(exec->device) == 2 ? 1 : 0;
+  emul::thread_order = static_cast<Device *>(exec->device)->thread_order;
   return Entry(exec, args);
 }
 

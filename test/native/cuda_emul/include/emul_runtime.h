@@ -2,6 +2,8 @@
 #ifndef LONGSEQ_CUDA_EMUL_RUNTIME_H
 #define LONGSEQ_CUDA_EMUL_RUNTIME_H
 
+#include <stdlib.h>
+
 #include "emul_device.h"
 
 enum cudaError_t {
@@ -34,6 +36,15 @@ inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cud
 }
 inline cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
   memset(to, value, bytes);
+  return cudaSuccess;
+}
+inline constexpr unsigned cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
+inline cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) {
+  *memory = malloc(bytes);
+  return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+inline cudaError_t cudaFreeHost(void *memory) {
+  free(memory);
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
