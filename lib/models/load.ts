@@ -88,13 +88,10 @@ const isDerived = (name: string): boolean => name.endsWith("rotary_emb.inv_freq"
  */
 export async function loadModel(folder: string, options: LoadOptions = {}): Promise<CausalLM> {
   if (typeof folder !== "string") throw new ArgumentError(`loadModel: folder is ${typeof folder}, expected a path`);
-  let config = await readModelConfig(folder, options.override);
-  const dtype = modelDtype(config, options);
+  const read = await readModelConfig(folder, options.override);
+  const dtype = modelDtype(read, options);
   using weights = await openModelFolder(folder);
-  if (config.tieWordEmbeddings && !(await agreesWithTying(weights, config))) {
-    // What transformers does: a head of its own in the file wins over the field.
-    config = { ...config, tieWordEmbeddings: false, fields: { ...config.fields, tie_word_embeddings: false } };
-  }
+  const config = await untied(read, weights);
   checkTensors(weights, config, folder);
   const device = options.device ?? "cpu";
   const tier = parameterTier(options);
@@ -110,6 +107,20 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
     model.dispose();
     throw error;
   }
+}
+
+/** The config that `loadModel` gives the model of a folder; without weights in it, what config.json says. */
+export async function resolveModelConfig(folder: string, override?: ConfigOverride): Promise<ModelConfig> {
+  const config = await readModelConfig(folder, override);
+  if (!config.tieWordEmbeddings) return config;
+  using weights = await openModelFolder(folder);
+  return untied(config, weights);
+}
+
+/** What transformers does: a head of its own in the files wins over the field. */
+async function untied(config: ModelConfig, weights: ModelFolder): Promise<ModelConfig> {
+  if (!config.tieWordEmbeddings || (await agreesWithTying(weights, config))) return config;
+  return { ...config, tieWordEmbeddings: false, fields: { ...config.fields, tie_word_embeddings: false } };
 }
 
 const EMBEDDING = "model.embed_tokens.weight";

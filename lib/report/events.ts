@@ -43,6 +43,8 @@ export interface PlanEvent {
   steps: number;
   /** Steps that were finished before, when a run goes on. */
   startStep?: number;
+  /** What was chosen of memory and what it takes, in words. */
+  memory?: string;
   [detail: string]: unknown;
 }
 

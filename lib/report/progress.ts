@@ -224,9 +224,12 @@ export function stepLine(metrics: StepMetrics, steps: number, secondsLeft: numbe
 
 /** What was planned, on one line. */
 function planLine(plan: PlanEvent): string {
-  const { event: _, steps, startStep, message, ...details } = plan;
+  const { event: _, steps, startStep, message, memory, device, dtype, parameters, sequences, ...others } = plan;
   if (typeof message === "string") return message;
   const start = startStep ? `going on after step ${startStep} of ${steps}` : `${steps} steps`;
+  // What was chosen of memory comes with words of its own.
+  const chosen = typeof memory === "string" ? memory : undefined;
+  const details = { device, dtype, parameters, sequences, ...(chosen === undefined && others) };
   const rest = Object.entries(details)
     .filter(([, value]) => ["string", "number", "boolean"].includes(typeof value))
     .map(([key, value]) => {
@@ -242,5 +245,5 @@ function planLine(plan: PlanEvent): string {
           : String(value);
       return `${bytes ? words.replace(/ ?bytes$/, "") : words} ${shown}`.trim();
     });
-  return [start, ...rest].join(", ");
+  return [[start, ...rest].join(", "), ...(chosen === undefined ? [] : [chosen])].join("; ");
 }

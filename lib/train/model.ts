@@ -6,8 +6,11 @@ import { writeFolder } from "../checkpoint/atomic.js";
 import type { Config } from "../config/index.js";
 import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
 import { ConfigError, ModelError } from "../errors.js";
-import { type ConfigFields, overrideFields } from "../models/config.js";
+import { type ConfigFields, type ModelConfig, overrideFields } from "../models/config.js";
+import type { MemoryOptions } from "../models/decoder.js";
 import { type CausalLM, initModel, loadModel, writeModelFiles } from "../models/index.js";
+import { resolveModelConfig } from "../models/load.js";
+import { parseModelConfig } from "../models/registry.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 
@@ -20,19 +23,37 @@ const TOKENIZER_FILES = [
   "chat_template.json",
 ];
 
-/** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError, and ConfigError for mistakes in model.init. */
-export async function openModel(config: Config, device: Device, dtype: DType, signal?: AbortSignal): Promise<CausalLM> {
-  const { path, init, override } = config.model;
-  const memory = { states: config.memory.offload };
-  if (path !== null) return loadModel(path, { device, dtype, override, memory, ...(signal ? { signal } : {}) });
-  const fields = overrideFields(init as ConfigFields, override);
+/** Runs `work` on the fields of model.init; mistakes in them are the configuration's. */
+function ofFields<T>(config: Config, work: (fields: ConfigFields) => T): T {
   try {
-    return await initModel(fields, { device, dtype, memory, seed: config.train.seed, file: "model.init" });
+    return work(overrideFields(config.model.init as ConfigFields, config.model.override));
   } catch (error) {
     // The fields stand in the configuration itself.
     if (error instanceof ModelError) throw new ConfigError(error.message, error.details, { cause: error });
     throw error;
   }
+}
+
+/** The architecture that the run will have; of a folder no weights are read. Throws ModelError and ConfigError. */
+export async function resolveModel(config: Config): Promise<ModelConfig> {
+  const { path, override } = config.model;
+  if (path === null) return ofFields(config, (fields) => parseModelConfig(fields, { file: "model.init" }));
+  return resolveModelConfig(path, override);
+}
+
+/** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError, and ConfigError for mistakes in model.init. */
+export async function openModel(
+  config: Config,
+  device: Device,
+  dtype: DType,
+  memory: MemoryOptions,
+  signal?: AbortSignal,
+): Promise<CausalLM> {
+  const { path, override } = config.model;
+  if (path !== null) return loadModel(path, { device, dtype, memory, override, ...(signal ? { signal } : {}) });
+  return ofFields(config, (fields) =>
+    initModel(fields, { device, dtype, memory, seed: config.train.seed, file: "model.init" }),
+  );
 }
 
 /**

@@ -1,12 +1,17 @@
-// What is chosen before the first step: row tiles, checkpoints and where they wait, and how much memory may be used.
+// What is chosen before the first step: row tiles, checkpoints and where they wait, head chunks; by a ladder ordered by
+// added work, of which the first rung is taken that a step on `meta` says fits.
 
-import { readFileSync } from "node:fs";
-import { totalmem } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
+import { availability } from "../config/available.js";
 import type { Config } from "../config/index.js";
 import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
 import { nearestDivisor } from "../models/decoder.js";
+import { formatBytes } from "../report/format.js";
+import type { DType } from "../tensor/dtype.js";
+import type { Limits, Peaks } from "./limits.js";
+import { type Measurement, measure, type Workload } from "./measure.js";
+import { type Rates, smallestTile } from "./rates.js";
 
 /** Chosen once, stored in the checkpoint and used again on resume: tiles decide the order of sums, so the bits. */
 export interface MemoryPlan {
@@ -26,15 +31,18 @@ export interface MemoryPlan {
   format: "native" | "int8" | "float8";
   /** Folder of the disk tier. */
   directory: string | null;
+  /** Whether a checkpoint is fetched while the layer behind it is still in its backward. */
+  prefetch: boolean;
   /** Chunks of query heads, a divisor of their number. */
   headChunks: number;
   /** What of the states lives on the host. */
   states: { optimizer: "none" | "host"; params: "none" | "host"; gradients: "none" | "host" };
 }
 
-/** A tile of float32 logits on the CPU holds at most this much. */
-const LOGITS_TILE_BYTES = 64 * 2 ** 20;
-const MLP_TILE_ROWS = 2048;
+/** A tile of float32 logits holds at most this much. */
+const LOGITS_TILE_BYTES = { cpu: 64 * 2 ** 20, gpu: 2 ** 30 };
+/** Steps on `meta` that one choice may take. */
+export const MOST_RUNS = 64;
 
 /** Tiles of at most `most` rows, made equal, so that the last one is not a sliver. */
 export function evenRows(tokens: number, most: number): number {
@@ -42,110 +50,421 @@ export function evenRows(tokens: number, most: number): number {
   return Math.ceil(tokens / Math.ceil(tokens / rows));
 }
 
-/** What a plan depends on of a model. */
-export type ModelSizes = Pick<ModelConfig, "vocabSize" | "numHeads">;
+/** Tokens of the largest micro-batch there could be; `longest`: of the rows, where known. */
+export function nominalTokens({ data, train }: Config, longest = data.sequenceLength): number {
+  return (data.packing ? data.sequenceLength : Math.min(data.sequenceLength, longest)) * train.microBatchSize;
+}
 
-/**
- * What `memory` says, `auto` resolved. Checkpoints are off unless one of their keys asks for them.
- * `tokens`: of the largest micro-batch; `before`: what was chosen when the run began.
- * Throws ConfigError for keys that contradict each other.
- */
-export function chooseMemory(config: Config, tokens: number, model: ModelSizes, before?: MemoryPlan): MemoryPlan {
-  const { tileMlp, tileLoss, headChunks, checkpoint, offload: states } = config.memory;
-  // A key the user sets is fixed; what was left to us stays as it was chosen.
-  const rows = (setting: "auto" | "off" | number, most: number, chosen: number | undefined) =>
-    setting === "off" ? 0 : setting === "auto" ? (chosen ?? evenRows(tokens, most)) : setting;
-  const offload = checkpoint.offload === "auto" ? "none" : checkpoint.offload;
-  const asked =
-    states.params === "host" ||
-    offload !== "none" ||
-    checkpoint.keepAttention === true ||
-    Number(checkpoint.deviceBytes) > 0;
-  const checkpointEvery = checkpoint.every === "auto" ? (asked ? 1 : 0) : checkpoint.every;
-  if (checkpointEvery === 0 && offload !== "none")
-    throw new ConfigError(
-      `memory.checkpoint.offload: ${offload} has nothing to move while memory.checkpoint.every is 0; set every to 1 or more, or offload to none`,
+/** Where checkpoints wait, and what is run again: what the ladder moves. */
+export type Setting = Pick<
+  MemoryPlan,
+  "checkpointEvery" | "keepAttention" | "offload" | "deviceBytes" | "prefetch" | "headChunks"
+>;
+
+/** A place on the ladder. */
+export interface Rung extends Setting {
+  name: string;
+}
+
+/** Keys of the ladder that the configuration fixes. */
+type Fixed = Partial<Setting>;
+
+const isAvailable = (key: string, value: string | number): boolean =>
+  availability.find((row) => row.key === key)?.values.includes(value) ?? true;
+
+/** Throws ConfigError for keys of `memory` that contradict each other. */
+function checkKeys({ checkpoint }: Config["memory"]): void {
+  const { every, keepAttention, offload, deviceBytes, format, directory } = checkpoint;
+  const refuse = (key: string, value: string, other: string, remedy: string): never => {
+    throw new ConfigError(`memory.checkpoint.${key}: ${value}, but memory.checkpoint.${other}; ${remedy}`);
+  };
+  const away = offload === "host" || offload === "disk";
+  if (every === 0) {
+    const remedy = "set every to 1 or more, or leave this key out";
+    if (away) refuse("offload", offload, "every is 0, so there is nothing to move", remedy);
+    if (keepAttention === true) refuse("keep_attention", "true", "every is 0, so there are no checkpoints", remedy);
+    if (Number(deviceBytes) > 0)
+      refuse("device_bytes", formatBytes(Number(deviceBytes)), "every is 0, so there are no checkpoints", remedy);
+    if (format !== "native") refuse("format", format, "every is 0, so there are no checkpoints", remedy);
+  }
+  if (offload === "none" && format !== "native")
+    refuse(
+      "format",
+      format,
+      "offload is none, and only checkpoints that go out change their format",
+      "set offload to host or disk",
     );
-  if (checkpointEvery === 0 && states.params === "host")
-    throw new ConfigError(
-      "memory.offload.params: host needs memory.checkpoint.every of 1 or more, since without checkpoints a backward " +
-        "holds every layer's parameters on the device; set every to 1 or auto, or params to none",
-    );
+  if (directory !== null && (offload === "none" || offload === "host"))
+    refuse("directory", directory, `offload is ${offload}`, "set offload to disk, or leave this key out");
+}
+
+function fixedKeys({ checkpoint, headChunks }: Config["memory"], heads: number): Fixed {
+  const { every, keepAttention, offload, deviceBytes } = checkpoint;
   return {
-    tileMlp: rows(tileMlp, MLP_TILE_ROWS, before?.tileMlp),
-    tileLoss: rows(tileLoss, Math.floor(LOGITS_TILE_BYTES / (4 * model.vocabSize)), before?.tileLoss),
-    checkpointEvery,
-    keepAttention: checkpoint.keepAttention === "auto" ? checkpointEvery > 0 : checkpoint.keepAttention,
-    offload,
-    deviceBytes: checkpoint.deviceBytes === "auto" ? 0 : checkpoint.deviceBytes,
+    ...(every !== "auto" && { checkpointEvery: every }),
+    ...(keepAttention !== "auto" && { keepAttention }),
+    ...(offload !== "auto" && { offload }),
+    ...(deviceBytes !== "auto" && { deviceBytes }),
+    ...(headChunks !== "auto" && { headChunks: nearestDivisor(heads, headChunks) }),
+  };
+}
+
+/** Whether what the configuration fixes asks for checkpoints. */
+const needsCheckpoints = (memory: Config["memory"], fixed: Fixed): boolean =>
+  (fixed.offload ?? "none") !== "none" ||
+  fixed.keepAttention === true ||
+  (fixed.deviceBytes ?? 0) > 0 ||
+  memory.checkpoint.format !== "native" ||
+  memory.checkpoint.directory !== null ||
+  memory.offload.params === "host";
+
+/** Segment lengths worth trying: each saves checkpoints over the one before. */
+function everyChoices(layers: number): number[] {
+  const choices: number[] = [];
+  for (let k = 2; k < layers; k += k < 4 ? 1 : k < 8 ? 2 : k < 16 ? 4 : k < 32 ? 8 : 16) choices.push(k);
+  return layers > 1 ? [...choices, layers] : choices;
+}
+
+const divisors = (number: number): number[] =>
+  Array.from({ length: number }, (_, i) => i + 1).filter((divisor) => number % divisor === 0);
+
+/** The ladder, in the order of added work; keys that are fixed keep their value on every rung. */
+export function ladder(memory: Config["memory"], model: Pick<ModelConfig, "numHeads" | "numLayers">): Rung[] {
+  const fixed = fixedKeys(memory, model.numHeads);
+  const start: Setting = {
+    checkpointEvery: 0,
+    keepAttention: true,
+    offload: "none",
+    deviceBytes: 0,
+    prefetch: true,
+    headChunks: 1,
+  };
+  const rungs: Rung[] = [];
+  const seen = new Set<string>();
+  let last = start;
+  const step = (name: string, change: Partial<Setting>) => {
+    last = { ...last, ...change };
+    const setting = { ...last, ...fixed };
+    if (setting.checkpointEvery === 0) {
+      if (fixed.checkpointEvery === undefined && needsCheckpoints(memory, fixed)) return;
+      Object.assign(setting, { keepAttention: false, offload: "none", deviceBytes: 0, prefetch: true });
+    }
+    // Only a checkpoint of one layer has a choice.
+    if (setting.checkpointEvery > 1 && fixed.keepAttention === undefined) setting.keepAttention = false;
+    if (setting.offload === "none") setting.prefetch = true;
+    const key = JSON.stringify(setting);
+    if (seen.has(key)) return;
+    seen.add(key);
+    rungs.push({ name, ...setting });
+  };
+  step("tiles", {});
+  step("checkpoint", { checkpointEvery: 1 });
+  step("offload", { offload: "host" });
+  for (const headChunks of divisors(model.numHeads))
+    if (headChunks > 1 && isAvailable("memory.head_chunks", headChunks)) step("head chunks", { headChunks });
+  step("no prefetch", { prefetch: false });
+  step("no kept attention", { keepAttention: false });
+  for (const checkpointEvery of everyChoices(model.numLayers)) step("every", { checkpointEvery });
+  if (isAvailable("memory.checkpoint.offload", "disk")) {
+    step("disk", { offload: "disk", checkpointEvery: 1 });
+    for (const checkpointEvery of everyChoices(model.numLayers)) step("disk", { checkpointEvery });
+  }
+  return rungs;
+}
+
+/** What a choice is made for. */
+export interface PlanFacts {
+  model: ModelConfig;
+  dtype: DType;
+  work: Workload;
+  /** Of the largest micro-batch there could be: tiles decide the bits, so they do not follow the data. */
+  tokens: number;
+  limits: Limits;
+  rates: Rates;
+}
+
+export interface Choice {
+  plan: MemoryPlan;
+  /** Of the rung that was taken; "as before" for a plan that is used again. */
+  rung: string;
+  measured: Measurement;
+  /** Steps on `meta` that it took. */
+  runs: number;
+  warnings: string[];
+}
+
+/** Tiles, states and what else does not move on the ladder. */
+function basePlan(config: Config, facts: PlanFacts, before: MemoryPlan | undefined): Omit<MemoryPlan, keyof Setting> {
+  const { tileMlp, tileLoss, checkpoint, offload: states } = config.memory;
+  const { model, tokens, rates } = facts;
+  const rows = (setting: "auto" | "off" | number, chosen: number | undefined, most: number) => {
+    if (setting !== "auto") return setting === "off" ? 0 : setting;
+    return chosen ?? evenRows(tokens, most);
+  };
+  const efficient = smallestTile(rates, facts.dtype);
+  const logits = LOGITS_TILE_BYTES[rates.device.startsWith("cpu") ? "cpu" : "gpu"];
+  return {
+    tileMlp: rows(tileMlp, before?.tileMlp, efficient),
+    tileLoss: rows(tileLoss, before?.tileLoss, Math.min(efficient, Math.floor(logits / (4 * model.vocabSize)))),
     format: checkpoint.format,
-    directory: offload === "disk" ? (checkpoint.directory ?? join(config.output.dir, "offload")) : null,
-    headChunks: headChunks === "auto" ? (before?.headChunks ?? 1) : nearestDivisor(model.numHeads, headChunks),
+    directory: checkpoint.directory ?? join(config.output.dir, "offload"),
     states,
   };
 }
 
-/** The least memory limit of the control groups that this process is in; Infinity without one. */
-function controlGroupLimit(): number {
-  let least = Number.POSITIVE_INFINITY;
-  const look = (file: string) => {
-    try {
-      const value = Number(readFileSync(file, "utf8").trim());
-      // Version 1 writes a huge number where there is no limit, version 2 "max", which is no number.
-      if (Number.isFinite(value) && value > 0) least = Math.min(least, value);
-    } catch {
-      // No such group or no such version.
-    }
+function complete(base: Omit<MemoryPlan, keyof Setting>, setting: Setting): MemoryPlan {
+  const { checkpointEvery, keepAttention, offload, deviceBytes, prefetch, headChunks } = setting;
+  return {
+    ...base,
+    checkpointEvery,
+    keepAttention,
+    offload,
+    deviceBytes,
+    prefetch,
+    headChunks,
+    directory: offload === "disk" ? base.directory : null,
   };
-  let groups = "";
-  try {
-    groups = readFileSync("/proc/self/cgroup", "utf8");
-  } catch {
-    // Not Linux: only the machine's memory counts.
+}
+
+/** Measures settings of one run, each once, and counts. */
+class Bench {
+  runs = 0;
+  readonly #known = new Map<string, Measurement>();
+  readonly #config: Config;
+  readonly #facts: PlanFacts;
+  readonly base: Omit<MemoryPlan, keyof Setting>;
+
+  constructor(config: Config, facts: PlanFacts, before: MemoryPlan | undefined) {
+    this.#config = config;
+    this.#facts = facts;
+    this.base = basePlan(config, facts, before);
   }
-  for (const line of groups.split("\n")) {
-    const match = /^\d+:([^:]*):(\/.*)$/.exec(line);
-    if (match === null) continue;
-    const [, controllers, path] = match as unknown as [string, string, string];
-    const [root, file] =
-      controllers === ""
-        ? ["/sys/fs/cgroup", "memory.max"]
-        : controllers.split(",").includes("memory")
-          ? ["/sys/fs/cgroup/memory", "memory.limit_in_bytes"]
-          : [undefined, ""];
-    if (root === undefined) continue;
-    // A limit of any group above holds too.
-    for (let at = path; ; at = dirname(at)) {
-      look(join(root, at, file));
-      if (at === "/" || at === ".") break;
+
+  plan(setting: Setting): MemoryPlan {
+    return complete(this.base, setting);
+  }
+
+  of(setting: Setting): Measurement {
+    const plan = this.plan(setting);
+    const key = JSON.stringify(plan);
+    let found = this.#known.get(key);
+    if (found === undefined) {
+      const { model, dtype, work } = this.#facts;
+      found = measure({ model, dtype, train: this.#config.train }, plan, work);
+      this.runs++;
+      this.#known.set(key, found);
+    }
+    return found;
+  }
+
+  fits(setting: Setting): boolean {
+    return this.#facts.limits.fits(this.of(setting).peaks);
+  }
+
+  get exhausted(): boolean {
+    return this.runs >= MOST_RUNS;
+  }
+}
+
+/** The smallest index in [low, high] that `good` holds for, taking it for monotone; `good(high)` is known. */
+function bisect(low: number, high: number, good: (index: number) => boolean): number {
+  let [least, most] = [low, high];
+  while (least < most) {
+    const middle = Math.floor((least + most) / 2);
+    if (good(middle)) most = middle;
+    else least = middle + 1;
+  }
+  return most;
+}
+
+/** Resolution of the bytes that stay on the device: this part of what there is room for. */
+const DEVICE_BYTES_PARTS = 256;
+
+/** Takes back what was given up on the way to `rung` and is not needed, the most work first. */
+function relax(rung: Rung, fixed: Fixed, model: ModelConfig, limits: Limits, bench: Bench): Rung {
+  let best = rung;
+  const attempt = (change: Partial<Setting>): boolean => {
+    const next = { ...best, ...change };
+    if (bench.exhausted || !bench.fits(next)) return false;
+    best = next;
+    return true;
+  };
+  if (best.checkpointEvery === 1 && !best.keepAttention && fixed.keepAttention === undefined)
+    attempt({ keepAttention: true });
+  if (!best.prefetch) attempt({ prefetch: true });
+  if (best.headChunks > 1 && fixed.headChunks === undefined) {
+    const choices = divisors(model.numHeads);
+    const at = bisect(
+      0,
+      choices.indexOf(best.headChunks),
+      (i) => !bench.exhausted && bench.fits({ ...best, headChunks: choices[i] as number }),
+    );
+    attempt({ headChunks: choices[at] as number });
+  }
+  if (best.offload !== "none" && fixed.offload === undefined && fixed.deviceBytes === undefined)
+    attempt({ offload: "none", prefetch: true });
+  if (best.offload !== "none" && fixed.deviceBytes === undefined) {
+    // All of them, or as much as the limit leaves beside a step that keeps none.
+    if (attempt({ deviceBytes: Number.MAX_SAFE_INTEGER })) return best;
+    const { device, host } = bench.of(best).peaks;
+    const part = Math.max(1, Math.floor(((limits.device ?? limits.total - host) - device) / DEVICE_BYTES_PARTS));
+    const given = bisect(
+      0,
+      DEVICE_BYTES_PARTS,
+      (up) =>
+        up === DEVICE_BYTES_PARTS ||
+        (!bench.exhausted && bench.fits({ ...best, deviceBytes: part * (DEVICE_BYTES_PARTS - up) })),
+    );
+    attempt({ deviceBytes: part * (DEVICE_BYTES_PARTS - given) });
+  }
+  return best;
+}
+
+/** "1.50 GiB" with the exact bytes where rounding would hide them. */
+const exactly = (bytes: number): string => `${formatBytes(bytes)} (${bytes})`;
+
+function byCategory(categories: Record<string, number>): string {
+  return Object.entries(categories)
+    .filter(([, bytes]) => bytes > 0)
+    .sort(([, a], [, b]) => b - a)
+    .map(([name, bytes]) => `${name} ${formatBytes(bytes)}`)
+    .join(", ");
+}
+
+/** Says which limit is short, what the most saving rung needs, and what would do. */
+function tooSmall(rungs: readonly Rung[], bench: Bench, facts: PlanFacts): ConfigError {
+  const { limits } = facts;
+  const tried = rungs.map((rung) => ({ rung, measured: bench.of(rung) }));
+  const excess = ({ measured }: (typeof tried)[number]) => limits.excess(measured.peaks);
+  type Tier = "device" | "host";
+  const least = (among: typeof tried, tier: Tier) =>
+    among.reduce<(typeof tried)[number] | undefined>(
+      (best, one) => (best && best.measured.peaks[tier] <= one.measured.peaks[tier] ? best : one),
+      undefined,
+    );
+  // With the other limit as it is, if that can be.
+  const forDevice = least(
+    tried.filter((one) => excess(one).host === 0 || limits.host === undefined),
+    "device",
+  );
+  const forHost = least(
+    tried.filter((one) => excess(one).device === 0),
+    "host",
+  );
+  const short: Tier = forHost ? "host" : "device";
+  const found = forHost ?? forDevice ?? (least(tried, "device") as (typeof tried)[number]);
+  const { peaks, categories } = found.measured;
+  const both = forHost === undefined && forDevice === undefined;
+  const shown = (tier: Tier) => {
+    const limit = limits[tier];
+    return limit === undefined
+      ? `memory.${tier}_limit is auto, with ${formatBytes(limits.total)} for device and host together`
+      : `memory.${tier}_limit is ${exactly(limit)}`;
+  };
+  const needs = (tier: Tier) => `at least ${exactly(peaks[tier])} of ${tier} memory (${byCategory(categories[tier])})`;
+  const tiers: Tier[] = both ? ["device", "host"] : [short];
+  const { tokens, documents } = facts.work.micro;
+  return new ConfigError(
+    `${tiers.map(shown).join(" and ")}; a step of ${tokens} tokens${documents > 1 ? ` in ${documents} documents` : ""} ` +
+      `needs ${tiers.map(needs).join(" and ")}, with ${describeSetting(bench.plan(found.rung))}; ` +
+      `raise ${tiers.map((tier) => `memory.${tier}_limit`).join(" and ")}, use a shorter data.sequence_length` +
+      `${rungs.length < 3 ? ", leave more keys of memory to auto" : ""}, or a smaller model`,
+    {
+      short: tiers,
+      deviceLimit: limits.device ?? limits.total,
+      hostLimit: limits.host ?? limits.total,
+      deviceBytes: peaks.device,
+      hostBytes: peaks.host,
+      categories: Object.fromEntries(tiers.map((tier) => [tier, categories[tier]])),
+      runs: bench.runs,
+    },
+  );
+}
+
+/**
+ * What `memory` says, `auto` resolved by the ladder: the first rung whose peaks on `meta` fit the limits. `before`: what
+ * was chosen when the run began; keys left to us stay as they were. Throws ConfigError for keys that contradict each
+ * other and for limits that no rung fits.
+ */
+export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPlan): Choice {
+  const { memory } = config;
+  const { model, limits } = facts;
+  checkKeys(memory);
+  const warnings: string[] = [];
+  const fixed = fixedKeys(memory, model.numHeads);
+  if (memory.headChunks !== "auto" && fixed.headChunks !== memory.headChunks)
+    warnings.push(
+      `memory.head_chunks: ${memory.headChunks} does not divide the ${model.numHeads} heads; ${fixed.headChunks} are used`,
+    );
+  const bench = new Bench(config, facts, before);
+  const chosen = (rung: string, setting: Setting): Choice => ({
+    plan: bench.plan(setting),
+    rung,
+    measured: bench.of(setting),
+    runs: bench.runs,
+    warnings,
+  });
+  const rungs = ladder(memory, model);
+  if (before !== undefined) {
+    const again: Setting = { ...settingOf(before), ...fixed };
+    if (isRung(again, fixed, memory)) {
+      if (bench.fits(again)) return chosen("as before", again);
+      warnings.push(
+        "the memory settings of the checkpoint do not fit the limits of this run; they are chosen anew, tiles apart",
+      );
     }
   }
-  return least;
-}
+  for (const rung of rungs) if (bench.fits(rung)) return relaxed(rung);
+  throw tooSmall(rungs, bench, facts);
 
-/** Memory that this process may use, in bytes: the machine's, or what its control groups leave of it. */
-export function availableMemory(): number {
-  return Math.min(totalmem(), controlGroupLimit());
-}
-
-/** Bytes that the device may reserve: the setting, or 80% of the memory there is. */
-export function deviceLimit(config: Config): number {
-  const { deviceLimit: limit } = config.memory;
-  return limit === "auto" ? Math.floor(0.8 * availableMemory()) : limit;
-}
-
-/** Bytes that the host tier may reserve. */
-export function hostLimit(config: Config): number {
-  const { hostLimit: limit } = config.memory;
-  return limit === "auto" ? Math.floor(0.8 * availableMemory()) : limit;
-}
-
-/** The highest resident memory of this process so far, in bytes; 0 where /proc does not say. */
-export function rssPeak(): number {
-  try {
-    const match = /^VmHWM:\s*(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"));
-    return match === null ? 0 : Number(match[1]) * 1024;
-  } catch {
-    return process.resourceUsage().maxRSS * 1024;
+  function relaxed(rung: Rung): Choice {
+    return chosen(rung.name, relax(rung, fixed, model, limits, bench));
   }
+}
+
+const settingOf = (plan: MemoryPlan): Setting => ({
+  checkpointEvery: plan.checkpointEvery,
+  keepAttention: plan.keepAttention,
+  offload: plan.offload,
+  deviceBytes: plan.deviceBytes,
+  prefetch: plan.prefetch ?? true,
+  headChunks: plan.headChunks ?? 1,
+});
+
+/** Whether fixed keys and those chosen before still go together. */
+const isRung = (setting: Setting, fixed: Fixed, memory: Config["memory"]): boolean =>
+  setting.checkpointEvery > 0 || (setting.offload === "none" && !needsCheckpoints(memory, fixed));
+
+/** What a plan does, in a few words. */
+export function describeSetting(plan: MemoryPlan): string {
+  const { tileMlp, tileLoss, checkpointEvery: every, offload, deviceBytes, headChunks, prefetch, states } = plan;
+  const tile = (rows: number, what: string) => `${what} ${rows === 0 ? "whole" : `in tiles of ${rows}`}`;
+  const parts = [`${tile(tileMlp, "MLP")}, ${tile(tileLoss, "loss")}`];
+  if (every === 0) parts.push("no checkpoints");
+  else {
+    const where =
+      offload === "none"
+        ? "on the device"
+        : deviceBytes >= Number.MAX_SAFE_INTEGER
+          ? `all on the device (offload to the ${offload} is not needed)`
+          : `on the ${offload}${deviceBytes > 0 ? ` but for ${formatBytes(deviceBytes)}` : ""}`;
+    parts.push(
+      `checkpoints every ${every === 1 ? "layer" : `${every} layers`} ${where}` +
+        `${plan.keepAttention && every === 1 ? " with attention kept" : ""}${prefetch ? "" : ", not prefetched"}`,
+    );
+  }
+  if (headChunks > 1) parts.push(`${headChunks} head chunks`);
+  const away = Object.entries(states).filter(([, where]) => where === "host");
+  if (away.length > 0) parts.push(`${away.map(([what]) => what).join(", ")} on the host`);
+  return parts.join("; ");
+}
+
+/** Of a choice, for the line that tells of it. */
+export function describeChoice({ plan, measured }: Choice, { device, host }: Peaks): string {
+  const { peaks } = measured;
+  return (
+    `${describeSetting(plan)}; device ${formatBytes(peaks.device)} of ${formatBytes(device)}` +
+    (peaks.host > 0 ? `, host ${formatBytes(peaks.host)} of ${formatBytes(host)}` : "") +
+    (peaks.disk > 0 ? `, disk ${formatBytes(peaks.disk)}` : "")
+  );
 }

@@ -9,19 +9,21 @@ import { type Config, type ConfigInput, parseConfigObject } from "../config/inde
 import { type Cursor, DataLoader, type Dataset, openData, type Step } from "../data/index.js";
 import { ArgumentError, CancelledError, ConfigError, DataError, IoError, TrainingError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
-import { gradNorm } from "../nn/clip_grad.js";
-import { AdamW } from "../optim/adamw.js";
+import type { AdamW } from "../optim/adamw.js";
 import type { EvalEvent, RunItem, StepMetrics } from "../report/events.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { modelFlops } from "../report/model_flops.js";
 import { Device } from "../tensor/device.js";
-import { scope } from "../tensor/scope.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { dataOptions } from "./data_options.js";
-import { exportModel, openModel } from "./model.js";
-import { chooseMemory, deviceLimit, hostLimit, rssPeak } from "./plan.js";
+import { Limits, type Peaks, rssPeak } from "./limits.js";
+import { workloadOf } from "./measure.js";
+import { exportModel, openModel, resolveModel } from "./model.js";
+import { type Choice, chooseMemory, describeChoice, nominalTokens } from "./plan.js";
+import { ratesOf } from "./rates.js";
 import { learningRateAt } from "./schedule.js";
 import { checkSameRun, configRecord, loadTensors, readState, saveCheckpoint, type TrainerState } from "./state.js";
+import { enqueueStep, evaluationLoss, makeOptimizer, trainedParameters } from "./step.js";
 
 /** What `for await (const event of trainer.run())` gives. */
 export type TrainEvent = RunItem;
@@ -358,40 +360,23 @@ class Run {
   /** Opens the device, the model and the optimizer, in the state of the checkpoint. */
   async #open(resumed: Resumed | undefined): Promise<void> {
     const config = this.#config;
-    const { data, train } = config;
+    const { train } = config;
     const dataset = this.#data as Dataset;
+    const dtype = config.model.dtype === "bfloat16" ? "bfloat16" : "float32";
+    const choice = await this.#choose(resumed, dtype);
+    const { plan } = choice;
     const device = takeDevice(config);
     this.#device = device;
     this.#signal?.addEventListener("abort", this.#abort, { once: true });
     this.#checkAborted();
     device.resetPeaks();
-    device.setLimit(deviceLimit(config));
-    device.setLimit(hostLimit(config), "host");
-    const dtype = config.model.dtype === "bfloat16" ? "bfloat16" : "float32";
-    const model = await this.#giveUp(openModel(config, device, dtype, this.#signal));
+    const shares = new Limits(config.memory).shares(choice.measured.peaks);
+    device.setLimit(shares.device);
+    device.setLimit(shares.host, "host");
+    const model = await this.#giveUp(openModel(config, device, dtype, plan, this.#signal));
     this.#model = model;
-    const seen = new Set<Parameter>();
-    for (const [name, parameter] of model.namedParameters()) {
-      // A tied weight has two names and is one parameter.
-      if (!seen.has(parameter)) this.#parameters.push([name, parameter]);
-      seen.add(parameter);
-    }
-
-    const tokens = data.packing ? data.sequenceLength : Math.min(data.sequenceLength, dataset.longest);
-    const plan = chooseMemory(config, tokens * train.microBatchSize, model.config, resumed?.state.plan);
-    model.configureMemory(plan);
-
-    this.#optimizer = new AdamW(
-      this.#parameters.map(([, parameter]) => parameter),
-      {
-        learningRate: train.learningRate,
-        betas: train.betas,
-        eps: train.eps,
-        weightDecay: train.weightDecay,
-        decayOnlyMatrices: true,
-        offload: plan.states.optimizer,
-      },
-    );
+    this.#parameters = trainedParameters(model);
+    this.#optimizer = makeOptimizer(this.#parameters, train, plan);
     this.#state = resumed?.state ?? {
       version: 1,
       step: 0,
@@ -404,6 +389,7 @@ class Run {
       config: {},
     };
     this.#state.config = configRecord(config);
+    this.#state.plan = plan;
     this.#startStep = this.#state.step;
     const state = this.#optimizer.namedState(this.#names);
     if (resumed !== undefined) await loadTensors(resumed.path, this.#parameters, state);
@@ -420,15 +406,26 @@ class Run {
       dtype,
       parameters,
       sequences: dataset.plan(0).sequences,
-      tileMlp: plan.tileMlp,
-      tileLoss: plan.tileLoss,
-      ...(plan.checkpointEvery > 0 && {
-        checkpointEvery: plan.checkpointEvery,
-        keepAttention: plan.keepAttention,
-        offload: plan.offload,
-      }),
-      deviceLimitBytes: deviceLimit(config),
+      ...planDetails(choice, shares),
     });
+  }
+
+  /** What `memory` leaves open, chosen by steps on `meta` before anything large is opened. */
+  async #choose(resumed: Resumed | undefined, dtype: "float32" | "bfloat16"): Promise<Choice> {
+    const config = this.#config;
+    const data = this.#data as Dataset;
+    const model = await this.#giveUp(resolveModel(config));
+    const facts = {
+      model,
+      dtype,
+      work: workloadOf(config, data, this.#evalData, this.#steps),
+      tokens: nominalTokens(config, data.longest),
+      limits: new Limits(config.memory),
+      rates: ratesOf("cpu"),
+    };
+    const choice = chooseMemory(config, facts, resumed?.state.plan);
+    for (const warning of choice.warnings) this.#warn(warning);
+    return choice;
   }
 
   /** An abort while data is made ready ends as every other one does. */
@@ -501,32 +498,20 @@ class Run {
       marks.push({ value: this.#marker, flops: device.totalFlops() - flopsBefore, phase });
     };
     const learningRate = learningRateAt(step - 1, this.#steps, train);
-    const parameters = this.#parameters.map(([, parameter]) => parameter);
-    let flops = 0;
-    model.onLayer = () => mark("forward");
-    const made = scope(() => {
-      let total: Tensor | undefined;
-      for (const batch of data.micro) {
-        const lengths = Array.from(batch.cuSeqlens.subarray(1), (end, i) =>
-          Number(end - (batch.cuSeqlens[i] as bigint)),
-        );
-        flops += modelFlops(model.shape, lengths);
-        mark("forward");
-        // A step without a single label has a loss of 0, and gradients of 0.
-        const loss = model.loss(batch, { denominator: Math.max(1, data.validTokens) });
-        loss.backward(null, { onNode: () => mark("backward") });
-        const part = loss.detach();
-        total = total === undefined ? part : noGrad(() => (total as Tensor).add(part));
-      }
-      const loss = total as Tensor;
-      mark("update");
-      const { norm, factor, finite } = gradNorm(parameters, train.clipGradNorm, { loss });
-      optimizer.learningRate = learningRate;
-      optimizer.step({ factor, finite });
-      optimizer.zeroGrad();
-      mark("done");
-      return { loss, norm, finite };
+    const made = enqueueStep({
+      model,
+      optimizer,
+      parameters: this.#parameters,
+      micro: data.micro,
+      validTokens: data.validTokens,
+      clipGradNorm: train.clipGradNorm,
+      learningRate,
+      mark,
     });
+    const flops = data.micro.reduce((sum, { cuSeqlens }) => {
+      const lengths = Array.from(cuSeqlens.subarray(1), (end, i) => Number(end - (cuSeqlens[i] as bigint)));
+      return sum + modelFlops(model.shape, lengths);
+    }, 0);
     const read = readStep(made);
     // Whoever needs it awaits it; a run that ends early must not leave it unhandled.
     read.catch(() => {});
@@ -688,8 +673,7 @@ class Run {
         this.#checkAborted();
         tokens += batch.tokens;
         validTokens += batch.validTokens;
-        const input = batch;
-        const loss = noGrad(() => scope(() => model.loss(input, { denominator: 1 })));
+        const loss = evaluationLoss(model, batch);
         const read = loss.item();
         read.catch(() => {});
         pending.push({ loss, read });
@@ -770,6 +754,24 @@ class Run {
       { cause },
     );
   }
+}
+
+/** What the plan event tells of the choice. */
+function planDetails(choice: Choice, shares: Peaks): Record<string, unknown> {
+  const { states, directory, ...plan } = choice.plan;
+  const { peaks } = choice.measured;
+  return {
+    ...plan,
+    ...(directory !== null && { directory }),
+    ...(Object.values(states).includes("host") && { states }),
+    rung: choice.rung,
+    metaRuns: choice.runs,
+    devicePeakBytes: peaks.device,
+    hostPeakBytes: peaks.host,
+    deviceLimitBytes: shares.device,
+    hostLimitBytes: shares.host,
+    memory: describeChoice(choice, shares),
+  };
 }
 
 /** Reads a step's figures once everything before is done. */

@@ -1,0 +1,188 @@
+// What a step needs, from the step itself on the `meta` device: the real program with the real allocators, nothing
+// computed. Peaks are those of a run on the CPU, to the byte.
+
+import { type ByCategory, binding, type OpCount } from "../binding.js";
+import type { Config } from "../config/index.js";
+import type { Batch, Dataset } from "../data/index.js";
+import { CausalLM } from "../models/decoder.js";
+import type { ModelConfig } from "../models/index.js";
+import { Device } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
+import { untracked } from "../tensor/scope.js";
+import type { Peaks } from "./limits.js";
+import type { MemoryPlan } from "./plan.js";
+import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer, trainedParameters } from "./step.js";
+
+/** The sizes of one micro-batch. */
+export interface BatchSize {
+  tokens: number;
+  documents: number;
+}
+
+/** What a run does, as far as memory is concerned. */
+export interface Workload {
+  /** The largest micro-batch. */
+  micro: BatchSize;
+  /** Micro-batches a step. */
+  accumulation: number;
+  /** The largest batch of an evaluation; null: there is none. */
+  evaluation: BatchSize | null;
+}
+
+/** Sequences that are looked at one by one; of more than these the longest are taken together. */
+const MOST_SEQUENCES = 100_000;
+
+function largestBatch(dataset: Dataset, sequences: number, size: number): BatchSize {
+  const largest: BatchSize = { tokens: 0, documents: 0 };
+  const take = (group: readonly BatchSize[]) => {
+    const sum = (key: keyof BatchSize) => group.reduce((total, one) => total + one[key], 0);
+    largest.tokens = Math.max(largest.tokens, sum("tokens"));
+    largest.documents = Math.max(largest.documents, sum("documents"));
+  };
+  const sizeOf = (epoch: number, i: number): BatchSize => {
+    const segments = dataset.plan(epoch).segments(i);
+    return { tokens: segments.reduce((sum, { begin, end }) => sum + end - begin, 0), documents: segments.length };
+  };
+  if (sequences > MOST_SEQUENCES) {
+    // No group has more than the largest of an epoch together; other epochs differ by how documents are packed.
+    const all = Array.from({ length: dataset.plan(0).sequences }, (_, i) => sizeOf(0, i));
+    for (const key of ["tokens", "documents"] as const) {
+      const most = all.map((one) => one[key]).sort((a, b) => b - a);
+      largest[key] = most.slice(0, size).reduce((sum, value) => sum + value, 0);
+    }
+    return largest;
+  }
+  let group: BatchSize[] = [];
+  let left = sequences;
+  for (let epoch = 0; left > 0; epoch++) {
+    const count = Math.min(left, dataset.plan(epoch).sequences);
+    for (let i = 0; i < count; i++) {
+      group.push(sizeOf(epoch, i));
+      if (group.length < size) continue;
+      take(group);
+      group = [];
+    }
+    left -= count;
+  }
+  take(group);
+  return largest;
+}
+
+/** The workload of a run over these data. */
+export function workloadOf(config: Config, data: Dataset, evaluation: Dataset | undefined, steps: number): Workload {
+  const { batchSize, microBatchSize } = config.train;
+  return {
+    micro: largestBatch(data, steps * batchSize, microBatchSize),
+    accumulation: batchSize / microBatchSize,
+    evaluation: evaluation ? largestBatch(evaluation, evaluation.plan(0).sequences, microBatchSize) : null,
+  };
+}
+
+/** The workload of full sequences of `tokens`, each one document. */
+export function fullWorkload(config: Config, tokens = config.data.sequenceLength): Workload {
+  const { batchSize, microBatchSize } = config.train;
+  const micro = { tokens: tokens * microBatchSize, documents: microBatchSize };
+  return {
+    micro,
+    accumulation: batchSize / microBatchSize,
+    evaluation: config.data.eval.length > 0 ? micro : null,
+  };
+}
+
+/** A batch of these sizes; ids and labels are all 0. */
+function batchOf({ tokens, documents }: BatchSize): Batch {
+  const cuSeqlens = BigInt64Array.from({ length: documents + 1 }, (_, i) =>
+    BigInt(i < documents ? Math.min(i, tokens) : tokens),
+  );
+  return {
+    inputIds: new Int32Array(tokens),
+    targets: new Int32Array(tokens),
+    positions: new BigInt64Array(tokens),
+    cuSeqlens,
+    tokens,
+    validTokens: tokens,
+    sequences: 1,
+  };
+}
+
+/** What was measured of one setting. */
+export interface Measurement {
+  /** Bytes reserved at the highest. */
+  peaks: Peaks & { disk: number };
+  /** Bytes by category when that was. */
+  categories: { device: ByCategory; host: ByCategory; disk: ByCategory };
+  /** Of one step. */
+  ops: Record<string, OpCount>;
+}
+
+/** The model and the numbers of a run that its memory depends on. */
+export interface Subject {
+  model: ModelConfig;
+  dtype: DType;
+  train: Config["train"];
+}
+
+let meta: Device | undefined;
+/** The last batches: a plan measures the same ones many times. */
+const batches = new Map<string, Batch>();
+
+function cachedBatch(size: BatchSize): Batch {
+  const key = `${size.tokens} ${size.documents}`;
+  const found = batches.get(key) ?? batchOf(size);
+  if (!batches.has(key) && batches.size >= 2) batches.clear();
+  batches.set(key, found);
+  return found;
+}
+
+/** Opens the model, takes two steps and evaluates, on `meta`. */
+export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
+  meta ??= new Device("meta");
+  const device = meta;
+  const { native } = device;
+  const micro = cachedBatch(work.micro);
+  device.trim();
+  device.resetPeaks();
+  const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype }));
+  model.configureMemory({ ...plan, directory: null });
+  const parameters = trainedParameters(model);
+  const optimizer = makeOptimizer(parameters, subject.train, plan);
+  try {
+    optimizer.namedState(new Map(parameters.map(([name, parameter]) => [parameter, name])));
+    // The third micro-batch finds what every later one finds, and so does the second step.
+    const walked = Math.min(work.accumulation, 3);
+    const all = function* () {
+      for (let i = 1; i <= walked; i++) {
+        const before = binding.opCounts(native);
+        yield micro;
+        if (i === walked) binding.repeatOps(native, before, work.accumulation - walked);
+      }
+    };
+    for (let step = 0; step < 2; step++) {
+      device.resetOpCounts();
+      const { loss, norm, finite } = enqueueStep({
+        model,
+        optimizer,
+        parameters,
+        micro: all(),
+        validTokens: micro.validTokens * work.accumulation,
+        clipGradNorm: subject.train.clipGradNorm,
+        learningRate: subject.train.learningRate,
+      });
+      for (const scalar of [loss, norm, finite]) scalar.dispose();
+    }
+    const ops = device.opCounts();
+    if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation)).dispose();
+    const [onDevice, onHost, onDisk] = [device.memory(), device.memory("host"), device.memory("disk")];
+    return {
+      peaks: { device: onDevice.peak, host: onHost.peak, disk: onDisk.peak },
+      categories: {
+        device: onDevice.categoryAtPeak,
+        host: onHost.categoryAtPeak,
+        disk: onDisk.categoryAtPeak,
+      },
+      ops,
+    };
+  } finally {
+    disposeRun(model, optimizer, parameters);
+  }
+}
