@@ -67,13 +67,13 @@ export class ModelStates {
     // Inside a use of the same parameters they are there.
     if (this.#options.params === "none" || unit.every((parameter) => this.#inUse.has(parameter))) return fn();
     const lent = this.#fetch(unit);
-    if (next !== undefined && next !== unit && !next.some((parameter) => this.#inUse.has(parameter)))
-      this.#ahead = this.#fetch(next);
-    for (const [parameter, { copy }] of lent.copies) {
-      parameter.lend(copy);
-      this.#inUse.add(parameter);
-    }
     try {
+      if (next !== undefined && next !== unit && !next.some((parameter) => this.#inUse.has(parameter)))
+        this.#ahead = this.#fetch(next);
+      for (const [parameter, { copy }] of lent.copies) {
+        parameter.lend(copy);
+        this.#inUse.add(parameter);
+      }
       return fn();
     } finally {
       for (const parameter of lent.copies.keys()) {

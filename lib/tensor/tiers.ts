@@ -102,35 +102,34 @@ export interface PlacedGradient {
 
 /** The gradients that there are, in the order of the leaves. */
 export function gradientsOf(leaves: Iterable<Tensor>): PlacedGradient[] {
-  const outboxes = new Set<Outbox>();
+  const asked = new Set<Outbox>();
   const found: PlacedGradient[] = [];
   for (const leaf of new Set(leaves)) {
     if (leaf.hostGrad !== null) {
       const outbox = outboxOf(leaf.device);
       // A backward without hooks left a share behind.
       outbox.send(leaf);
-      outboxes.add(outbox);
+      asked.add(outbox);
       found.push({ leaf, grad: leaf.hostGrad, tier: "host" });
     } else if (leaf.grad !== null) {
       found.push({ leaf, grad: leaf.grad, tier: "device" });
     }
   }
-  for (const outbox of outboxes) outbox.settle();
+  for (const outbox of asked) outbox.settle();
   return found;
 }
 
 /** Frees the gradients, wherever they are. */
 export function clearGradients(leaves: Iterable<Tensor>): void {
-  const outboxes = new Set<Outbox>();
+  const devices = new Set<Device>();
   for (const leaf of leaves) {
+    devices.add(leaf.device);
     leaf.grad?.dispose();
+    leaf.hostGrad?.dispose();
     leaf.grad = null;
-    if (leaf.hostGrad === null) continue;
-    outboxes.add(outboxOf(leaf.device));
-    leaf.hostGrad.dispose();
     leaf.hostGrad = null;
   }
-  for (const outbox of outboxes) outbox.settle();
+  for (const device of devices) outboxes.get(device)?.settle();
 }
 
 /** A scalar in the tier's memory: itself, or a copy that is the caller's. */

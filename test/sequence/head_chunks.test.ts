@@ -54,7 +54,7 @@ const inputIds = Int32Array.from({ length: T }, (_, i) => (i * 7919 + (i % 5)) %
 const whole = { inputIds };
 const packed = { inputIds, cuSeqlens: BigInt64Array.from([0n, 17n, 18n, 41n]) };
 
-const plain: Required<Omit<MemoryOptions, "format" | "directory" | "prefetch">> = {
+const plain: Required<Omit<MemoryOptions, "format" | "directory" | "prefetch" | "states">> = {
   tileMlp: 0,
   tileLoss: 0,
   checkpointEvery: 0,
