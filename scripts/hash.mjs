@@ -37,6 +37,15 @@ export function hashOf(paths) {
 
 /** What longseq.node is made of. */
 export const nativeHash = () => hashOf(["CMakeLists.txt", "native", "test/native", "package-lock.json"]);
+/** What liblongseq_cuda.so is made of. */
+export const cudaHash = () =>
+  hashOf([
+    "native/cuda",
+    "native/include",
+    "native/compat",
+    "native/runtime/ops/matmul_plan.h",
+    "scripts/fetch_cuda.mjs",
+  ]);
 /** What dist/ is made of. */
 export const typescriptHash = () => hashOf(["tsconfig.json", "lib", "package-lock.json"]);
 

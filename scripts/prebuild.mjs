@@ -1,8 +1,9 @@
-// Fills prebuilds/linux-x64 with the stripped addon that the npm package carries.
+// Fills prebuilds/linux-x64 with what the npm package carries: the stripped addon and, where nvcc is there, the CUDA
+// backend beside it (prebuildify takes along what build/Release holds).
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { nativeHash, root } from "./hash.mjs";
+import { cudaHash, nativeHash, root } from "./hash.mjs";
 import { takeLock } from "./lock.mjs";
 import { prebuildFile, prebuildFolder, prebuildStamp } from "./prebuild_state.mjs";
 
@@ -19,7 +20,7 @@ mkdirSync(prebuildFolder, { recursive: true });
 for (const name of readdirSync(prebuildFolder)) {
   if (name !== "README.md") rmSync(join(prebuildFolder, name), { recursive: true });
 }
-const hash = nativeHash();
+const hash = nativeHash() + cudaHash();
 const shim = join(root, "scripts/cmake_js_shim.mjs");
 run("node_modules/prebuildify/bin.js", "--napi", "--strip", "--tag-libc", "--node-gyp", shim);
 if (!existsSync(prebuildFile)) {

@@ -1,7 +1,7 @@
 // Whether prebuilds/linux-x64 holds a binary made of the sources as they are now.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { nativeHash, readStamp, root } from "./hash.mjs";
+import { cudaHash, nativeHash, readStamp, root } from "./hash.mjs";
 
 /** The folder that prebuildify fills and node-gyp-build looks into. */
 export const prebuildFolder = join(root, "prebuilds/linux-x64");
@@ -11,5 +11,5 @@ export const prebuildFile = join(prebuildFolder, "longseq.glibc.node");
 export const prebuildStamp = "build/prebuild.hash";
 
 export function prebuildCurrent() {
-  return existsSync(prebuildFile) && readStamp(prebuildStamp) === nativeHash();
+  return existsSync(prebuildFile) && readStamp(prebuildStamp) === nativeHash() + cudaHash();
 }

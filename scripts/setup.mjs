@@ -13,11 +13,12 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { delimiter, join } from "node:path";
-import { hashOf, nativeHash, readStamp, root, typescriptHash } from "./hash.mjs";
+import { cudaHash, hashOf, nativeHash, readStamp, root, typescriptHash } from "./hash.mjs";
 import { takeLock } from "./lock.mjs";
 
 const known = new Set(["--native", "--cuda", "--quiet"]);
@@ -30,6 +31,8 @@ const addon = "build/Release/longseq.node";
 const lockfileStamp = "node_modules/.longseq-lockfile";
 const nativeStamp = "build/longseq.hash";
 const typescriptStamp = "dist/longseq.hash";
+const cudaLibrary = "build/Release/liblongseq_cuda.so";
+const cudaStamp = "build/longseq_cuda.hash";
 /** Debian package: the command that shows it is there, however it was installed. */
 const packages = { cmake: "cmake", "ninja-build": "ninja", "g++": "g++" };
 
@@ -184,13 +187,82 @@ function buildTypescript() {
   writeFileSync(join(root, typescriptStamp), wanted);
 }
 
-function buildCuda() {
-  if (!existsSync(join(root, "native/cuda"))) say("--cuda: this version has no CUDA backend; nothing to build for it.");
+/** nvcc on PATH, or in the toolkit that CUDA_HOME, CUDA_PATH or /usr/local/cuda names; undefined if there is none. */
+function findNvcc() {
+  const folders = [
+    ...(process.env.PATH ?? "").split(delimiter),
+    ...[process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"]
+      .filter(Boolean)
+      .map((home) => join(home, "bin")),
+  ];
+  return folders.map((folder) => join(folder || ".", "nvcc")).find((path) => existsSync(path));
+}
+
+/** The toolkit's version as [major, minor] and its headers, as nvcc itself tells them. */
+function toolkitOf(nvcc) {
+  const version = /release (\d+)\.(\d+)/.exec(spawnSync(nvcc, ["--version"], { encoding: "utf8" }).stdout ?? "");
+  const dry = spawnSync(nvcc, ["--dryrun", "-c", "-x", "cu", "/dev/null"], { encoding: "utf8" });
+  const top = /^#\$ TOP=(.*)$/m.exec(dry.stderr ?? "")?.[1];
+  return {
+    version: version ? [Number(version[1]), Number(version[2])] : [0, 0],
+    include: top === undefined ? undefined : join(top, "include"),
+  };
+}
+
+function cudaCurrent() {
+  return existsSync(join(root, cudaLibrary)) && readStamp(cudaStamp) === cudaHash();
+}
+
+/** Builds the CUDA backend, or says why not: an addon without it is whole. */
+async function buildCuda() {
+  const nvcc = findNvcc();
+  if (nvcc === undefined) {
+    say("--cuda: nvcc is not found, so the CUDA backend is not built (install the CUDA toolkit 13, or set CUDA_HOME)");
+    return;
+  }
+  const { version, include } = toolkitOf(nvcc);
+  if (version[0] < 13) {
+    say(`--cuda: ${nvcc} is CUDA ${version.join(".")}, 13.0 or newer is needed: the CUDA backend is not built`);
+    return;
+  }
+  const { fetchCuda } = await import("./fetch_cuda.mjs");
+  const { missing, needed } = fetchCuda(include, say);
+  if (needed.length > 0)
+    fail(`The CUDA backend needs ${needed.join(", ")}: is there a python3 with pip, and an index?`);
+  if (missing.length > 0) say(`--cuda: built without ${missing.join(", ")}`);
+  const wanted = cudaHash();
+  say("building liblongseq_cuda.so");
+  const cache = join(root, "build/cuda/CMakeCache.txt");
+  const home = existsSync(cache) && /^CMAKE_HOME_DIRECTORY:INTERNAL=(.*)$/m.exec(readFileSync(cache, "utf8"))?.[1];
+  if (home !== join(root, "native/cuda")) rmSync(join(root, "build/cuda"), { recursive: true, force: true });
+  const objects = join(root, ".cache/cuda/objects");
+  const launcher = [process.execPath, join(root, "scripts/object_cache.mjs"), objects].join(";");
+  const advice = "The message is above.";
+  const configure = ["-S", "native/cuda", "-B", "build/cuda", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"];
+  const compilers = [`-DCMAKE_CUDA_COMPILER=${nvcc}`].concat(
+    ["CXX", "CUDA"].map((language) => `-DCMAKE_${language}_COMPILER_LAUNCHER=${launcher}`),
+  );
+  run("cmake", [...configure, ...compilers, "--log-level=WARNING"], advice);
+  run("cmake", ["--build", "build/cuda", "--parallel", String(availableParallelism())], advice);
+  pruneObjects(objects);
+  writeFileSync(join(root, cudaStamp), wanted);
+}
+
+/** Objects that no build used for a month go. */
+function pruneObjects(folder) {
+  if (!existsSync(folder)) return;
+  const oldest = Date.now() - 30 * 86_400_000;
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    if (statSync(path).mtimeMs < oldest) rmSync(path);
+  }
 }
 
 checkHost();
 const nativeOnly = options.has("--native");
-const current = () => npmPackagesCurrent() && nativeCurrent() && (nativeOnly || typescriptCurrent());
+const cuda = options.has("--cuda");
+const current = () =>
+  npmPackagesCurrent() && nativeCurrent() && (nativeOnly || typescriptCurrent()) && (!cuda || cudaCurrent());
 if (!current()) {
   mkdirSync(join(root, ".setup"), { recursive: true });
   const release = await takeLock(join(root, ".setup/lock"), (pid) => say(`waiting for set-up process ${pid}`));
@@ -199,6 +271,6 @@ if (!current()) {
   installNpmPackages();
   buildNative();
   if (!nativeOnly) buildTypescript();
+  if (cuda) await buildCuda();
 }
-if (options.has("--cuda")) buildCuda();
 if (!options.has("--quiet")) console.log("longseq is ready. Next: npm run demo, or: node bin/longseq.mjs train CONFIG");
