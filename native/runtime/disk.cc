@@ -97,9 +97,10 @@ void DiskFile::make_folders() {
     } else if (errno != EEXIST) {
       const int error_number = errno;
       remove_folders();
-      throw Error(LS_IO, format("memory.checkpoint.directory: the folder %s cannot be made: %s; name a folder that can "
-                                "be written, or set memory.checkpoint.offload to host or none",
-                                path->c_str(), words(error_number).c_str()));
+      throw Error(LS_IO,
+                  format("memory.checkpoint.directory: %s cannot be made, its part %s is refused: %s; name a folder "
+                         "that can be written, or set memory.checkpoint.offload to host or none",
+                         folder_.c_str(), path->c_str(), words(error_number).c_str()));
     }
   }
 }
