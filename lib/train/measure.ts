@@ -142,7 +142,8 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
   const micro = cachedBatch(work.micro);
   device.trim();
   device.resetPeaks();
-  const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype }));
+  const tier = plan.states.params === "host" ? "host" : "device";
+  const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype, tier }));
   model.configureMemory({ ...plan, directory: null });
   const parameters = trainedParameters(model);
   const optimizer = makeOptimizer(parameters, subject.train, plan);
@@ -183,6 +184,6 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
       ops,
     };
   } finally {
-    disposeRun(model, optimizer, parameters);
+    disposeRun(model, optimizer);
   }
 }

@@ -73,7 +73,7 @@ const isAvailable = (key: string, value: string | number): boolean =>
   availability.find((row) => row.key === key)?.values.includes(value) ?? true;
 
 /** Throws ConfigError for keys of `memory` that contradict each other. */
-function checkKeys({ checkpoint }: Config["memory"]): void {
+function checkKeys({ checkpoint, offload: states }: Config["memory"]): void {
   const { every, keepAttention, offload, deviceBytes, format, directory } = checkpoint;
   const refuse = (key: string, value: string, other: string, remedy: string): never => {
     throw new ConfigError(`memory.checkpoint.${key}: ${value}, but memory.checkpoint.${other}; ${remedy}`);
@@ -86,6 +86,11 @@ function checkKeys({ checkpoint }: Config["memory"]): void {
     if (Number(deviceBytes) > 0)
       refuse("device_bytes", formatBytes(Number(deviceBytes)), "every is 0, so there are no checkpoints", remedy);
     if (format !== "native") refuse("format", format, "every is 0, so there are no checkpoints", remedy);
+    if (states.params === "host")
+      throw new ConfigError(
+        "memory.offload.params: host, but memory.checkpoint.every is 0, so that a backward would hold every layer's " +
+          "parameters on the device; set every to 1 or more, or leave one of the keys out",
+      );
   }
   if (offload === "none" && format !== "native")
     refuse(

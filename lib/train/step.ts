@@ -24,7 +24,7 @@ export function trainedParameters(model: CausalLM): [string, Parameter][] {
 export function makeOptimizer(
   parameters: readonly (readonly [string, Parameter])[],
   train: Config["train"],
-  _plan: MemoryPlan,
+  plan: Pick<MemoryPlan, "states">,
 ): AdamW {
   return new AdamW(
     parameters.map(([, parameter]) => parameter),
@@ -34,6 +34,7 @@ export function makeOptimizer(
       eps: train.eps,
       weightDecay: train.weightDecay,
       decayOnlyMatrices: true,
+      offload: plan.states.optimizer,
     },
   );
 }
@@ -89,13 +90,8 @@ export function evaluationLoss(model: CausalLM, batch: Batch): Tensor {
 }
 
 /** Frees parameters, gradients and optimizer states. */
-export function disposeRun(
-  model: CausalLM | undefined,
-  optimizer: AdamW | undefined,
-  parameters: readonly (readonly [string, Parameter])[],
-): void {
+export function disposeRun(model: CausalLM | undefined, optimizer: AdamW | undefined): void {
   optimizer?.zeroGrad();
-  const names = new Map(parameters.map(([name, parameter]) => [parameter, name]));
-  for (const [, tensor] of optimizer?.namedState(names) ?? []) tensor.dispose();
+  optimizer?.dispose();
   model?.dispose();
 }

@@ -4,13 +4,7 @@ import { tmpdir } from "node:os";
 import * as path from "node:path";
 import t from "tap";
 import { SafetensorsWriter } from "../../lib/checkpoint/safetensors.js";
-import {
-  ArgumentError,
-  CancelledError,
-  ConfigError,
-  IoError,
-  TrainingError,
-} from "../../lib/errors.js";
+import { ArgumentError, CancelledError, ConfigError, IoError, TrainingError } from "../../lib/errors.js";
 import type { StepMetrics } from "../../lib/report/events.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { bits, golden, run, tiny, writeRows } from "./helpers.js";
