@@ -4,6 +4,7 @@
 #include "cublaslt.h"
 #include "driver.h"
 #include "entries.h"
+#include "fault.h"
 #include "state.h"
 
 namespace longseq::cuda {
@@ -85,6 +86,7 @@ ls_status device_open(int32_t index, int32_t, void **device, ls_device_info *inf
 void device_close(void *device) {
   std::unique_ptr<DeviceState> state(static_cast<DeviceState *>(device));
   make_current(state.get());
+  forget_faults(device);
   for (cudaEvent_t event : state->events) cudaEventDestroy(event);
   if (state->cublaslt) cublaslt().Destroy(static_cast<cublasLtHandle_t>(state->cublaslt));
 }

@@ -25,8 +25,9 @@ ls_status fault_status(void *device, char *error, size_t error_size);
 // For device_close.
 void forget_faults(void *device);
 
-// The lowest index wins, whichever thread comes first. index < 2^32.
-LS_DEVICE void note_fault(Fault *fault, FaultKind kind, int64_t index, int32_t value, int64_t limit) {
+// The lowest index wins, whichever thread comes first. index < 2^32. A template, since host files know no atomicMin.
+template <typename Record>
+LS_DEVICE void note_fault(Record *fault, FaultKind kind, int64_t index, int32_t value, int64_t limit) {
   if (fault == nullptr) return;
   fault->limit[kind] = limit;
   atomicMin(&fault->first[kind], static_cast<unsigned long long>(index) << 32 |

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 
+#include "fault.h"
 #include "state.h"
 
 namespace longseq::cuda {
@@ -94,6 +95,7 @@ cudaStream_t stream_of(const ls_exec *exec) {
 int multiprocessors(const ls_exec *exec) { return device_of(exec)->properties.multiProcessorCount; }
 
 ls_status launch_status(const ls_exec *exec, cudaError_t error, const char *what) {
+  if (error == cudaSuccess) return fault_status(exec->device, exec->error, exec->error_size);
   return failure(device_of(exec)->index, error, what, exec->error, exec->error_size);
 }
 
@@ -129,8 +131,9 @@ void queue_close(void *device, void *stream) {
 ls_status queue_synchronize(void *device, void *stream, char *error, size_t error_size) {
   auto *state = static_cast<DeviceState *>(device);
   make_current(state);
-  return failure(state->index, cudaStreamSynchronize(queue_state(stream)->stream), "the work of this queue", error,
-                 error_size);
+  const ls_status status = failure(state->index, cudaStreamSynchronize(queue_state(stream)->stream),
+                                   "the work of this queue", error, error_size);
+  return status == LS_OK ? fault_status(device, error, error_size) : status;
 }
 
 ls_status event_record(void *device, void *stream, void **event) {
@@ -171,8 +174,9 @@ void event_free(void *device, void *event) {
 ls_status event_synchronize(void *device, void *event, char *error, size_t error_size) {
   auto *state = static_cast<DeviceState *>(device);
   make_current(state);
-  return failure(state->index, cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "the work of this queue", error,
-                 error_size);
+  const ls_status status = failure(state->index, cudaEventSynchronize(static_cast<cudaEvent_t>(event)),
+                                   "the work of this queue", error, error_size);
+  return status == LS_OK ? fault_status(device, error, error_size) : status;
 }
 
 ls_status event_elapsed(void *device, void *from, void *to, double *milliseconds) {
