@@ -7,7 +7,7 @@ import { copyInto } from "../ops/copy.js";
 import { addRowSums, matmulInto, matmulTransposed } from "../ops/matmul.js";
 import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
-import { tiles } from "./tiled.js";
+import { eachTile } from "./each_tile.js";
 
 /** The parameters; N query heads, K key/value heads of size D. */
 export interface AttentionWeights {
@@ -144,14 +144,11 @@ class Half {
   readonly #x: Tensor;
   readonly #w: AttentionWeights;
   readonly #options: AttentionChunksOptions;
-  readonly #tiles: readonly { start: number; length: number }[];
 
   constructor(x: Tensor, weights: AttentionWeights, options: AttentionChunksOptions) {
     this.#x = x;
     this.#w = weights;
     this.#options = options;
-    const total = x.shape[0] as number;
-    this.#tiles = tiles(total, options.rows > 0 ? options.rows : Math.max(total, 1));
     this.chunks = headChunks(options.heads, options.kvHeads, options.chunks);
   }
 
@@ -161,13 +158,13 @@ class Half {
 
   /** Calls `use` with each tile of rows and norm(x) there. */
   eachTile(use: (normed: Tensor, start: number, length: number) => void): void {
-    for (const { start, length } of this.#tiles)
-      scope(() => {
-        const x = rowsOf(this.#x, start, length);
-        const normed = Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
-        binding.ops.rmsNorm(x.native(), this.#w.norm.native(), normed.native(), this.#options.eps);
-        use(normed, start, length);
-      });
+    const { device, dtype, shape } = this.#x;
+    eachTile(device, shape[0] as number, this.#options.rows, ({ start, length }) => {
+      const x = rowsOf(this.#x, start, length);
+      const normed = Tensor.empty(x.shape, { device, dtype });
+      binding.ops.rmsNorm(x.native(), this.#w.norm.native(), normed.native(), this.#options.eps);
+      use(normed, start, length);
+    });
   }
 
   /**

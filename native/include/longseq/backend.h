@@ -114,13 +114,13 @@ typedef struct ls_matmul_args {
   int64_t accumulate; /* 0 or 1 */
 } ls_matmul_args;
 
-/* y = x / sqrt(mean(x^2) + eps) * weight, over the last dim.  x, y [T, H], weight [H] */
+/* y = x / sqrt(mean(x^2) + eps) * weight, over the last dim.  x, y [T, H], weight [H]; y may be x. */
 typedef struct ls_rms_norm_args {
   ls_tensor x, weight, y;
   double eps;
 } ls_rms_norm_args;
 
-/* Recomputes the row statistics from x. dx [T, H]; dweight [H] float32, +=, optional.
+/* Recomputes the row statistics from x. dx [T, H], may be dy; dweight [H] float32, +=, optional.
  * accumulate_dx: dx += (the residual's gradient is there already). */
 typedef struct ls_rms_norm_backward_args {
   ls_tensor x, weight, dy, dx, dweight;
@@ -151,7 +151,8 @@ typedef struct ls_rope_args {
   int64_t inverse;
 } ls_rope_args;
 
-/* Gated activation: y = act(gate) * up. kind: ls_unary_kind of act (silu: SwiGLU; gelu kinds: GeGLU). [T, F] */
+/* Gated activation: y = act(gate) * up. kind: ls_unary_kind of act (silu: SwiGLU; gelu kinds: GeGLU). [T, F]; y may be
+ * gate or up. */
 typedef struct ls_swiglu_args {
   ls_tensor gate, up, y;
   int64_t kind;
