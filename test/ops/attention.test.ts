@@ -31,6 +31,8 @@ interface Reference {
   dkTerms: number;
 }
 
+const onGpu = (process.env.LONGSEQ_TEST_DEVICE ?? "cpu").startsWith("cuda");
+
 const rms = (x: Float64Array) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / Math.max(1, x.length));
 
 /** Softmax attention and its gradients in float64. The gradients start from the o and lse that the forward stored. */
@@ -108,13 +110,17 @@ t.test("outputs and gradients of every mask stay within the tolerance", async (t
     const depth = Math.max(spec.headSize, spec.keys);
     // Gradients sum over the queries of a group, too.
     const gradientDepth = Math.max(depth, spec.queries * spec.group);
+    // Tensor cores take weights and their gradients in bfloat16, whatever the results are stored in.
+    const [dqType, dkvType] = onGpu ? [spec.type, spec.type] : [spec.dqType, spec.dkvType];
     const errors = {
       o: distance(run.o, expected.o, spec.type) / tolerance(depth, spec.type),
-      dq: distance(run.dq, expected.dq, spec.dqType, expected.dqTerms / 4) / tolerance(gradientDepth, spec.dqType),
-      dk: distance(run.dk, expected.dk, spec.dkvType, expected.dkTerms / 4) / tolerance(gradientDepth, spec.dkvType),
-      dv: distance(run.dv, expected.dv, spec.dkvType) / tolerance(gradientDepth, spec.dkvType),
+      dq: distance(run.dq, expected.dq, dqType, expected.dqTerms / 4) / tolerance(gradientDepth, dqType),
+      dk: distance(run.dk, expected.dk, dkvType, expected.dkTerms / 4) / tolerance(gradientDepth, dkvType),
+      dv: distance(run.dv, expected.dv, dkvType) / tolerance(gradientDepth, dkvType),
     };
-    const wrong = Object.entries(errors).filter(([, error]) => !(error <= 1));
+    // Half as much again where weights were rounded on the way.
+    const most = onGpu && spec.type === "bfloat16" ? 1.5 : 1;
+    const wrong = Object.entries(errors).filter(([, error]) => !(error <= most));
     t.same(wrong, [], `errors within the tolerance: ${describe(spec)}`);
     const finite = (x: Float64Array) => x.map((value) => (value === Number.NEGATIVE_INFINITY ? 0 : value));
     const none = (value: number) => value === Number.NEGATIVE_INFINITY;

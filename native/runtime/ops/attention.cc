@@ -185,12 +185,12 @@ Cost cost_attention_backward(const void *pointer) {
       2 * tensor_bytes(a.q) + 2 * tensor_bytes(a.k) + 2 * tensor_bytes(a.v) + tensor_bytes(a.o) + tensor_bytes(a.dout)};
 }
 
-// Of the cpu backend: a ticket for each head and block of 128 queries, delta where it is not given, and dq in float32
+// Of our CUDA kernels: delta where it is not given. Of the cpu backend: a ticket for each head and block of 128 queries, delta where it is not given, and dq in float32
 // where it is stored in bfloat16; each part on cache lines of its own.
 int64_t workspace_attention_backward(const void *pointer, const Profile &profile) {
-  if (profile.cuda) return 0;
   const auto &a = *static_cast<const ls_attention_backward_args *>(pointer);
   const int64_t rows = a.q.sizes[0], heads = a.q.sizes[1];
+  if (profile.cuda) return a.delta.present ? 0 : 4 * heads * rows;
   const auto lines = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
   return 64 + lines(4 * heads * ((rows + 127) / 128)) + (a.delta.present ? 0 : lines(4 * heads * rows)) +
          (a.dq.dtype == LS_BF16 ? lines(4 * elements(a.dq)) : 0);

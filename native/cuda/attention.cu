@@ -1,0 +1,19 @@
+// FlashAttention forward: chooses the kernel for the dtype and the head size.
+#include "attention_entry.h"
+#include "entries.h"
+
+namespace longseq::cuda {
+
+ls_status attention(const ls_exec *exec, const ls_attention_args *args) {
+  AttentionParams p;
+  LS_TRY(common_params(exec, "attention", args, &p));
+  if (p.queries == 0 || p.heads == 0) return LS_OK;
+  if (args->q.dtype == LS_F32) return attention_float32(exec, p);
+#define LS_TAKE(size) \
+  if (p.d <= size) return attention_d##size(exec, p);
+  LS_ATTENTION_SIZES(LS_TAKE)
+#undef LS_TAKE
+  return fail(exec, LS_UNSUPPORTED, "attention: head size %d; the CUDA kernels take up to 256", p.d);
+}
+
+}  // namespace longseq::cuda

@@ -1,0 +1,4 @@
+// Attention's tensor-core kernels for head sizes up to 96.
+#include "attention_kernels.h"
+
+LS_DEFINE_ATTENTION(96)

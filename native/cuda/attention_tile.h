@@ -1,0 +1,221 @@
+// What attention's kernels share: their arguments, which keys a query attends, tiles in shared memory and their
+// products.
+//
+// Rows and columns: in the forward and in dq's kernel rows are queries and columns keys; in the kernel of dk and dv
+// rows are keys and columns queries. Either way each row attends one interval of columns, and both ends grow with the
+// row.
+#ifndef LONGSEQ_CUDA_ATTENTION_TILE_H
+#define LONGSEQ_CUDA_ATTENTION_TILE_H
+
+#include "launch.h"
+#include "tensor_core.h"
+
+namespace longseq::cuda {
+
+// [T, heads, D] with D contiguous; strides in elements.
+struct HeadTensor {
+  void *data;
+  int64_t row, head;
+  int32_t dtype;
+};
+
+struct AttentionParams {
+  HeadTensor q, k, v, o, dout, dq, dk, dv;
+  float *lse, *delta;         // [N, Tq]
+  const int64_t *cu_seqlens;  // [documents + 1]; null: one document
+  int64_t documents;
+  int64_t queries, keys;       // Tq, Tk
+  int64_t q_offset, k_offset;  // positions of the first query and the first key
+  int64_t window;              // 0: none
+  int32_t heads, group, d;     // N, N / K, D
+  bool causal, vectors;        // vectors: 16-byte copies are possible
+  bool accumulate_dq, accumulate_dkv;
+  float scale;
+};
+
+// Half-open interval of columns; the entries refuse 2^31 of them and more.
+struct Interval {
+  int lo, hi;
+};
+
+// The columns that row `row` attends. rows are keys if of_keys, else queries.
+LS_DEVICE Interval attended(const AttentionParams &p, bool of_keys, int64_t row) {
+  const int64_t position = (of_keys ? p.k_offset : p.q_offset) + row;
+  const int64_t first = of_keys ? p.q_offset : p.k_offset;
+  const int64_t count = of_keys ? p.queries : p.keys;
+  int64_t lo = first, hi = first + count;
+  if (p.cu_seqlens != nullptr) {
+    if (p.documents <= 0 || position < p.cu_seqlens[0]) return {0, 0};
+    if (position >= p.cu_seqlens[p.documents]) return {static_cast<int>(count), static_cast<int>(count)};
+    // The last document that starts at or before the position; empty ones before it are passed over.
+    int64_t at = 0, behind = p.documents;
+    while (behind - at > 1) {
+      const int64_t middle = at + (behind - at) / 2;
+      if (p.cu_seqlens[middle] <= position) {
+        at = middle;
+      } else {
+        behind = middle;
+      }
+    }
+    lo = max(lo, p.cu_seqlens[at]);
+    hi = min(hi, p.cu_seqlens[at + 1]);
+  }
+  if (p.window > 0) {
+    lo = max(lo, position - p.window + 1);
+    hi = min(hi, position + p.window);
+  }
+  if (p.causal) {
+    if (of_keys) {
+      lo = max(lo, position);
+    } else {
+      hi = min(hi, position + 1);
+    }
+  }
+  const int64_t end = first + count;
+  lo = min(max(lo, first), end) - first;
+  hi = min(max(hi, first), end) - first;
+  return {static_cast<int>(lo), static_cast<int>(hi)};
+}
+
+// What the rows of a block attend.
+struct RowBounds {
+  Interval first, last;  // of the first and the last row
+  const Interval *rows;  // in shared memory; readable after the next barrier
+  // Whether every row attends all columns at .. end - 1.
+  LS_DEVICE bool whole(int at, int end) const { return last.lo <= at && end <= first.hi; }
+};
+template <int kRows, int kThreads>
+LS_DEVICE RowBounds row_bounds(const AttentionParams &p, bool of_keys, int64_t row0, int64_t total, void *shared) {
+  Interval *rows = static_cast<Interval *>(shared);
+  for (int i = static_cast<int>(threadIdx.x); i < kRows; i += kThreads)
+    rows[i] = attended(p, of_keys, min(row0 + i, total - 1));
+  return {attended(p, of_keys, row0), attended(p, of_keys, min(row0 + kRows, total) - 1), rows};
+}
+
+// Distance of two rows [D] in shared memory, in elements: an odd number of 16-byte pieces, so that the eight rows of an
+// ldmatrix lie in different banks.
+template <int kD>
+inline constexpr int kStride = kD + 8;
+
+// Starts copying rows first .. first + kRows - 1 of a head; rows beyond `total` and columns beyond d become zeros.
+template <int kRows, int kD, int kThreads>
+LS_DEVICE void load_tile(bf16 *shared, const HeadTensor &from, int64_t head, int64_t first, int64_t total, int d,
+                         bool vectors) {
+  constexpr int kPieces = kD / 8;
+  const bf16 *source = static_cast<const bf16 *>(from.data) + head * from.head + first * from.row;
+  // Rows of the tile that exist.
+  const int there = static_cast<int>(min(total - first, static_cast<int64_t>(kRows)));
+#pragma unroll 1
+  for (int at = static_cast<int>(threadIdx.x); at < kRows * kPieces; at += kThreads) {
+    const int row = at / kPieces, column = at % kPieces * 8;
+    const bool inside = row < there && column < d;
+    const bf16 *piece = source + (inside ? row * from.row + column : 0);
+    bf16 *to = shared + row * kStride<kD> + column;
+    if (vectors) {
+      cp_async_16(to, piece, inside);
+    } else {
+      for (int i = 0; i < 8; ++i) to[i] = inside && column + i < d ? piece[i] : bf16{0};
+    }
+  }
+}
+
+// acc [16 kM, 8 kN] += a [16 kM, D] . b [8 kN, D]^T, both in shared memory.
+template <int kM, int kN, int kD>
+LS_DEVICE void multiply_rows(float (&acc)[kM][kN][4], const bf16 *a, const bf16 *b) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bf16 *a_row = a + lane % 16 * kStride<kD> + lane / 16 * 8;
+  const bf16 *b_row = b + (lane / 16 * 8 + lane % 8) * kStride<kD> + lane / 8 % 2 * 8;
+#pragma unroll
+  for (int k = 0; k < kD; k += 16) {
+    uint32_t fa[kM][4];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) ldmatrix_x4(fa[m], a_row + m * 16 * kStride<kD> + k);
+#pragma unroll
+    for (int n = 0; n < kN; n += 2) {
+      uint32_t fb[4];
+      ldmatrix_x4(fb, b_row + n * 8 * kStride<kD> + k);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        mma_bf16(acc[m][n], fa[m], fb[0], fb[1]);
+        mma_bf16(acc[m][n + 1], fa[m], fb[2], fb[3]);
+      }
+    }
+  }
+}
+
+// acc [16 kM, 8 kN] += bf16(s) [16 kM, 8 kK] . b [8 kK, 8 kN], s in fragments, b in shared memory with rows of kD.
+template <int kM, int kN, int kK, int kD>
+LS_DEVICE void multiply_columns(float (&acc)[kM][kN][4], const float (&s)[kM][kK][4], const bf16 *b) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bf16 *b_row = b + lane % 16 * kStride<kD> + lane / 16 * 8;
+#pragma unroll
+  for (int k = 0; k < kK; k += 2) {
+    uint32_t fa[kM][4];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      fa[m][0] = pack_bf16(s[m][k][0], s[m][k][1]);
+      fa[m][1] = pack_bf16(s[m][k][2], s[m][k][3]);
+      fa[m][2] = pack_bf16(s[m][k + 1][0], s[m][k + 1][1]);
+      fa[m][3] = pack_bf16(s[m][k + 1][2], s[m][k + 1][3]);
+    }
+#pragma unroll
+    for (int n = 0; n < kN; n += 2) {
+      uint32_t fb[4];
+      ldmatrix_x4_transposed(fb, b_row + k * 8 * kStride<kD> + n * 8);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        mma_bf16(acc[m][n], fa[m], fb[0], fb[1]);
+        mma_bf16(acc[m][n + 1], fa[m], fb[2], fb[3]);
+      }
+    }
+  }
+}
+
+// Puts a warp's fragments, times `factor` of each half, into rows [kD] of floats in shared memory.
+template <int kN, int kD>
+LS_DEVICE void stage_rows(float *shared, int row, int column, const float (&acc)[kN][4], const float (&factor)[2]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float *to = shared + (row + lane / 4) * kStride<kD> + column + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kN; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) to[e / 2 * 8 * kStride<kD> + n * 8 + e % 2] = acc[n][e] * factor[e / 2];
+}
+
+// Writes (or adds) the staged rows row0 .. row0 + kRows - 1 to a head of an output, between two barriers.
+template <int kRows, int kD, int kThreads>
+LS_DEVICE void flush_rows(const HeadTensor &to, int64_t head, int64_t row0, int64_t total, int d, const float *shared,
+                          bool accumulate) {
+  __syncthreads();
+#pragma unroll 1
+  for (int at = static_cast<int>(threadIdx.x); at < kRows * kD; at += kThreads) {
+    const int row = at / kD, column = at % kD;
+    if (row0 + row >= total || column >= d) continue;
+    const float value = shared[row * kStride<kD> + column];
+    const int64_t place = head * to.head + (row0 + row) * to.row + column;
+    if (to.dtype == LS_BF16) {
+      bf16 *p = static_cast<bf16 *>(to.data) + place;
+      *p = from_float<bf16>(accumulate ? to_float(*p) + value : value);
+    } else {
+      float *p = static_cast<float *>(to.data) + place;
+      *p = accumulate ? *p + value : value;
+    }
+  }
+  __syncthreads();
+}
+
+// float32 through plain arithmetic (native/cuda/attention_float32.cu).
+ls_status attention_float32(const ls_exec *exec, const AttentionParams &p);
+ls_status attention_backward_float32(const ls_exec *exec, const AttentionParams &p);
+
+// bfloat16 through tensor cores, one file a head size (native/cuda/attention_d*.cu), for D up to that size.
+#define LS_ATTENTION_SIZES(X) X(64) X(96) X(128) X(256)
+#define LS_DECLARE(size)                                                      \
+  ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p); \
+  ls_status attention_backward_d##size(const ls_exec *exec, const AttentionParams &p);
+LS_ATTENTION_SIZES(LS_DECLARE)
+#undef LS_DECLARE
+
+}  // namespace longseq::cuda
+
+#endif  // LONGSEQ_CUDA_ATTENTION_TILE_H
