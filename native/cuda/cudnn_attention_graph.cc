@@ -225,10 +225,12 @@ AttentionGraph forward_graph(const Geometry &geometry) {
     attention.ports.push_back({Port::rows, out.lengths_q});
     attention.ports.push_back({Port::columns, out.lengths_k});
   }
-  b.target = &attention.inner;
-  attention.inner_x = b.scores("scores");
-  attention.inner_y = b.band(attention.inner_x);
-  b.target = nullptr;
+  if (geometry.causal || geometry.window) {
+    b.target = &attention.inner;
+    attention.inner_x = b.scores("scores");
+    attention.inner_y = b.band(attention.inner_x);
+    b.target = nullptr;
+  }
   b.graph().nodes.push_back(attention);
   return std::move(b.out);
 }
@@ -246,15 +248,16 @@ AttentionGraph backward_graph(const Geometry &geometry) {
   out.dq = b.rows("dq", false, g.heads, g.dq);
   out.dk = b.rows("dk", true, g.kv_heads, g.dk);
   out.dv = b.rows("dv", true, g.kv_heads, g.dv);
+  if (g.dq_f32) b.graph().tensor(out.dq).type = DataType::f32;
+  if (g.dkv_f32) b.graph().tensor(out.dk).type = b.graph().tensor(out.dv).type = DataType::f32;
   out.scale = b.constant("scale", 1);
   const Uid lq = out.lengths_q, lk = out.lengths_k;
 
   // delta = rowsum(dout * o)
   const Dims product_sizes = {g.documents, g.heads, g.rows_q, g.head_size};
-  const Uid product =
-      b.pointwise("dout_o", POINTWISE_MUL, out.dout, out.o,
-                  b.inner("dout_o", product_sizes,
-                          {g.heads * g.rows_q * g.head_size, g.rows_q * g.head_size, g.heads * g.head_size, 1}));
+  const Uid product = b.pointwise(
+      "dout_o", POINTWISE_MUL, out.dout, out.o,
+      b.inner("dout_o", product_sizes, {g.heads * g.rows_q * g.head_size, g.rows_q * g.head_size, g.head_size, 1}));
   const Uid row_sum =
       b.reduce("delta_sum", product,
                b.inner("delta_sum", {g.documents, g.heads, g.rows_q, 1}, {g.heads * g.rows_q, g.rows_q, 1, 1}));

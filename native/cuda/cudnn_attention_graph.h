@@ -4,31 +4,11 @@
 #define LONGSEQ_CUDA_CUDNN_ATTENTION_GRAPH_H
 
 #include "cudnn_graph.h"
+#include "runtime/ops/cudnn_attention.h"
 
 namespace longseq::cuda::cudnn {
 
-// Elements from one row, and from one head, to the next; the last dim is contiguous.
-struct RowStrides {
-  int64_t row = 0, head = 0;
-  auto operator<=>(const RowStrides &) const = default;
-};
-
-// All of an attention that a plan depends on. q [total_q, N, D], k, v [total_k, K, D], bfloat16; lse [N, total_q].
-struct Geometry {
-  int64_t documents = 1;           // batch of the graph
-  int64_t rows_q = 0, rows_k = 0;  // of the longest document
-  int64_t total_q = 0, total_k = 0;
-  int64_t heads = 0, kv_heads = 0, head_size = 0;
-  bool packed = false;  // documents lie one behind the other; their lengths and starts are tensors
-  bool causal = false;
-  // Query row i and key row j of a document stand where i + shift and j are equal. Of packed documents only whether
-  // the last rows of both meet (else the first) is used: the shift is each document's rows_k - rows_q.
-  int64_t shift = 0;
-  bool bottom_right = false;
-  int64_t window = 0;  // 0: none
-  RowStrides q, k, v, o, dout, dq, dk, dv;
-  auto operator<=>(const Geometry &) const = default;
-};
+using Geometry = AttentionGeometry;
 
 // Offsets that a packed graph reads: document d of the rows of q (or k) starts at element start[d] * stride; entry
 // `documents` is the end. int64, [documents + 1].
