@@ -224,13 +224,13 @@ export function stepLine(metrics: StepMetrics, steps: number, secondsLeft: numbe
 
 /** What was planned, on one line. */
 function planLine(plan: PlanEvent): string {
-  const { event: _, steps, startStep, message, memory, device, dtype, parameters, sequences, ...others } = plan;
+  const { event: _, steps, startStep, message, memory, ...details } = plan;
   if (typeof message === "string") return message;
   const start = startStep ? `going on after step ${startStep} of ${steps}` : `${steps} steps`;
-  // What was chosen of memory comes with words of its own.
-  const chosen = typeof memory === "string" ? memory : undefined;
-  const details = { device, dtype, parameters, sequences, ...(chosen === undefined && others) };
+  // What was chosen of memory comes with words of its own; the numbers are for programs.
+  const words = ["device", "dtype", "parameters", "sequences"];
   const rest = Object.entries(details)
+    .filter(([key]) => memory === undefined || words.includes(key))
     .filter(([, value]) => ["string", "number", "boolean"].includes(typeof value))
     .map(([key, value]) => {
       const words = key.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`).replaceAll("_", " ");
@@ -245,5 +245,5 @@ function planLine(plan: PlanEvent): string {
           : String(value);
       return `${bytes ? words.replace(/ ?bytes$/, "") : words} ${shown}`.trim();
     });
-  return [[start, ...rest].join(", "), ...(chosen === undefined ? [] : [chosen])].join("; ");
+  return [[start, ...rest].join(", "), ...(memory === undefined ? [] : [memory])].join("; ");
 }
