@@ -2,7 +2,7 @@
 import { binding } from "../lib/binding.js";
 import { device } from "../lib/tensor/device.js";
 import { dtypeCode } from "../lib/tensor/dtype.js";
-import { alternate, pytorchRate, timed } from "./rates.js";
+import { alternate, pytorchRate, timed } from "./alternate.js";
 import { flags, table, threadsHere } from "./side_by_side.js";
 
 const options = flags({ threads: threadsHere, rounds: 3, reps: 3, tokens: 8192 });
