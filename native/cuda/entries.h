@@ -32,7 +32,9 @@
   X(clip_factor)         \
   X(adamw_advance)       \
   X(adamw)               \
-  X(random)
+  X(random)              \
+  X(quantize)            \
+  X(dequantize)
 
 namespace longseq::cuda {
 
