@@ -346,16 +346,20 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
   first[root.outputIndex] = options.consume && grad ? grad : seedOf(root, grad);
   pending.set(start, first);
   const quietly = (fn: () => void): void => noGrad(() => untracked(() => defer(false, fn)));
+  // Gradients that the node at work has got; after an error they are nobody's.
+  let given: readonly (Tensor | null)[] = [];
   quietly(() => {
     try {
       for (let node = ready.pop(); node; node = ready.pop()) {
         const grads = pending.get(node) ?? node.outputs.map(() => null);
         pending.delete(node);
+        given = grads;
         node.context.final = !options.retainGraph;
         // Whoever needs a result saved it under a handle of its own.
         if (!options.retainGraph) for (const output of node.outputs) if (output !== root) output.dispose();
         const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
         for (const g of grads) if (g && !results.includes(g)) g.dispose();
+        given = [];
         if (!options.retainGraph) node.dispose();
         const arrived: Node[] = [];
         node.inputs.forEach((input, i) => {
@@ -387,7 +391,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
         options.onNode?.(node.name);
       }
     } finally {
-      for (const slots of pending.values()) for (const g of slots) g?.dispose();
+      for (const slots of [given, ...pending.values()]) for (const g of slots) g?.dispose();
     }
   });
 }

@@ -1,6 +1,19 @@
 // The tape: accumulation, freezing, hooks, in-place writes, and what backward() frees.
 import t from "tap";
-import { device, noGrad, ops, Parameter, randn, type Tensor, tensor, tiled } from "../../lib/index.js";
+import {
+  type Context,
+  device,
+  Function,
+  type Grad,
+  noGrad,
+  ops,
+  Parameter,
+  randn,
+  scope,
+  type Tensor,
+  tensor,
+  tiled,
+} from "../../lib/index.js";
 
 const cpu = device("cpu");
 const parameter = (values: number[][]): Parameter => new Parameter(tensor(values));
@@ -110,4 +123,40 @@ t.test("a plain loop stays flat without scopes, and live bytes are the same afte
     live.push(cpu.memory().live);
   }
   t.equal(new Set(live).size, 1, `live bytes ${live}`);
+});
+
+t.test("an error in the middle of a backward leaves no gradient behind", async (t) => {
+  const x = randn([64, 64], { seed: 4, requiresGrad: true });
+  const bad = new (class extends Function<[Tensor], Tensor> {
+    readonly name = "bad";
+    forward(_: Context, given: Tensor): Tensor {
+      return given.clone();
+    }
+    backward(): Grad[] {
+      throw new Error("no");
+    }
+  })();
+  const before = cpu.memory().live;
+  t.throws(() => scope(() => bad.apply(x.mul(x)).mul(2).sum().backward()), /no/);
+  t.equal(cpu.memory().live, before);
+});
+
+t.test("a gradient that is handed over may be overwritten, one that others hold is not", async (t) => {
+  const x = randn([64, 64], { seed: 4, requiresGrad: true });
+  const weight = new Parameter(randn([64], { seed: 5 }));
+  const upstream = randn([64, 64], { seed: 6 });
+  const given = (await upstream.data()).slice();
+  ops.rmsNorm(x, weight).backward(upstream);
+  t.same(await upstream.data(), given, "a seed stays as it is");
+  const alone = (await x.grad?.data()) as Float32Array;
+  x.grad = null;
+  // The sum of both passes one gradient on to two branches.
+  const y = ops.rmsNorm(x, weight);
+  const z = ops.rmsNorm(x, weight);
+  y.add(z).backward(upstream);
+  const twice = (await x.grad?.data()) as Float32Array;
+  t.ok(
+    alone.every((value, i) => Math.abs((twice[i] as number) - 2 * value) <= 1e-5 * (1 + Math.abs(value))),
+    "and so does one that two branches get",
+  );
 });
