@@ -1,13 +1,16 @@
 // Optimizer states, gradients and parameters in host memory: the same bits as with all on the device, and the bytes
 // that left it.
+import { createHash } from "node:crypto";
 import t from "tap";
 import { noGrad } from "../../lib/autograd/function.js";
+import { binding } from "../../lib/binding.js";
 import { type CausalLM, initModel, type MemoryOptions } from "../../lib/models/index.js";
 import * as nn from "../../lib/nn/index.js";
 import * as optim from "../../lib/optim/index.js";
 import { Device } from "../../lib/tensor/device.js";
 import { scope } from "../../lib/tensor/scope.js";
-import type { Tensor } from "../../lib/tensor/tensor.js";
+import { Tensor } from "../../lib/tensor/tensor.js";
+import { queues } from "../../lib/tensor/tiers.js";
 
 type Place = "none" | "host";
 interface States {
@@ -22,7 +25,7 @@ const combinations: States[] = places.flatMap((optimizer) =>
 const onDevice = combinations[0] as States;
 const allOut = combinations[7] as States;
 
-const device = new Device("cpu", { threads: 2 });
+const cpu = new Device("cpu", { threads: 2 });
 const fields = {
   architectures: ["LlamaForCausalLM"],
   model_type: "llama",
@@ -47,6 +50,7 @@ interface Case {
   frozen?: (name: string) => boolean;
   pieceElements?: number;
   steps?: number;
+  device?: Device;
 }
 
 interface Outcome {
@@ -65,8 +69,9 @@ const batchOf = (step: number, pass: number) => ({
 
 /** Some steps of AdamW; `each` looks at the device after a step's backward and after its update. */
 async function train(states: States, of: Case = {}, each?: (model: CausalLM, when: "backward" | "update") => void) {
-  const { dtype = "float32", tied = false, passes = 1, steps = 5, frozen = () => false } = of;
+  const { dtype = "float32", tied = false, passes = 1, steps = 3, frozen = () => false, device = cpu } = of;
   t.equal(device.memory().live + device.memory("host").live, 0, "nothing is left of the run before");
+  device.trim();
   const memory = { checkpointEvery: 1, tileMlp: 16, tileLoss: 31, ...of.memory, states };
   const model = initModel({ ...fields, tie_word_embeddings: tied }, { device, dtype, seed: 3, memory });
   for (const [name, parameter] of model.namedParameters()) parameter.requiresGrad = !frozen(name);
@@ -123,8 +128,8 @@ const show = (states: States): string => JSON.stringify(states);
 
 t.test("every combination gives the bits of the run on the device, and leaves nothing behind", async (t) => {
   for (const of of [
-    {},
-    { dtype: "bfloat16" },
+    { steps: 5 },
+    { dtype: "bfloat16", steps: 5 },
     { tied: true },
     { pieceElements: 1000 },
     { dtype: "bfloat16", tied: true, pieceElements: 7 },
@@ -165,8 +170,8 @@ t.test("the bytes are where they should be", async (t) => {
       await train(states, { dtype, steps: 2, pieceElements: 300 }, (model, when) => {
         sizes = model.parameters().map(({ size }) => size);
         largest = Math.max(...sizes);
-        const live = device.memory().categoryLive;
-        const host = device.memory("host").categoryLive;
+        const live = cpu.memory().categoryLive;
+        const host = cpu.memory("host").categoryLive;
         const away = (what: keyof States): boolean => states[what] === "host";
         const [all, hostAll] = [rounded("device", sizes, 4), rounded("host", sizes, 4)];
         const copies = dtype === "bfloat16" ? 3 : 2;
@@ -181,10 +186,10 @@ t.test("the bytes are where they should be", async (t) => {
         t.equal(host.grads, when === "backward" && away("gradients") ? hostAll : 0, `gradients there: ${name}`);
         t.equal(host.workspace, 0, `nothing is left of what passed through: ${name}`);
       });
-      const { categoryPeak } = device.memory();
+      const { categoryPeak } = cpu.memory();
       peaks.set(show(states), categoryPeak as { params: number; grads: number; optimizer: number });
       // A window of two pieces of the gradient and, where there are no master weights, of the weights.
-      const window = device.memory(states.optimizer === "host" ? "host" : "device").categoryPeak.workspace as number;
+      const window = cpu.memory(states.optimizer === "host" ? "host" : "device").categoryPeak.workspace as number;
       if (states.optimizer === "host")
         t.ok(window <= 4 * rounded("host", [300], 4), `the window is ${window}: ${name}`);
     }
@@ -200,10 +205,10 @@ t.test("the bytes are where they should be", async (t) => {
 
 t.test("accumulation: gradients are added up on the host in another order, and in the same for the rest", async (t) => {
   for (const tied of [false, true]) {
-    const plain = await train(onDevice, { passes: 3, tied });
-    for (const states of combinations.slice(1)) {
+    const plain = await train(onDevice, { passes: 3, steps: 5, tied });
+    for (const states of tied ? [allOut] : combinations.slice(1)) {
       const name = `${show(states)}, tied ${tied}`;
-      const other = await train(states, { passes: 3, tied });
+      const other = await train(states, { passes: 3, steps: 5, tied });
       t.equal(new Set(other.hostLive).size, 1, `host bytes: ${name}`);
       t.equal(new Set(other.deviceLive).size, 1, `device bytes: ${name}`);
       for (const [key, values] of plain.params) {
@@ -227,7 +232,7 @@ t.test("accumulation: gradients are added up on the host in another order, and i
 
 t.test("a loop of one's own: states that move between steps, clipping in place, logits and evaluation", async (t) => {
   const run = async (places: States[]) => {
-    const model = initModel(fields, { device, dtype: "float32", seed: 5, memory: { checkpointEvery: 1 } });
+    const model = initModel(fields, { device: cpu, dtype: "float32", seed: 5, memory: { checkpointEvery: 1 } });
     const optimizer = new optim.AdamW(model.parameters(), {
       learningRate: 1e-2,
       offload: (places[0] as States).optimizer,
@@ -250,8 +255,8 @@ t.test("a loop of one's own: states that move between steps, clipping in place, 
       for (const tensor of [...read, clipped.factor, clipped.finite, logits]) tensor.dispose();
       t.ok((seen.at(-1) as number) !== 0);
     }
-    // A loss that nobody walks back leaves no more than the parameters of one layer.
-    model.loss(batchOf(0, 0)).dispose();
+    // Nobody walks this one back.
+    scope(() => void model.loss(batchOf(0, 0)));
     model.zeroGrad();
     optimizer.dispose();
     model.dispose();
@@ -264,11 +269,11 @@ t.test("a loop of one's own: states that move between steps, clipping in place, 
     t.same(await run([at("none", "none"), at("host", "host"), at("none", "host"), at("host", "none")]), stay);
     t.same(await run([at("host", "host"), at("none", "none"), at("host", "host"), at("none", "host")]), stay);
   }
-  await device.synchronize();
+  await cpu.synchronize();
 });
 
 t.test("what cannot be is refused, and nothing is held after it", async (t) => {
-  const model = initModel(fields, { device, dtype: "float32", seed: 5, memory: { states: { params: "host" } } });
+  const model = initModel(fields, { device: cpu, dtype: "float32", seed: 5, memory: { states: { params: "host" } } });
   const params = model.parameters();
   t.throws(() => model.loss(batchOf(0, 0)), {
     name: "ArgumentError",
@@ -281,13 +286,110 @@ t.test("what cannot be is refused, and nothing is held after it", async (t) => {
   t.throws(() => new optim.AdamW(params, { pieceElements: 0 }), /pieceElements is 0/);
   const [first] = params;
   const x = (first as Tensor).shape;
-  const other = initModel(fields, { device, dtype: "float32", seed: 5 }).model.embedTokens.weight;
+  const onDeviceModel = initModel(fields, { device: cpu, dtype: "float32", seed: 5 });
+  const other = onDeviceModel.model.embedTokens.weight;
   const message = /binary: a lies in host memory, b in device memory; copy one of them first/;
-  t.throws(() => (first as Tensor).add(other), { name: "ArgumentError", message }, `${x}`);
+  t.throws(() => scope(() => void (first as Tensor).add(other)), { name: "ArgumentError", message }, `${x}`);
   const optimizer = new optim.AdamW(params);
   (first as Tensor).grad = other.narrow(0, 0, 2);
   t.throws(() => optimizer.step(), { name: "ArgumentError", message: /gradient has shape \[2,16\]/ });
   optimizer.zeroGrad();
   optimizer.dispose();
   model.dispose();
+  onDeviceModel.dispose();
+});
+
+t.test("the meta device says the bytes", async (t) => {
+  const meta = new Device("meta");
+  for (const of of [{ passes: 2 }, { dtype: "bfloat16", memory: { checkpointEvery: 2 } }] satisfies Case[])
+    for (const states of combinations) {
+      const [real, said] = [await train(states, of), await train(states, { ...of, device: meta })];
+      const name = `${JSON.stringify(of)} ${show(states)}`;
+      t.same([said.devicePeak, said.hostPeak], [real.devicePeak, real.hostPeak], name);
+      t.same([said.deviceLive, said.hostLive], [real.deviceLive, real.hostLive], name);
+    }
+});
+
+t.test("an update that was cancelled on its way is the whole update or none of it", async (t) => {
+  // On two queues: one has done its part when the other, which is busy, has not begun its own.
+  const big = Tensor.empty([1 << 24], { device: cpu });
+  const small = Tensor.full([1000], 0, { device: cpu });
+  const into = Tensor.full([1000], 0, { device: cpu });
+  const before = binding.stepsFinished(cpu.native);
+  const marker = binding.lastMarker(cpu.native) + 1;
+  const other = Tensor.empty([1 << 24], { device: cpu });
+  for (let i = 0; i < 5; i++) binding.ops.copy(big.native(), other.native(), queues.copyIn);
+  binding.beginUpdate(cpu.native);
+  binding.ops.fill(small.native(), 7);
+  binding.marker(cpu.native, marker);
+  binding.ops.copy(small.native(), into.native(), queues.copyIn);
+  binding.waitQueue(cpu.native, queues.compute, queues.copyIn);
+  binding.endUpdate(cpu.native);
+  while (binding.lastMarker(cpu.native) < marker) await new Promise((resolve) => setImmediate(resolve));
+  cpu.cancel();
+  await cpu.resume();
+  t.ok((await into.data()).every((value) => value === 7));
+  t.equal(binding.stepsFinished(cpu.native), before + 1);
+  for (const tensor of [big, small, into, other]) tensor.dispose();
+
+  // Training that is cancelled here and there goes on from a whole step.
+  for (const states of [combinations[1], combinations[4], combinations[5], combinations[6], allOut] as States[]) {
+    const memory = { checkpointEvery: 1, states };
+    const model = initModel(fields, { device: cpu, dtype: "bfloat16", seed: 3, memory });
+    const optimizer = new optim.AdamW(model.parameters(), {
+      learningRate: 1e-2,
+      offload: states.optimizer,
+      pieceElements: 64,
+    });
+    const named: [string, Tensor][] = [
+      ...model.namedParameters(),
+      ...optimizer.namedState(new Map(model.parameters().map((parameter, i) => [parameter, String(i)]))),
+    ];
+    const state = async () => {
+      const hash = createHash("sha256");
+      for (const [, tensor] of named) hash.update(Buffer.from((await tensor.data()).slice().buffer));
+      return hash.digest("hex");
+    };
+    const begin = async () => {
+      for (const [, tensor] of named.slice(model.parameters().length)) tensor.fill(0);
+      for (const [i, parameter] of model.parameters().entries())
+        binding.ops.random(parameter.native(), 0, 0.02, i, 0, true);
+      // Master weights are those of bfloat16 parameters before an update, as after it.
+      for (const [i, parameter] of model.parameters().entries())
+        binding.ops.copy(
+          parameter.native(),
+          (named.find(([name]) => name === `master.${i}`) as [string, Tensor])[1].native(),
+        );
+      await cpu.synchronize();
+    };
+    const step = (number: number) =>
+      scope(() => {
+        model.loss(batchOf(number, 0)).backward();
+        const { factor, finite } = nn.gradNorm(model.parameters(), 1);
+        optimizer.step({ factor, finite });
+        optimizer.zeroGrad();
+      });
+    const steps = 4;
+    const expected: string[] = [];
+    await begin();
+    for (let i = 0; i < steps; i++) {
+      expected.push(await state());
+      step(i);
+    }
+    expected.push(await state());
+    for (let trial = 0; trial < 5; trial++) {
+      await begin();
+      const start = binding.stepsFinished(cpu.native);
+      for (let i = 0; i < 2; i++) step(i);
+      await new Promise((resolve) => setTimeout(resolve, 3 * trial));
+      cpu.cancel();
+      await cpu.resume();
+      const finished = binding.stepsFinished(cpu.native) - start;
+      t.equal(await state(), expected[finished], `stopped after ${finished} steps: ${show(states)}`);
+      for (let i = finished; i < steps; i++) step(i);
+      t.equal(await state(), expected[steps], `and went on: ${show(states)}`);
+    }
+    optimizer.dispose();
+    model.dispose();
+  }
 });
