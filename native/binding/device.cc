@@ -222,7 +222,7 @@ Napi::Value start_trace(const Napi::CallbackInfo &info) {
 }
 
 Napi::Value stop_trace(const Napi::CallbackInfo &info) {
-  return Napi::String::New(info.Env(), device_of(info[0]).device->recorder().stop());
+  return Napi::String::New(info.Env(), device_of(info[0]).device->stop_trace());
 }
 
 Napi::Value open_backend_library(const Napi::CallbackInfo &info) {

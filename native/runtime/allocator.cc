@@ -127,7 +127,7 @@ int64_t Allocator::allocate_large(int64_t size) {
     stats_.reserved -= size;
     large_[offset] = {size, true, false};
     fresh_blocks_.insert({size, offset});
-    out_of_memory(size);
+    out_of_memory(size, hooks_.reason ? hooks_.reason() : "");
   }
   return offset;
 }
@@ -273,13 +273,14 @@ std::string Allocator::breakdown() const {
   return text.empty() ? "nothing" : text;
 }
 
-void Allocator::out_of_memory(int64_t size) const {
+void Allocator::out_of_memory(int64_t size, const std::string &reason) const {
   Error error(
       LS_OUT_OF_MEMORY,
-      format("out of %s memory on %s: %s more were asked for, %s are in use (%s)%s; %s, or raise memory.%s_limit",
+      format("out of %s memory on %s: %s more were asked for, %s are in use (%s)%s%s%s; %s, or raise memory.%s_limit",
              tier_name(tier_), device_.c_str(), bytes_text(size).c_str(), bytes_text(stats_.live).c_str(),
              breakdown().c_str(),
              stats_.limit > 0 ? format(", the limit is %s", bytes_text(stats_.limit).c_str()).c_str() : "",
+             reason.empty() ? "" : "; ", reason.c_str(),
              tier_ == LS_TIER_DEVICE
                  ? "use a shorter sequence, smaller memory.tile_mlp and memory.tile_loss"
                  : "leave more on the device (memory.checkpoint.offload, memory.checkpoint.device_bytes, "

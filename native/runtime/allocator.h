@@ -35,6 +35,7 @@ class Allocator {
     std::function<void *(int64_t bytes)> reserve;                // address space; null on failure
     std::function<bool(void *address, int64_t bytes)> commit;    // now
     std::function<void(void *address, int64_t bytes)> decommit;  // after what was enqueued before
+    std::function<std::string()> reason;  // why the last commit failed, or ""; may be empty itself
   };
 
   Allocator(std::string device, int32_t tier, int64_t page_bytes, Hooks hooks);
@@ -78,7 +79,7 @@ class Allocator {
   const Region &region_of(int64_t offset) const;
   char *address_of(int64_t offset) const;
   void grow(int64_t bytes);
-  [[noreturn]] void out_of_memory(int64_t size) const;
+  [[noreturn]] void out_of_memory(int64_t size, const std::string &reason = "") const;
 
   std::string device_;
   int32_t tier_;

@@ -35,7 +35,15 @@ Device::Device(const ls_backend *backend, std::string name, int32_t index, int32
       return address;
     };
     hooks.commit = [this, tier](void *address, int64_t bytes) {
+      if (backend_->commit(state_, tier, address, bytes) == LS_OK) return true;
+      // Pages that were given back are free once the queues have passed that point.
+      drain();
       return backend_->commit(state_, tier, address, bytes) == LS_OK;
+    };
+    hooks.reason = [this] {
+      char reason[512] = "";
+      if (backend_->commit_error) backend_->commit_error(state_, reason, sizeof reason);
+      return std::string(reason);
     };
     hooks.decommit = [this, tier](void *address, int64_t bytes) {
       Task task;
@@ -111,7 +119,7 @@ Queue &Device::queue(int32_t kind) {
       exec.pool = pool_.get();
     else
       exec.threads = 1;
-    queue = std::make_unique<Queue>(static_cast<ls_queue_kind>(kind), exec, &recorder_, &gate_,
+    queue = std::make_unique<Queue>(static_cast<ls_queue_kind>(kind), backend_, exec, &recorder_, &gate_,
                                     [this](const Outcome &outcome) {
                                       for (auto &other : queues_)
                                         if (other) other->fail(outcome);
@@ -158,7 +166,9 @@ void Device::release(Storage *storage) {
     const uint64_t sequence = storage->last_use[kind];
     Task task;
     task.name = "wait";
-    task.always = [other, sequence](const Outcome &) { other->wait(sequence); };
+    task.always = [other, sequence, compute = &queue(LS_QUEUE_COMPUTE)](const Outcome &) {
+      other->join(sequence, *compute);
+    };
     enqueue(LS_QUEUE_COMPUTE, std::move(task));
   }
   if (storage->scalar) {
@@ -195,10 +205,10 @@ void Device::order(int32_t kind, const Storage *storage, bool writes) {
     const uint64_t sequence = writes ? storage->last_use[other] : storage->last_write[other];
     if (other == kind || sequence == 0) continue;
     Queue *const source = &queue(other);
-    if (source->completed() >= sequence) continue;
+    if (source->ended(sequence)) continue;
     Task task;
     task.name = "wait";
-    task.always = [source, sequence](const Outcome &) { source->wait(sequence); };
+    task.always = [source, sequence, waiter = &queue(kind)](const Outcome &) { source->join(sequence, *waiter); };
     enqueue(kind, std::move(task));
   }
 }
@@ -209,14 +219,19 @@ void Device::wait_for(int32_t kind, int32_t other) {
   const uint64_t sequence = source->enqueued();
   Task task;
   task.name = "wait";
-  task.always = [source, sequence](const Outcome &) { source->wait(sequence); };
+  task.always = [source, sequence, waiter = &queue(kind)](const Outcome &) { source->join(sequence, *waiter); };
   enqueue(kind, std::move(task));
 }
 
 void Device::end_update() {
   Task task;
   task.name = "step_end";
-  task.run = [this](const ls_exec &) {
+  task.run = [this](const ls_exec &exec) {
+    // A step is finished when the device says so.
+    if (backend_->queue_synchronize) {
+      const ls_status status = backend_->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size);
+      if (status != LS_OK) return status;
+    }
     steps_finished_.fetch_add(1, std::memory_order_acq_rel);
     return LS_OK;
   };
@@ -241,6 +256,12 @@ void Device::resume() {
   for (auto &queue : queues_)
     if (queue) queue->recover();
   gate_.open();
+}
+
+std::string Device::stop_trace() {
+  for (auto &queue : queues_)
+    if (queue) queue->flush_records();
+  return recorder_.stop();
 }
 
 void Device::drain() {

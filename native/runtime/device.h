@@ -100,6 +100,8 @@ class Device {
   void cancel() { gate_.close(); }
   void resume();
   bool cancelled() const { return gate_.closed(); }
+  // What was recorded since recorder().start(), with all that has been given to the queues so far.
+  std::string stop_trace();
   // Blocks until all queues are empty.
   void drain();
   Outcome outcome();

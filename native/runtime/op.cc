@@ -4,6 +4,8 @@
 #include <cstring>
 #include <memory>
 
+#include "runtime/registry.h"
+
 namespace longseq {
 
 namespace {
@@ -49,6 +51,20 @@ void check_tiers(const OpDesc &desc, Storage *const *storages) {
   }
 }
 
+// Whether all of an op's tensors lie on the host.
+bool all_on_host(const OpDesc &desc, Storage *const *storages) {
+  bool any = false;
+  size_t index = 0;
+  for (const Field &field : desc.fields) {
+    if (!field.is_tensor()) continue;
+    const Storage *storage = storages[index++];
+    if (!storage || storage->bytes == 0) continue;
+    if (storage->tier != LS_TIER_HOST) return false;
+    any = true;
+  }
+  return any;
+}
+
 }  // namespace
 
 void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
@@ -80,12 +96,14 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
   task.bytes = static_cast<int64_t>(cost.bytes);
   task.flops = cost.flops;
   task.recorded = true;
+  // What lies on the host is worked on by the CPU, where the device has a memory of its own.
+  const bool on_cpu = device.backend()->separate_memory && all_on_host(desc, storages);
   Storage *workspace = nullptr;
   if (desc.workspace) {
     // "cuda" and what stands in for it in tests.
-    const Profile profile{std::strncmp(device.backend()->name, "cuda", 4) == 0};
+    const Profile profile{!on_cpu && std::strncmp(device.backend()->name, "cuda", 4) == 0};
     if (const int64_t bytes = desc.workspace(copy.get(), profile); bytes > 0)
-      workspace = device.allocate(bytes, LS_WORKSPACE);
+      workspace = device.allocate(bytes, LS_WORKSPACE, on_cpu ? LS_TIER_HOST : LS_TIER_DEVICE);
   }
   void *workspace_data = workspace ? workspace->data : nullptr;
   const int64_t workspace_bytes = workspace ? workspace->bytes : 0;
@@ -107,11 +125,18 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
   }
   const ls_backend *backend = device.backend();
   const OpDesc *op = &desc;
-  task.run = [backend, op, copy, workspace_data, workspace_bytes, keep = std::move(keep)](const ls_exec &base) {
+  task.run = [backend, op, on_cpu, copy, workspace_data, workspace_bytes, keep = std::move(keep)](const ls_exec &base) {
     ls_exec exec = base;
     exec.workspace = workspace_data;
     exec.workspace_bytes = workspace_bytes;
-    return op->call(backend, &exec, copy.get());
+    if (!on_cpu) return op->call(backend, &exec, copy.get());
+    // What the stream was given before may still write what is read here.
+    if (backend->queue_synchronize) {
+      const ls_status status = backend->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size);
+      if (status != LS_OK) return status;
+    }
+    exec.device = exec.stream = nullptr;
+    return op->call(cpu::backend(), &exec, copy.get());
   };
   if (queue != LS_QUEUE_COMPUTE) device.wait_for(queue, LS_QUEUE_COMPUTE);
   index = 0;

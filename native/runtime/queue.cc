@@ -1,6 +1,8 @@
 // Draining: order, cancelling between kernels, sticky failures.
 #include "runtime/queue.h"
 
+#include <algorithm>
+
 #include "runtime/error.h"
 #include "runtime/recorder.h"
 
@@ -25,9 +27,14 @@ bool Gate::admit(uint64_t update) {
   return true;
 }
 
-Queue::Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder, Gate *gate,
+Queue::Queue(ls_queue_kind kind, const ls_backend *backend, const ls_exec &exec, Recorder *recorder, Gate *gate,
              std::function<void(const Outcome &)> on_failure)
-    : kind_(kind), exec_(exec), recorder_(recorder), gate_(gate), on_failure_(std::move(on_failure)) {
+    : kind_(kind),
+      backend_(backend),
+      exec_(exec),
+      recorder_(recorder),
+      gate_(gate),
+      on_failure_(std::move(on_failure)) {
   exec_.queue = kind;
   thread_ = std::thread([this] { drain(); });
 }
@@ -39,6 +46,9 @@ Queue::~Queue() {
   }
   arrived_.notify_all();
   thread_.join();
+  for (const Mark &mark : marks_)
+    if (mark.event) backend_->event_free(exec_.device, mark.event);
+  if (base_event_) backend_->event_free(exec_.device, base_event_);
 }
 
 uint64_t Queue::enqueue(Task task) {
@@ -57,6 +67,83 @@ void Queue::wait(uint64_t sequence) {
   if (completed() >= sequence) return;
   std::unique_lock<std::mutex> lock(mutex_);
   finished_.wait(lock, [&] { return completed() >= sequence; });
+}
+
+bool Queue::ended(uint64_t sequence) const {
+  return has_stream() ? retired_.load(std::memory_order_acquire) >= sequence : completed() >= sequence;
+}
+
+void Queue::join(uint64_t sequence, const Queue &waiter) {
+  wait(sequence);
+  if (!has_stream()) return;
+  void *event = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(marks_mutex_);
+    const Mark &mark = marks_[sequence % kAhead];
+    // A mark that serves a later task stands for one that has ended.
+    if (mark.sequence != sequence || !mark.event) return;
+    event = mark.event;
+    if (waiter.has_stream()) {
+      // A failure here is one of the device, which the next task meets.
+      backend_->event_wait(exec_.device, waiter.exec_.stream, event);
+      return;
+    }
+  }
+  char ignored[256];
+  backend_->event_synchronize(exec_.device, event, ignored, sizeof ignored);
+}
+
+ls_status Queue::retire(Mark &mark, char *error, size_t error_size) {
+  if (!mark.event) return LS_OK;
+  const ls_status status = backend_->event_synchronize(exec_.device, mark.event, error, error_size);
+  std::lock_guard<std::mutex> lock(marks_mutex_);
+  if (status == LS_OK) report(mark);
+  retired_.store(mark.sequence, std::memory_order_release);
+  return status;
+}
+
+// The mark's task has ended. It began when the one before it ended, or when it was given to the stream if that is
+// later.
+void Queue::report(Mark &mark) {
+  if (!mark.name) return;
+  double milliseconds = 0;
+  if (backend_->event_elapsed(exec_.device, base_event_, mark.event, &milliseconds) == LS_OK) {
+    const int64_t end = base_ns_ + static_cast<int64_t>(milliseconds * 1e6);
+    const int64_t start = std::min(std::max(mark.start_ns, last_end_ns_), end);
+    recorder_->op(mark.name, kind_, mark.enqueued_ns, start, end, mark.bytes, mark.flops);
+    last_end_ns_ = end;
+  }
+  mark.name = nullptr;
+}
+
+ls_status Queue::mark_end(uint64_t sequence, Task &task, bool record, int64_t start_ns) {
+  std::lock_guard<std::mutex> lock(marks_mutex_);
+  Mark &mark = marks_[sequence % kAhead];
+  if (mark.event) backend_->event_free(exec_.device, mark.event);
+  mark = Mark{};
+  const ls_status status = backend_->event_record(exec_.device, exec_.stream, &mark.event);
+  if (status != LS_OK) return status;
+  mark.sequence = sequence;
+  if (record) {
+    mark.name = task.name;
+    mark.enqueued_ns = task.enqueued_ns;
+    mark.start_ns = start_ns;
+    mark.bytes = task.bytes;
+    mark.flops = task.flops;
+  }
+  return LS_OK;
+}
+
+void Queue::flush_records() {
+  if (!has_stream()) return;
+  const uint64_t last = completed();
+  char ignored[256];
+  std::lock_guard<std::mutex> lock(marks_mutex_);
+  for (uint64_t sequence = last < kAhead ? 1 : last - kAhead + 1; sequence <= last; ++sequence) {
+    Mark &mark = marks_[sequence % kAhead];
+    if (mark.sequence != sequence || !mark.name) continue;
+    if (backend_->event_synchronize(exec_.device, mark.event, ignored, sizeof ignored) == LS_OK) report(mark);
+  }
 }
 
 void Queue::fail(const Outcome &outcome) {
@@ -90,14 +177,32 @@ void Queue::drain() {
     // A wait, which has nothing to run, begins no update.
     if (outcome.status == LS_OK && !(task.run ? gate_->admit(task.update) : !gate_->closed()))
       outcome = {LS_CANCELLED, "the work was cancelled"};
+    const uint64_t sequence = completed() + 1;
+    message[0] = '\0';
+    ls_status status = LS_OK;
+    const auto failed = [&] {
+      outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
+      outcome.message = format("%s failed on rank 0%s%s: %s", task.name, task.shapes.empty() ? "" : " with ",
+                               task.shapes.c_str(), message[0] ? message : "no further word from the backend");
+      fail(outcome);
+      on_failure_(outcome);
+    };
+    if (has_stream()) {
+      status = retire(marks_[sequence % kAhead], message, sizeof message);
+      if (status != LS_OK && outcome.status == LS_OK) failed();
+    }
+    const bool record = task.recorded && recorder_->on();
+    const int64_t start = record ? now_ns() : 0;
     if (task.run && outcome.status == LS_OK) {
-      message[0] = '\0';
       ls_exec exec = exec_;
       exec.error = message;
       exec.error_size = sizeof message;
-      const bool record = task.recorded && recorder_->on();
-      const int64_t start = record ? now_ns() : 0;
-      ls_status status;
+      if (record && has_stream() && !base_event_) {
+        // The one time that a recording waits: device and host must agree on where time begins.
+        if (backend_->event_record(exec_.device, exec_.stream, &base_event_) == LS_OK)
+          backend_->event_synchronize(exec_.device, base_event_, message, sizeof message);
+        base_ns_ = now_ns();
+      }
       try {
         status = task.run(exec);
       } catch (const Error &error) {
@@ -107,16 +212,17 @@ void Queue::drain() {
         status = LS_DEVICE_FAILURE;
         std::snprintf(message, sizeof message, "%s", error.what());
       }
-      if (record) recorder_->op(task.name, kind_, task.enqueued_ns, start, now_ns(), task.bytes, task.flops);
-      if (status != LS_OK) {
-        outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
-        outcome.message = format("%s failed on rank 0%s%s: %s", task.name, task.shapes.empty() ? "" : " with ",
-                                 task.shapes.c_str(), message[0] ? message : "no further word from the backend");
-        fail(outcome);
-        on_failure_(outcome);
-      }
+      if (record && !has_stream())
+        recorder_->op(task.name, kind_, task.enqueued_ns, start, now_ns(), task.bytes, task.flops);
+      if (status != LS_OK) failed();
     }
     if (task.always) task.always(outcome);
+    // After `always`, which may let the stream wait for another.
+    if (has_stream() && mark_end(sequence, task, record && outcome.status == LS_OK, start) != LS_OK &&
+        outcome.status == LS_OK) {
+      status = LS_DEVICE_FAILURE;
+      failed();
+    }
     task = Task();
     {
       std::lock_guard<std::mutex> lock(mutex_);

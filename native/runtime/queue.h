@@ -2,6 +2,7 @@
 #ifndef LONGSEQ_RUNTIME_QUEUE_H
 #define LONGSEQ_RUNTIME_QUEUE_H
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -58,7 +59,8 @@ class Gate {
 
 class Queue {
  public:
-  Queue(ls_queue_kind kind, const ls_exec &exec, Recorder *recorder, Gate *gate,
+  // backend: whose stream exec has; its events are used where it has any.
+  Queue(ls_queue_kind kind, const ls_backend *backend, const ls_exec &exec, Recorder *recorder, Gate *gate,
         std::function<void(const Outcome &)> on_failure);
   ~Queue();
   Queue(const Queue &) = delete;
@@ -68,8 +70,16 @@ class Queue {
   uint64_t enqueue(Task task);
   uint64_t enqueued() const { return enqueued_.load(std::memory_order_acquire); }
   uint64_t completed() const { return completed_.load(std::memory_order_acquire); }
-  // Blocks until the task with this number, and so all before it, is over.
+  // Blocks until the task with this number, and so all before it, is over: where the backend has streams, until it was
+  // given to one.
   void wait(uint64_t sequence);
+  // From waiter's thread: what waiter does next starts after the task with this number. Waits for it to be given to the
+  // stream and lets waiter's stream wait for its end, or waits for that here where waiter has no stream.
+  void join(uint64_t sequence, const Queue &waiter);
+  // Whether the task with this number has ended, on the device too.
+  bool ended(uint64_t sequence) const;
+  // Hands what was recorded of tasks that have been given to the stream to the recorder; waits for their end.
+  void flush_records();
 
   // Makes every later ordinary task be passed over; the first failure stays.
   void fail(const Outcome &outcome);
@@ -78,9 +88,27 @@ class Queue {
   Outcome outcome() const;
 
  private:
+  // The end of a task on the stream, and what the recorder wants to know of it.
+  struct Mark {
+    uint64_t sequence = 0;
+    void *event = nullptr;
+    const char *name = nullptr;  // null: not recorded
+    int64_t enqueued_ns = 0, start_ns = 0, bytes = 0;
+    double flops = 0;
+  };
+  // Tasks that may be given to the stream before the first of them has ended: enough to hide what a launch costs, few
+  // enough for cancelling and markers to keep up with the device.
+  static constexpr uint64_t kAhead = 32;
+
   void drain();
+  bool has_stream() const { return exec_.stream && backend_->event_record; }
+  // Waits for the end of the mark's task, so that the mark can be used again.
+  ls_status retire(Mark &mark, char *error, size_t error_size);
+  ls_status mark_end(uint64_t sequence, Task &task, bool record, int64_t start_ns);
+  void report(Mark &mark);
 
   const ls_queue_kind kind_;
+  const ls_backend *backend_;
   ls_exec exec_;
   Recorder *recorder_;
   Gate *gate_;
@@ -91,6 +119,11 @@ class Queue {
   std::atomic<uint64_t> enqueued_{0}, completed_{0};
   Outcome failure_;
   bool stop_ = false;
+  std::mutex marks_mutex_;
+  std::array<Mark, kAhead> marks_;
+  std::atomic<uint64_t> retired_{0};  // tasks up to this one have ended on the device
+  void *base_event_ = nullptr;        // device and host agree on its time
+  int64_t base_ns_ = 0, last_end_ns_ = 0;
   std::thread thread_;
 };
 
