@@ -104,13 +104,14 @@ class Checkpoint extends Function<[Segment, CheckpointOptions, Tensor, ...Tensor
       present: boolean[];
     };
     const [x, ...kept] = entry.fetch().map((tensor) => tensor.alias()) as [Tensor, ...Tensor[]];
-    // Nobody comes for them again: what fn keeps of them for its own backward may be overwritten there.
-    if (ctx.final) release();
-    let next = 0;
-    const others = present.map((there) => (there ? ctx.saved(next++) : null));
-    x.native();
     const player = new Player(kept);
     try {
+      // Nobody comes for them again: what fn keeps of them for its own backward may be overwritten there.
+      if (ctx.final) release();
+      let next = 0;
+      const others = present.map((there) => (there ? ctx.saved(next++) : null));
+      // Made now where a layer before this one deferred it, which can fail.
+      x.native();
       const again: Segment = (input) => withAttentionKeeper(player, () => fn(input, ...others));
       const back = (): Tensor | null => scope(() => pullBack(again, x, dy, ctx.needsGrad[2] ?? false));
       return [null, null, around("backward", back)];
