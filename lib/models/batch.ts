@@ -33,12 +33,32 @@ const isArray = (value: unknown): boolean => Array.isArray(value) || ArrayBuffer
 const isNested = (value: LossInput["inputIds"]): value is readonly Integers[] =>
   Array.isArray(value) && value.length > 0 && isArray(value[0]);
 
-/** All values as int32; `check` says what is wrong with one, if anything. */
+/** Whether all lie in [0, below), or are the label that counts for nothing where that may be. */
+function allWithin(values: Int32Array, below: number, ignore: boolean): boolean {
+  const also = ignore ? IGNORE : 0;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] as number;
+    if ((value < 0 || value >= below) && value !== also) return false;
+  }
+  return true;
+}
+
+interface Range {
+  /** Values lie in [0, below). */
+  below: number;
+  /** Whether IGNORE may stand there too. */
+  ignore: boolean;
+  /** What is wrong with a value, if anything. */
+  check: (value: number) => string | undefined;
+}
+
+/** All values as int32, checked; an Int32Array without fault is given back as it is. */
 function flatten(
   name: string,
   value: LossInput["inputIds"],
-  check: (value: number) => string | undefined,
+  { below, ignore, check }: Range,
 ): { flat: Int32Array; lengths: number[] } {
+  if (value instanceof Int32Array && allWithin(value, below, ignore)) return { flat: value, lengths: [value.length] };
   if (!isArray(value))
     throw new ArgumentError(`${name} is ${value === null ? "null" : typeof value}, expected an array of whole numbers`);
   const rows = isNested(value) ? value : [value as Integers];
@@ -91,8 +111,11 @@ export interface PreparedInput {
   cuSeqlens: BigInt64Array;
 }
 
-const idCheck = (vocabSize: number) => (id: number) =>
-  id >= 0 && id < vocabSize ? undefined : `is no token of this model (0 to ${vocabSize - 1})`;
+const idCheck = (vocabSize: number): Range => ({
+  below: vocabSize,
+  ignore: false,
+  check: (id) => (id >= 0 && id < vocabSize ? undefined : `is no token of this model (0 to ${vocabSize - 1})`),
+});
 
 /** Checks ids, fills in positions and document bounds. Throws ArgumentError with index and value. */
 export function prepareInput(input: ModelInput, vocabSize: number): PreparedInput {
@@ -144,10 +167,14 @@ const preview = (bounds: BigInt64Array): string =>
 /** The shifted targets and how many count. Throws ArgumentError with index and value. */
 export function prepareTargets(batch: LossInput, vocabSize: number): { targets: Int32Array; validTokens: number } {
   requireBatch(batch);
-  const check = (label: number) =>
-    label === IGNORE || (label >= 0 && label < vocabSize)
-      ? undefined
-      : `is neither a token of this model (0 to ${vocabSize - 1}) nor ${IGNORE}`;
+  const check: Range = {
+    below: vocabSize,
+    ignore: true,
+    check: (label) =>
+      label === IGNORE || (label >= 0 && label < vocabSize)
+        ? undefined
+        : `is neither a token of this model (0 to ${vocabSize - 1}) nor ${IGNORE}`,
+  };
   const length = (values: Integers | readonly Integers[]): number =>
     isNested(values) ? values.reduce((sum, row) => sum + row.length, 0) : values.length;
   if (batch.targets !== undefined) {
@@ -156,7 +183,7 @@ export function prepareTargets(batch: LossInput, vocabSize: number): { targets: 
     const tokens = length(batch.inputIds);
     if (targets.length !== tokens)
       throw new ArgumentError(`targets has ${targets.length} entries for ${tokens} tokens`);
-    return { targets, validTokens: countValid(targets) };
+    return { targets, validTokens: batch.validTokens ?? countValid(targets) };
   }
   const given = batch.labels !== undefined;
   const { flat: ids, lengths } = flatten("inputIds", batch.inputIds, idCheck(vocabSize));
