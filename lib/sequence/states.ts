@@ -75,6 +75,10 @@ export class ModelStates {
         this.#inUse.add(parameter);
       }
       return fn();
+    } catch (error) {
+      // What was to come next may never come.
+      this.#drop();
+      throw error;
     } finally {
       for (const parameter of lent.copies.keys()) {
         parameter.lend(null);
