@@ -17,9 +17,6 @@ export const availability: readonly Availability[] = [
   { key: "parallel.ring", values: ["auto", 1] },
   { key: "parallel.data", values: [1] },
   { key: "parallel.zero", values: ["auto", 0] },
-  { key: "memory.checkpoint.offload", values: ["auto", "none", "host"] },
-  { key: "memory.checkpoint.format", values: ["native"] },
-  { key: "memory.checkpoint.directory", values: [null] },
 ];
 
 /** Reads a value of a configuration by its camelCase path. */

@@ -112,9 +112,9 @@ t.test("configurations", async (t) => {
     ["unknown override", {}, ["train.lr=1"], /command line: train\.lr: unknown key/],
     [
       "not available",
-      { memory: { checkpoint: { offload: "disk" } } },
+      { parallel: { zero: 2 } },
       [],
-      /memory\.checkpoint\.offload: disk is not available/,
+      /parallel\.zero: 2 is not available/,
     ],
     ["other device", { device: "cuda" }, [], /device: cuda is not available/],
     ["threads", { threads: 1e9 }, [], /threads: got 1000000000 \(number\); expected auto or a whole number from 1/],
