@@ -54,8 +54,7 @@ export class ModelStates {
     for (const parameter of this.#parameters) parameter.moveTo(tier);
     for (const remove of this.#hooks.splice(0)) remove();
     if (wanted.gradients === "host")
-      for (const parameter of this.#parameters)
-        this.#hooks.push(parameter.registerHook((leaf) => outboxOf(leaf.device).send(leaf)));
+      for (const parameter of this.#parameters) this.#hooks.push(parameter.registerHook((leaf) => this.#send(leaf)));
     this.#options = wanted;
   }
 
@@ -98,7 +97,7 @@ export class ModelStates {
     if (first && this.#options.gradients === "host") {
       const outbox = outboxOf(first.device);
       outbox.flush();
-      for (const parameter of unit) outbox.send(parameter);
+      for (const parameter of unit) this.#send(parameter);
     }
     return result;
   }
@@ -128,6 +127,17 @@ export class ModelStates {
       throw error;
     }
     return lent;
+  }
+
+  /** A gradient goes out. */
+  #send(leaf: Tensor): void {
+    try {
+      outboxOf(leaf.device).send(leaf);
+    } catch (error) {
+      // What was to come next may never come.
+      this.#drop();
+      throw error;
+    }
   }
 
   #drop(): void {
