@@ -303,3 +303,28 @@ t.test("bfloat16: chunks are as far from float32 as the plain run is", async (t)
     model.dispose();
   }
 });
+
+t.test("each parameter gets its gradient when it alone is trained", async (t) => {
+  for (const name of ["biases everywhere", "norms over heads"] as const) {
+    const model = await modelOf({ ...models[name], num_hidden_layers: 2 });
+    const expected = await run(model, {});
+    const all = [...model.namedParameters()] as [string, Parameter][];
+    const chunked = { headChunks: 2, tileMlp: 16, checkpointEvery: 1, keepAttention: true };
+    for (const [key, trained] of all)
+      for (const memory of [{}, chunked]) {
+        for (const [, parameter] of all) parameter.requiresGrad = parameter === trained;
+        model.configureMemory({ ...plain, ...memory });
+        model.zeroGrad();
+        model.loss(whole).backward();
+        t.ok(
+          all.every(([, parameter]) => (parameter.grad === null) === (parameter !== trained)),
+          `${name}: ${key} and no other`,
+        );
+        const grads = new Map([[key, (await trained.grad?.data()) as Float32Array]]);
+        const reference = new Map([[key, expected.grads.get(key) as Float32Array]]);
+        const worst = difference({ ...expected, grads }, { ...expected, grads: reference });
+        t.ok(worst <= 1e-4, `${name}, ${JSON.stringify(memory)}: ${key}: ${worst}`);
+      }
+    model.dispose();
+  }
+});
