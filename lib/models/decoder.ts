@@ -105,7 +105,7 @@ export class Decoder extends Module {
       );
     const [embedding, firstLayer] = this.#units as [readonly Parameter[], readonly Parameter[]];
     const norm = this.#units[this.layers.length + 1] as readonly Parameter[];
-    return scope(() => {
+    const run = () => {
       let x_TH = states.use(embedding, firstLayer, () => this.embedTokens.forward(ids, options.gradientMask));
       const every = Math.max(1, options.checkpointEvery);
       for (let first = 0; first < this.layers.length; first += every) {
@@ -115,7 +115,8 @@ export class Decoder extends Module {
         x_TH = y_TH;
       }
       return states.use(norm, options.head, () => this.norm.forward(x_TH));
-    });
+    };
+    return states.guard(() => scope(run));
   }
 
   /** Some layers, from number `first` on, as a checkpoint where asked. */

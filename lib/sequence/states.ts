@@ -73,11 +73,7 @@ export class ModelStates {
         parameter.lend(copy);
         this.#inUse.add(parameter);
       }
-      return fn();
-    } catch (error) {
-      // What was to come next may never come.
-      this.#drop();
-      throw error;
+      return this.guard(fn);
     } finally {
       for (const parameter of lent.copies.keys()) {
         parameter.lend(null);
@@ -131,18 +127,22 @@ export class ModelStates {
 
   /** A gradient goes out. */
   #send(leaf: Tensor): void {
-    try {
-      outboxOf(leaf.device).send(leaf);
-    } catch (error) {
-      // What was to come next may never come.
-      this.#drop();
-      throw error;
-    }
+    this.guard(() => outboxOf(leaf.device).send(leaf));
   }
 
   #drop(): void {
     if (this.#ahead !== undefined) free(this.#ahead);
     this.#ahead = undefined;
+  }
+
+  /** Runs `fn`; what was fetched ahead is given back if it fails, for what was to come next may never come. */
+  guard<T>(fn: () => T): T {
+    try {
+      return fn();
+    } catch (error) {
+      this.#drop();
+      throw error;
+    }
   }
 
   /** Frees what was fetched and never used. */
