@@ -21,11 +21,17 @@ export const tiny: Sizes = { layers: 3, hidden: 8, vocabulary: 11, lengths: [5, 
 export const factors = {
   tileMlp: ["off", "uneven", "one row", "more than rows"],
   tileLoss: ["off", "uneven", "one row", "more than rows"],
+  headChunks: [1, 2, 4],
   checkpointEvery: [0, 1, 2, 3],
   keepAttention: [false, true],
-  offload: ["none", "host"],
+  offload: ["none", "host", "disk"],
   /** Two layers' inputs may stay. */
   deviceBytes: ["none", "some"],
+  prefetch: [true, false],
+  /** Where the states live. */
+  optimizer: ["none", "host"],
+  params: ["none", "host"],
+  gradients: ["none", "host"],
   accumulation: [1, 3],
   tied: [false, true],
   packed: [false, true],
@@ -33,18 +39,34 @@ export const factors = {
 
 export type Setting = RowOf<typeof factors>;
 
-/** What has no meaning: waiting somewhere without checkpoints, and room on the device for what stays there anyway. */
-export const admissible: Rule<typeof factors> = ({ checkpointEvery, keepAttention, offload, deviceBytes }) =>
+/**
+ * What has no meaning: waiting somewhere without checkpoints, and how it is done for what stays on the device anyway.
+ * And what is refused: parameters on the host without checkpoints.
+ */
+export const admissible: Rule<typeof factors> = ({
+  checkpointEvery,
+  keepAttention,
+  offload,
+  deviceBytes,
+  prefetch,
+  params,
+}) =>
   !(checkpointEvery === 0 && (keepAttention === true || (offload !== undefined && offload !== "none"))) &&
-  !((checkpointEvery === 0 || offload === "none") && deviceBytes === "some");
+  !(checkpointEvery === 0 && params === "host") &&
+  !((checkpointEvery === 0 || offload === "none") && (deviceBytes === "some" || prefetch === false));
 
 export const plainSetting: Omit<Setting, "accumulation" | "tied" | "packed"> = {
   tileMlp: "off",
   tileLoss: "off",
+  headChunks: 1,
   checkpointEvery: 0,
   keepAttention: false,
   offload: "none",
   deviceBytes: "none",
+  prefetch: true,
+  optimizer: "none",
+  params: "none",
+  gradients: "none",
 };
 
 /** A setting in one line: what differs from the plain run. */
@@ -168,6 +190,9 @@ export class Settings {
       keepAttention: setting.keepAttention,
       offload: setting.offload,
       deviceBytes: setting.deviceBytes === "some" ? 2 * longest * hidden * 4 : 0,
+      prefetch: setting.prefetch,
+      headChunks: setting.headChunks,
+      states: { params: setting.params, gradients: setting.gradients },
     };
   }
 
@@ -202,7 +227,14 @@ export class Settings {
     model.configureMemory(this.#memory(setting));
     const optimizer = new optim.AdamW(
       parameters.map(([, parameter]) => parameter),
-      { learningRate: 1e-3, weightDecay: 0.1, decayOnlyMatrices: true },
+      {
+        learningRate: 3e-4,
+        weightDecay: 0.1,
+        decayOnlyMatrices: true,
+        offload: setting.optimizer,
+        // Of several pieces each, the last one shorter.
+        pieceElements: 100,
+      },
     );
     const states = optimizer.namedState(new Map(parameters.map(([name, parameter]) => [parameter, name])));
     device.resetPeaks();
@@ -257,7 +289,8 @@ export class Settings {
           }),
         );
         if (step === 0)
-          for (const [name, { grad }] of parameters) {
+          for (const [name, parameter] of parameters) {
+            const grad = parameter.hostGrad ?? parameter.grad;
             if (grad === null) throw new Error(`${name} has no gradient`);
             reads.push(grad.data().then((data) => outcome.grads.set(name, (data as Float32Array).slice())));
           }
@@ -309,7 +342,8 @@ export class Settings {
       const live = other.live[tier];
       expect(new Set(live).size === 1, `live bytes of ${tier} over the steps: ${live.join(", ")}`);
     }
-    expect(other.peak.host > 0 || !this.#goesOut(setting), "nothing was in host memory");
+    const { offload } = setting;
+    if (this.#goesOut(setting)) expect(other.peak[offload as Tier] > 0, `nothing was in ${offload} memory`);
     return wrong;
   }
 
