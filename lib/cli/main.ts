@@ -54,10 +54,7 @@ const wholeNumber = (least: number) => (text: string) => {
 };
 
 // Known names whose feature comes with a later version.
-const laterCommands: readonly [name: string, what: string][] = [
-  ["launch", "starting several ranks"],
-  ["plan", "planning memory and time without running"],
-];
+const laterCommands: readonly [name: string, what: string][] = [["launch", "starting several ranks"]];
 
 const overridesHelp = `
 CONFIG is a YAML file. Overrides are YAML values under the same keys, in any order with the options:
@@ -121,6 +118,22 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     });
 
   program
+    .command("plan")
+    .description("say what training would take: memory, the choices of `auto`, time, the longest sequence")
+    .argument("[words...]")
+    .usage("CONFIG [key.sub=value ...] [options]")
+    .option("--data", "open the data, instead of taking every sequence to be full and one document", false)
+    .addHelpText(
+      "after",
+      `${overridesHelp}\nExample:\n  longseq plan run.yaml data.sequence_length=1M memory.device_limit=8GiB`,
+    )
+    .action(async (words: string[], options: { data: boolean }) => {
+      const { file, overrides } = splitWords("plan", words);
+      const { plan } = await import("./plan.js");
+      code = await plan(file, overrides, options, output);
+    });
+
+  program
     .command("data")
     .description("print the first samples with their ids, the masked part marked")
     .argument("[words...]")
@@ -164,7 +177,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       .helpOption(false)
       .action(() => {
         throw new UsageError(
-          `longseq ${name} (${what}) is not available in this version; try train, data, report or doctor`,
+          `longseq ${name} (${what}) is not available in this version; try train, plan, data, report or doctor`,
         );
       });
 

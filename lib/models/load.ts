@@ -109,12 +109,15 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   }
 }
 
-/** The config that `loadModel` gives the model of a folder; without weights in it, what config.json says. */
+/** The config that `loadModel` gives the model of a folder; where there are no weights, what config.json says. */
 export async function resolveModelConfig(folder: string, override?: ConfigOverride): Promise<ModelConfig> {
   const config = await readModelConfig(folder, override);
   if (!config.tieWordEmbeddings) return config;
-  using weights = await openModelFolder(folder);
-  return untied(config, weights);
+  // What is wrong with the files is for loadModel to say.
+  const weights = await openModelFolder(folder).catch(() => undefined);
+  if (weights === undefined) return config;
+  using open = weights;
+  return await untied(config, open);
 }
 
 /** What transformers does: a head of its own in the files wins over the field. */

@@ -473,3 +473,56 @@ export function describeChoice({ plan, measured }: Choice, { device, host }: Pea
     (peaks.disk > 0 ? `, disk ${formatBytes(peaks.disk)}` : "")
   );
 }
+
+/** Relative precision of the longest sequence. */
+const LONGEST_STEP = 1 / 128;
+
+/**
+ * Tokens of the longest sequence, to 1%, that fits the limits on some rung, and that rung; null where not even a
+ * token does. `workAt`: the workload of sequences of so many tokens.
+ */
+export function longestSequence(
+  config: Config,
+  facts: PlanFacts,
+  workAt: (tokens: number) => Workload,
+): { tokens: number; rung: Rung } | null {
+  const all = ladder(config.memory, facts.model);
+  const benchAt = (tokens: number) => {
+    const { micro } = workAt(tokens);
+    return new Bench(config, { ...facts, tokens: micro.tokens, work: workAt(tokens) }, undefined);
+  };
+  // Where sequences are long the order of the rungs' needs does not change: only the least of them count.
+  const far = benchAt(Math.max(65536, config.data.sequenceLength));
+  const needs = all.map((rung) => ({ rung, peaks: far.of(rung).peaks }));
+  const rungs = needs
+    .filter(
+      ({ peaks: a }, i) =>
+        !needs.some(
+          ({ peaks: b }, j) =>
+            b.device <= a.device && b.host <= a.host && (b.device < a.device || b.host < a.host || j < i),
+        ),
+    )
+    .map(({ rung }) => rung);
+  const fitting = (tokens: number): Rung | undefined => {
+    const bench = benchAt(tokens);
+    return rungs.find((rung) => bench.fits(rung));
+  };
+  let best: { tokens: number; rung: Rung } | null = null;
+  let [low, high] = [0, config.data.sequenceLength];
+  const most = 2 ** 40;
+  for (; high <= most; low = high, high *= 2) {
+    const rung = fitting(high);
+    if (rung === undefined) break;
+    best = { tokens: high, rung };
+  }
+  while (high - low > Math.max(1, low * LONGEST_STEP)) {
+    const middle = Math.floor((low + high) / 2);
+    const rung = fitting(middle);
+    if (rung === undefined) high = middle;
+    else {
+      low = middle;
+      best = { tokens: middle, rung };
+    }
+  }
+  return best;
+}

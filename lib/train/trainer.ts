@@ -51,6 +51,11 @@ export class Trainer {
 
   constructor(config: ConfigInput | Config) {
     this.config = parseConfigObject(config);
+    if (this.config.device === "meta")
+      throw new ConfigError(
+        "device: meta computes nothing, so there is nothing to train; longseq plan says what a run would take, " +
+          "device: cpu trains",
+      );
   }
 
   /**

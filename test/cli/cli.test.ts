@@ -131,16 +131,16 @@ t.test("wrong usage exits 2 with one message", async (t) => {
     [["train", file, "train.stps=3"], /^error: command line: train\.stps: unknown key; did you mean train\.steps\?\n$/],
     [
       ["train", file, "device=cuda"],
-      /^error: command line: device: cuda is not available in this version; use auto or cpu\n$/,
+      /^error: command line: device: cuda is not available in this version; use auto or cpu or meta\n$/,
     ],
     [
       ["train", file, "train.steps=-1", "threads=x"],
       /^error: command line: train\.steps.*\nerror: command line: threads.*\n$/,
     ],
-    ...["launch", "plan"].map((name): [string[], RegExp] => [
+    ...["launch"].map((name): [string[], RegExp] => [
       [name, "--nproc", "2", "--", "train", file],
       new RegExp(
-        `^error: longseq ${name} \\([^)]*\\) is not available in this version; try train, data, report or doctor\\n$`,
+        `^error: longseq ${name} \\([^)]*\\) is not available in this version; try train, plan, data, report or doctor\\n$`,
       ),
     ]),
   ];

@@ -407,7 +407,6 @@ t.test("known keys whose feature is not there are refused, never ignored", async
   const refused = [
     "device=cuda",
     "device=cuda:1",
-    "device=meta",
     "attention=cudnn",
     "parallel.sequence=2",
     "parallel.ring=2",

@@ -1,0 +1,136 @@
+// `longseq plan`: what training as configured would take, by steps on the `meta` device; nothing is loaded or computed.
+
+import { availableParallelism } from "node:os";
+import { loadConfig } from "../config/index.js";
+import { type Dataset, openData } from "../data/index.js";
+import { modelShape } from "../models/config.js";
+import { formatBytes, formatDuration, formatSi } from "../report/format.js";
+import { modelFlops } from "../report/model_flops.js";
+import { dataOptions } from "../train/data_options.js";
+import { Limits } from "../train/limits.js";
+import { fullWorkload, type Workload, workloadOf } from "../train/measure.js";
+import { resolveModel } from "../train/model.js";
+import { chooseMemory, describeSetting, longestSequence, nominalTokens, type PlanFacts } from "../train/plan.js";
+import { estimatedSeconds, ratesOf } from "../train/rates.js";
+import { exitCode, type Output } from "./output.js";
+
+export interface PlanOptions {
+  /** Open the data, instead of taking every sequence to be full. */
+  data: boolean;
+}
+
+const grouped = (value: number) => value.toLocaleString("en-US");
+
+/** "a 1.00 GiB, b 2.00 MiB", the largest first. */
+function categories(bytes: Record<string, number>): string {
+  return Object.entries(bytes)
+    .filter(([, value]) => value > 0)
+    .sort(([, a], [, b]) => b - a)
+    .map(([name, value]) => `${name} ${formatBytes(value)}`)
+    .join(", ");
+}
+
+/** Prints the plan; returns the exit code. Throws ConfigError where no choice fits the limits. */
+export async function plan(
+  file: string,
+  overrides: readonly string[],
+  options: PlanOptions,
+  output: Output,
+): Promise<number> {
+  const config = loadConfig(file, overrides);
+  const model = await resolveModel(config);
+  const opened: Dataset[] = [];
+  let work: Workload = fullWorkload(config);
+  let tokens = nominalTokens(config);
+  try {
+    if (options.data) {
+      const open = async (evaluation: boolean) => {
+        const dataset = await openData(dataOptions(config, evaluation));
+        opened.push(dataset);
+        return dataset;
+      };
+      const data = await open(false);
+      const evaluation = config.data.eval.length > 0 ? await open(true) : undefined;
+      const { steps, epochs, batchSize } = config.train;
+      work = workloadOf(config, data, evaluation, steps ?? data.totalSteps(epochs as number, batchSize));
+      tokens = nominalTokens(config, data.longest);
+    }
+  } finally {
+    for (const dataset of opened) await dataset.close();
+  }
+  const dtype = config.model.dtype === "bfloat16" ? "bfloat16" : "float32";
+  const limits = new Limits(config.memory);
+  const rates = ratesOf("cpu");
+  const facts: PlanFacts = { model, dtype, work, tokens, limits, rates };
+  const choice = chooseMemory(config, facts);
+  for (const warning of choice.warnings) {
+    output.note(`warning: ${warning}`);
+    output.record({ event: "warning", message: warning });
+  }
+  const { peaks, categories: by, ops } = choice.measured;
+  const shares = limits.shares(peaks);
+  const threads = config.threads === "auto" ? availableParallelism() : config.threads;
+  const seconds = estimatedSeconds(rates, dtype, ops, threads);
+  const flops = Object.values(ops).reduce((sum, op) => sum + op.flops, 0);
+  const { micro, accumulation } = work;
+  const each = Math.floor(micro.tokens / micro.documents);
+  const documents = Array.from({ length: micro.documents }, (_, i) =>
+    i > 0 ? each : micro.tokens - each * (micro.documents - 1),
+  );
+  const needed = accumulation * modelFlops(modelShape(model), documents);
+  // A copy reads and writes.
+  const copied = (ops.copy?.bytes ?? 0) / 2;
+  const { states, ...setting } = choice.plan;
+  output.record({
+    event: "plan",
+    ...setting,
+    states,
+    rung: choice.rung,
+    metaRuns: choice.runs,
+    tokens: micro.tokens,
+    documents: micro.documents,
+    accumulation,
+    assumed: options.data ? "the data" : "full sequences",
+    devicePeakBytes: peaks.device,
+    hostPeakBytes: peaks.host,
+    diskPeakBytes: peaks.disk,
+    deviceCategories: by.device,
+    hostCategories: by.host,
+    deviceLimitBytes: shares.device,
+    hostLimitBytes: shares.host,
+    modelFlops: needed,
+    hardwareFlops: flops,
+    copiedBytes: copied,
+    estimatedSeconds: seconds,
+    threads,
+  });
+  if (!output.json) {
+    const micros = accumulation > 1 ? `${accumulation} micro-batches of ` : "";
+    output.line(
+      `a step: ${micros}${grouped(micro.tokens)} tokens, ${dtype} on the cpu` +
+        (options.data ? "" : " (every sequence full and one document; --data looks)"),
+    );
+    output.line(`choice: ${describeSetting(choice.plan)}`);
+    output.line(`device: ${formatBytes(peaks.device)} of ${formatBytes(shares.device)} (${categories(by.device)})`);
+    if (peaks.host > 0)
+      output.line(`host:   ${formatBytes(peaks.host)} of ${formatBytes(shares.host)} (${categories(by.host)})`);
+    if (peaks.disk > 0) output.line(`disk:   ${formatBytes(peaks.disk)}`);
+    output.line(
+      `work:   ${formatSi(needed)}FLOP a step for the model, ${formatSi(flops)}FLOP with what is run again; ` +
+        `${formatBytes(copied)} copied`,
+    );
+    output.line(
+      `time:   ${formatDuration(seconds)} a step, an estimate for ${threads} ${threads === 1 ? "thread" : "threads"} ` +
+        `by rates of ${rates.measured}`,
+    );
+  }
+  const longest = longestSequence(config, facts, (length) => fullWorkload(config, length));
+  if (longest !== null) {
+    output.record({ event: "longest", tokens: longest.tokens, rung: longest.rung.name });
+    if (!output.json)
+      output.line(
+        `length: ${grouped(longest.tokens)} tokens a sequence would fit these limits, with "${longest.rung.name}"`,
+      );
+  }
+  return exitCode.done;
+}
