@@ -346,8 +346,8 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
   first[root.outputIndex] = options.consume && grad ? grad : seedOf(root, grad);
   pending.set(start, first);
   const quietly = (fn: () => void): void => noGrad(() => untracked(() => defer(false, fn)));
-  // Gradients that the node at work has got; after an error they are nobody's.
-  let given: readonly (Tensor | null)[] = [];
+  // Gradients that the node at work has got, then those it made; after an error they are nobody's.
+  let given: Grad[] = [];
   quietly(() => {
     try {
       for (let node = ready.pop(); node; node = ready.pop()) {
@@ -359,7 +359,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
         if (!options.retainGraph) for (const output of node.outputs) if (output !== root) output.dispose();
         const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
         for (const g of grads) if (g && !results.includes(g)) g.dispose();
-        given = [];
+        given = [...results];
         if (!options.retainGraph) node.dispose();
         const arrived: Node[] = [];
         node.inputs.forEach((input, i) => {
@@ -378,12 +378,14 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
               accumulateLeaf(input, result);
             }
           }
+          given[i] = null;
           const left = (waiting.get(target) as number) - 1;
           waiting.set(target, left);
           if (left > 0) return;
           if (next) arrived.push(next);
           else if (options.hooks !== false) input.runHooks();
         });
+        given = [];
         ready.push(...arrived);
         // Latest first: the order of the forward reversed, which is when memory is freed soonest.
         ready.sort((a, b) => a.sequence - b.sequence);
@@ -391,7 +393,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
         options.onNode?.(node.name);
       }
     } finally {
-      for (const slots of [given, ...pending.values()]) for (const g of slots) g?.dispose();
+      for (const slots of [given, ...pending.values()]) for (const g of slots) if (g instanceof Tensor) g.dispose();
     }
   });
 }

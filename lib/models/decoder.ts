@@ -131,7 +131,7 @@ export class Decoder extends Module {
     const onLayer = (i: number): void => options.onLayer?.("forward", first + i);
     const around =
       (i: number) =>
-      <T>(pass: "forward" | "backward", fn: () => T): T => {
+      <T extends Tensor | null>(pass: "forward" | "backward", fn: () => T): T => {
         const at = 1 + first + i;
         const unit = this.#units[at] as readonly Parameter[];
         if (pass === "forward") return states.use(unit, this.#units[at + 1], fn);

@@ -16,7 +16,7 @@ export interface CheckpointOptions {
   /** Where what is kept waits; default: on the device. */
   store?: CheckpointStore | undefined;
   /** Runs the forward and the backward (what is recomputed included), with whatever must be at hand for them. */
-  around?: (<T>(pass: "forward" | "backward", run: () => T) => T) | undefined;
+  around?: (<T extends Tensor | null>(pass: "forward" | "backward", run: () => T) => T) | undefined;
 }
 
 /** What is recomputed: [T, ...] -> the same shape. */

@@ -87,13 +87,21 @@ export class ModelStates {
    * Runs the backward of a layer, whose parameters (`unit`) nothing else uses, as `use` does; then its gradients go out
    * and the bytes of those that went out before go back.
    */
-  useBackward<T>(unit: readonly Parameter[], next: readonly Parameter[] | undefined, fn: () => T): T {
+  useBackward<T extends Tensor | null>(
+    unit: readonly Parameter[],
+    next: readonly Parameter[] | undefined,
+    fn: () => T,
+  ): T {
     const result = this.use(unit, next, fn);
     const first = unit[0];
-    if (first && this.#options.gradients === "host") {
-      const outbox = outboxOf(first.device);
-      outbox.flush();
+    if (!first || this.#options.gradients === "none") return result;
+    const outbox = outboxOf(first.device);
+    outbox.flush();
+    try {
       for (const parameter of unit) this.#send(parameter);
+    } catch (error) {
+      result?.dispose();
+      throw error;
     }
     return result;
   }
