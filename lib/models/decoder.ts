@@ -285,11 +285,13 @@ export class CausalLM extends Module {
     });
   }
 
-  /** [T, 1], 0 at padding tokens: transformers trains no embedding row of theirs. null where there are none. */
+  /** [T, 1], 0 at padding tokens: transformers trains no embedding row of theirs. null where the model has none. */
   #gradientMask(ids: Int32Array): Tensor | null {
     const padding = this.config.padTokenId;
-    if (padding === null || !isGradEnabled() || !ids.includes(padding)) return null;
-    const mask = Float32Array.from(ids, (id) => (id === padding ? 0 : 1));
+    if (padding === null || !isGradEnabled()) return null;
+    // Also where no token is padding: what a step takes does not depend on its tokens.
+    const mask = new Float32Array(ids.length).fill(1);
+    for (let i = ids.indexOf(padding); i >= 0; i = ids.indexOf(padding, i + 1)) mask[i] = 0;
     return tensor(mask, { device: this.device, shape: [ids.length, 1] });
   }
 
