@@ -1,10 +1,13 @@
 // FlashAttention forward: chooses the kernel for the dtype and the head size.
 #include "attention_entry.h"
+#include "cudnn_attention.h"
 #include "entries.h"
 
 namespace longseq::cuda {
 
 ls_status attention(const ls_exec *exec, const ls_attention_args *args) {
+  ls_status taken = LS_OK;
+  if (cudnn_attention && cudnn_attention(exec, args, &taken)) return taken;
   AttentionParams p;
   LS_TRY(common_params(exec, "attention", args, &p));
   if (p.queries == 0 || p.heads == 0) return LS_OK;

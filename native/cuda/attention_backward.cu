@@ -1,5 +1,6 @@
 // FlashAttention backward: delta where it is not given, then the kernels for the dtype and the head size.
 #include "attention_entry.h"
+#include "cudnn_attention.h"
 #include "entries.h"
 
 namespace longseq::cuda {
@@ -29,8 +30,10 @@ __global__ void __launch_bounds__(kWarps * 32) delta_kernel(const AttentionParam
 
 }  // namespace
 
-// Deterministic whether asked for or not: no sum depends on timing.
+// Our own kernels are deterministic whether asked for or not: no sum depends on timing. cuDNN is not asked then.
 ls_status attention_backward(const ls_exec *exec, const ls_attention_backward_args *args) {
+  ls_status taken = LS_OK;
+  if (cudnn_attention_backward && cudnn_attention_backward(exec, args, &taken)) return taken;
   AttentionParams p;
   LS_TRY(common_params(exec, "attention_backward", args, &p));
   if (args->dout.dtype != args->q.dtype)

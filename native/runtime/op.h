@@ -36,6 +36,7 @@ struct Cost {
 // What a workspace depends on beside the arguments.
 struct Profile {
   bool cuda = false;
+  int32_t capability = 90;  // of a cuda device: 80 for sm_80, 90 for sm_90
 };
 
 struct OpDesc {

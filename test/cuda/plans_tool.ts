@@ -1,7 +1,7 @@
 // Builds and starts the tools of test/native/cudnn, and finds cuDNN where it is installed.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { packageRoot } from "../../lib/binding.js";
 import { type GraphCase, line, type Problem, problemLine } from "./cudnn_cases.js";
@@ -9,17 +9,14 @@ import type { Run } from "./graph_interpreter.js";
 
 const folder = join(packageRoot, "build", "test", "cudnn");
 const native = join(packageRoot, "native");
-const sources = [
-  join(packageRoot, "test/native/cudnn/plans.cc"),
-  ...readdirSync(join(native, "cuda"))
-    .filter((name) => /^cudnn_.*\.cc$/.test(name))
-    .map((name) => join(native, "cuda", name)),
-];
+// What needs neither CUDA's headers nor cuDNN's.
+const parts = ["cudnn_library", "cudnn_graph", "cudnn_attention_graph"].map((name) => join(native, "cuda", name));
+const sources = [join(packageRoot, "test/native/cudnn/plans.cc"), ...parts.map((part) => `${part}.cc`)];
 const headers = [
-  ...readdirSync(join(native, "cuda"))
-    .filter((name) => /^cudnn_.*\.h$/.test(name))
-    .map((name) => join(native, "cuda", name)),
+  ...parts.map((part) => `${part}.h`),
+  join(native, "cuda/cudnn_api.h"),
   join(native, "runtime/ops/cudnn_attention.h"),
+  join(native, "include/longseq/backend.h"),
 ];
 
 /** Compiles into build/test/cudnn/NAME-HASH unless it is there; another process may do the same at the same time. */

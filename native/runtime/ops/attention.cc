@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "runtime/op.h"
+#include "runtime/ops/cudnn_attention.h"
 
 namespace longseq {
 
@@ -103,6 +104,11 @@ Cost cost_attention(const void *pointer) {
           tensor_bytes(a.q) + tensor_bytes(a.k) + tensor_bytes(a.v) + tensor_bytes(a.o)};
 }
 
+int64_t workspace_attention(const void *pointer, const Profile &profile) {
+  const auto &a = *static_cast<const ls_attention_args *>(pointer);
+  return profile.cuda ? cudnn_attention_bytes(a, false, profile.capability) : 0;
+}
+
 void prepare_attention(void *args, Storage *const *storages) {
   prepare_attention_args<ls_attention_args>(args, storages[5]);
 }
@@ -118,7 +124,7 @@ const RegisterOp register_attention({
      LS_FIELD(ls_attention_args, integer, k_offset)},
     check_attention,
     cost_attention,
-    nullptr,
+    workspace_attention,
     prepare_attention,
     call_entry<ls_attention_args, &ls_backend::attention>,
 });
@@ -185,12 +191,14 @@ Cost cost_attention_backward(const void *pointer) {
       2 * tensor_bytes(a.q) + 2 * tensor_bytes(a.k) + 2 * tensor_bytes(a.v) + tensor_bytes(a.o) + tensor_bytes(a.dout)};
 }
 
-// Of our CUDA kernels: delta where it is not given. Of the cpu backend: a ticket for each head and block of 128 queries, delta where it is not given, and dq in float32
-// where it is stored in bfloat16; each part on cache lines of its own.
+// Of the cuda backend: what cuDNN's plan and what our own kernels (delta where it is not given) want, whichever is
+// more. Of the cpu backend: a ticket for each head and block of 128 queries, delta where it is not given, and dq in
+// float32 where it is stored in bfloat16; each part on cache lines of its own.
 int64_t workspace_attention_backward(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_attention_backward_args *>(pointer);
   const int64_t rows = a.q.sizes[0], heads = a.q.sizes[1];
-  if (profile.cuda) return a.delta.present ? 0 : 4 * heads * rows;
+  if (profile.cuda)
+    return std::max(a.delta.present ? 0 : 4 * heads * rows, cudnn_attention_bytes(a, true, profile.capability));
   const auto lines = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
   return 64 + lines(4 * heads * ((rows + 127) / 128)) + (a.delta.present ? 0 : lines(4 * heads * rows)) +
          (a.dq.dtype == LS_BF16 ? lines(4 * elements(a.dq)) : 0);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <compare>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,6 +44,18 @@ struct AttentionGeometry {
   bool grouped() const { return heads != kv_heads; }
 };
 
+// Which kernels the CUDA backend's attention runs on.
+enum class AttentionEngine { automatic, cudnn, native };
+
+// The environment's LONGSEQ_ATTENTION: cudnn or native forces one; otherwise cuDNN where it takes the case.
+inline AttentionEngine attention_engine() {
+  const char *name = std::getenv("LONGSEQ_ATTENTION");
+  if (!name) return AttentionEngine::automatic;
+  return std::string(name) == "cudnn"    ? AttentionEngine::cudnn
+         : std::string(name) == "native" ? AttentionEngine::native
+                                         : AttentionEngine::automatic;
+}
+
 // A call of attention or its backward in cuDNN's terms.
 struct CudnnAttention {
   std::string refused;  // why cuDNN does not take it; the rest is then not filled
@@ -75,13 +88,12 @@ inline int64_t power_of_two(int64_t value, int64_t least) {
 
 inline RowStrides strides(const ls_tensor &t) { return {t.strides[0], t.strides[1]}; }
 
-// cuDNN reads 16 bytes at a time. (Empty: it does.)
+// cuDNN moves 16 bytes at a time. "" where the strides allow it; addresses are looked at when the call runs.
 inline std::string misfit(const char *name, const ls_tensor &t) {
   const int64_t values = t.dtype == LS_F32 ? 4 : 8;
   for (int dim = 0; dim < 2; ++dim)
     if (t.sizes[dim] > 1 && (t.strides[dim] <= 0 || t.strides[dim] % values != 0))
       return std::string("strides of ") + name + " are no multiples of 16 bytes";
-  if (reinterpret_cast<uintptr_t>(t.data) % 16 != 0) return std::string(name) + " does not lie on 16 bytes";
   return "";
 }
 
@@ -294,6 +306,14 @@ inline CudnnWorkspace cudnn_workspace(const CudnnAttention &c, bool backward, in
     w.dv = take((g.dkv_f32 ? 4 : 2) * g.total_k * g.kv_heads * g.head_size);
   }
   return w;
+}
+
+// Bytes to reserve for a call that may run on cuDNN; 0 where it will not.
+template <class Args>
+int64_t cudnn_attention_bytes(const Args &args, bool backward, int32_t capability) {
+  if (attention_engine() == AttentionEngine::native) return 0;
+  const CudnnAttention c = cudnn_case(args, capability);
+  return c.refused.empty() ? cudnn_workspace(c, backward, capability).total : 0;
 }
 
 }  // namespace longseq
