@@ -282,7 +282,7 @@ function bisect(low: number, high: number, good: (index: number) => boolean): nu
   return most;
 }
 
-/** Resolution of the bytes that stay on the device: this part of what there is room for. */
+/** Resolution of the bytes that stay on the device: this part of the limit. */
 const DEVICE_BYTES_PARTS = 256;
 
 /** Takes back what was given up on the way to `rung` and is not needed, the most work first. */
@@ -309,18 +309,12 @@ function relax(rung: Rung, fixed: Fixed, model: ModelConfig, limits: Limits, ben
   if (best.offload !== "none" && fixed.offload === undefined && fixed.deviceBytes === undefined)
     attempt({ offload: "none", prefetch: true });
   if (best.offload !== "none" && fixed.deviceBytes === undefined) {
-    // All of them, or as much as the limit leaves beside a step that keeps none.
+    // All of them, or as many as fit.
     if (attempt({ deviceBytes: Number.MAX_SAFE_INTEGER })) return best;
-    const { device, host } = bench.of(best).peaks;
-    const part = Math.max(1, Math.floor(((limits.device ?? limits.total - host) - device) / DEVICE_BYTES_PARTS));
-    const given = bisect(
-      0,
-      DEVICE_BYTES_PARTS,
-      (up) =>
-        up === DEVICE_BYTES_PARTS ||
-        (!bench.exhausted && bench.fits({ ...best, deviceBytes: part * (DEVICE_BYTES_PARTS - up) })),
-    );
-    attempt({ deviceBytes: part * (DEVICE_BYTES_PARTS - given) });
+    const part = Math.max(1, Math.floor((limits.device ?? limits.total) / DEVICE_BYTES_PARTS));
+    const given = (less: number) => part * (DEVICE_BYTES_PARTS - less);
+    const fits = (less: number) => !bench.exhausted && bench.fits({ ...best, deviceBytes: given(less) });
+    attempt({ deviceBytes: given(bisect(0, DEVICE_BYTES_PARTS, fits)) });
   }
   return best;
 }
@@ -503,26 +497,19 @@ export function longestSequence(
         ),
     )
     .map(({ rung }) => rung);
-  const fitting = (tokens: number): Rung | undefined => {
+  const fits = (tokens: number): boolean => {
     const bench = benchAt(tokens);
-    return rungs.find((rung) => bench.fits(rung));
+    return rungs.some((rung) => bench.fits(rung));
   };
-  let best: { tokens: number; rung: Rung } | null = null;
-  let [low, high] = [0, config.data.sequenceLength];
   const most = 2 ** 40;
-  for (; high <= most; low = high, high *= 2) {
-    const rung = fitting(high);
-    if (rung === undefined) break;
-    best = { tokens: high, rung };
-  }
+  let [low, high] = [0, config.data.sequenceLength];
+  for (; high <= most && fits(high); high *= 2) low = high;
   while (high - low > Math.max(1, low * LONGEST_STEP)) {
     const middle = Math.floor((low + high) / 2);
-    const rung = fitting(middle);
-    if (rung === undefined) high = middle;
-    else {
-      low = middle;
-      best = { tokens: middle, rung };
-    }
+    if (fits(middle)) low = middle;
+    else high = middle;
   }
-  return best;
+  const bench = benchAt(low);
+  const rung = low > 0 && all.find((one) => bench.fits(one));
+  return rung ? { tokens: low, rung } : null;
 }
