@@ -110,12 +110,7 @@ t.test("configurations", async (t) => {
     ["wrong type", { train: { learning_rate: "fast" } }, [], /train\.learning_rate: got "fast" \(string\); expected/],
     ["override", {}, ["train.steps=many"], /command line: train\.steps: got "many"/],
     ["unknown override", {}, ["train.lr=1"], /command line: train\.lr: unknown key/],
-    [
-      "not available",
-      { parallel: { zero: 2 } },
-      [],
-      /parallel\.zero: 2 is not available/,
-    ],
+    ["not available", { parallel: { zero: 2 } }, [], /parallel\.zero: 2 is not available/],
     ["other device", { device: "cuda" }, [], /device: cuda is not available/],
     ["threads", { threads: 1e9 }, [], /threads: got 1000000000 \(number\); expected auto or a whole number from 1/],
     ["batch", { train: { batch_size: 1e12 } }, [], /train\.batch_size: got 1000000000000 .*from 1 to 1000000/],
