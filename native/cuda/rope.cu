@@ -10,11 +10,13 @@ namespace {
 constexpr int kPairs = 256;  // pairs whose cos and sin are held at a time
 constexpr int kThreads = 256;
 
-// cos and sin of position * inv_freq. The product is exact below 2^29; as half turns it is reduced in float64, so the
-// angle is right to 2e-7 at any length, where float32 would be off by half a radian at 15M.
+// cos and sin of position * inv_freq. The product is exact below 2^29 and is reduced by 2 pi in two parts, in float64
+// (the first step is exact), so the angle is right to 2e-7 at any length; float32 would be off by half a radian at 15M.
 LS_DEVICE void angle(int64_t position, float inv_freq, float &cosine, float &sine) {
-  const double turns = static_cast<double>(position) * static_cast<double>(inv_freq) * 0.31830988618379067154;
-  sincospif(static_cast<float>(turns - 2.0 * rint(turns * 0.5)), &sine, &cosine);
+  const double whole = static_cast<double>(position) * static_cast<double>(inv_freq);
+  const double turns = rint(whole * 0.15915494309189533577);
+  const double rest = fma(-turns, 0x1.1a62633145c07p-52, fma(-turns, 0x1.921fb54442d18p+2, whole));
+  sincospif(static_cast<float>(rest * 0.31830988618379067154), &sine, &cosine);
 }
 
 // A block takes one token after the other: its threads make the cos and sin of the token's pairs, then turn those of

@@ -173,8 +173,8 @@ export class Settings {
   readonly #models = new Map<boolean, Prepared>();
   readonly #plain = new Map<string, Outcome>();
 
-  constructor(sizes: Sizes = usual, threads = 2) {
-    this.device = new Device("cpu", { threads });
+  constructor(sizes: Sizes = usual, threads = 2, device = "cpu") {
+    this.device = new Device(device, { threads });
     this.#sizes = sizes;
   }
 
