@@ -39,6 +39,7 @@ for (let tokens = from; tokens <= to; tokens *= 2) {
     rates: ratesOf("cpu"),
   };
   const start = performance.now();
+  const processor = process.cpuUsage();
   let runs = 0;
   let what = "";
   try {
@@ -50,14 +51,17 @@ for (let tokens = from; tokens <= to; tokens *= 2) {
     runs = Number((error.details as Record<string, unknown>).runs);
     what = error.message;
   }
-  lines.push({ tokens, seconds: (performance.now() - start) / 1000, runs, what });
+  const seconds = (performance.now() - start) / 1000;
+  // What it takes where nothing else runs.
+  const { user, system } = process.cpuUsage(processor);
+  lines.push({ tokens, seconds, processorSeconds: (user + system) / 1e6, runs, what });
   console.error(`T = ${tokens}: ${lines.at(-1)?.seconds.toFixed(2)} s, ${runs} runs`);
 }
 if (json) console.log(JSON.stringify({ gib, lines }));
 else
   console.log(
     table(
-      ["T", "seconds", "runs", "what"],
-      lines.map((l) => [String(l.tokens), l.seconds.toFixed(2), String(l.runs), l.what]),
+      ["T", "seconds", "CPU seconds", "runs", "what"],
+      lines.map((l) => [String(l.tokens), l.seconds.toFixed(2), l.processorSeconds.toFixed(2), String(l.runs), l.what]),
     ),
   );
