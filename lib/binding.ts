@@ -310,3 +310,20 @@ export const binding: Native = (() => {
   });
   return native;
 })();
+
+/** The CUDA backend, beside the addon: in a package as in a clone that was built where nvcc is. */
+export const cudaLibrary: string = join(dirname(addonPath), "liblongseq_cuda.so");
+
+/**
+ * Opens the CUDA backend; nothing more if it is open. Errors: UnsupportedError that names what is missing or too old: the
+ * backend, the driver, a device, one of NVIDIA's libraries.
+ */
+export function openCuda(): void {
+  if (binding.backends().includes("cuda")) return;
+  if (!existsSync(cudaLibrary))
+    throw new UnsupportedError(
+      `this longseq has no CUDA backend: ${cudaLibrary} is missing; in a clone, install the CUDA toolkit 13 and run ` +
+        "`node scripts/setup.mjs --cuda`",
+    );
+  binding.openBackend(cudaLibrary);
+}

@@ -217,6 +217,8 @@ function cudaCurrent() {
 async function buildCuda() {
   const nvcc = findNvcc();
   if (nvcc === undefined) {
+    // What other sources made must not be packed.
+    if (!cudaCurrent()) rmSync(join(root, cudaLibrary), { force: true });
     say("--cuda: nvcc is not found, so the CUDA backend is not built (install the CUDA toolkit 13, or set CUDA_HOME)");
     return;
   }

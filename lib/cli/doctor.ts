@@ -1,7 +1,7 @@
 // `longseq doctor`: what this machine offers to longseq, and what stands in its way.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, statfsSync } from "node:fs";
+import { readFileSync, statfsSync } from "node:fs";
 import { availableParallelism, cpus, freemem, release, totalmem } from "node:os";
 import { formatBytes } from "../report/format.js";
 import { exitCode, type Output } from "./output.js";
@@ -70,11 +70,14 @@ export function memoryLimit(total: number): number | null {
   return limit > 0 && limit < total ? limit : null;
 }
 
-/** Tries the addon and its CPU in a child first: an instruction that this processor lacks would end this process. */
-function tryAddon(url: string): string | null {
+/**
+ * Runs a program that uses the addon (as `addon`) in a child: an instruction that this processor lacks, or a driver that
+ * crashes, would end this process. Gives what it printed, or what went wrong.
+ */
+function tryInChild(program: string): { printed: string } | { trouble: string } {
   const script = `try {
-    const { binding } = await import(${JSON.stringify(url)});
-    binding.openDevice("cpu", "cpu", 0, 1);
+    const addon = await import(${JSON.stringify(new URL("../binding.js", import.meta.url).href)});
+    ${program}
   } catch (error) {
     console.error(error.message);
     process.exitCode = 1;
@@ -83,21 +86,31 @@ function tryAddon(url: string): string | null {
     encoding: "utf8",
     timeout: 60_000,
   });
-  if (child.error) return `it could not be tried in a child process: ${child.error.message}`;
-  if (child.signal) return `it ended a process with ${child.signal} as it was tried`;
-  return child.status === 0 ? null : child.stderr.trim().split("\n").at(-1) || `exit status ${child.status}`;
+  if (child.error) return { trouble: `it could not be tried in a child process: ${child.error.message}` };
+  if (child.signal) return { trouble: `it ended a process with ${child.signal} as it was tried` };
+  if (child.status === 0) return { printed: child.stdout };
+  return { trouble: child.stderr.trim().split("\n").at(-1) || `exit status ${child.status}` };
 }
 
-/** What there is of CUDA; longseq's own part comes with a later version. */
-function cudaDetail(): string {
+/** What there is of CUDA: the devices that the backend opens, or what it lacks. */
+function diagnoseCuda(): BackendDiagnosis {
   const version = /NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s/.exec(readText("/proc/driver/nvidia/version"))?.[1];
-  const driver =
-    version !== undefined
-      ? `NVIDIA driver ${version} is here`
-      : existsSync("/dev/nvidiactl")
-        ? "an NVIDIA device is here, its driver's version is unknown"
-        : "no NVIDIA driver is here";
-  return `this version has no CUDA backend; ${driver}`;
+  const driver = version === undefined ? "" : `, NVIDIA driver ${version}`;
+  const result = tryInChild(`addon.openCuda();
+    const names = [];
+    for (let index = 0; ; index++) {
+      try {
+        names.push(addon.binding.deviceInfo(addon.binding.openDevice("cuda:" + index, "cuda", index, 1)).name);
+      } catch (error) {
+        // The first index that no device has.
+        if (error.code === "INVALID_ARGUMENT" && index > 0) break;
+        throw error;
+      }
+    }
+    console.log(JSON.stringify(names));`);
+  if ("trouble" in result) return { name: "cuda", available: false, detail: result.trouble + driver };
+  const names = JSON.parse(result.printed) as string[];
+  return { name: "cuda", available: true, detail: names.map((name, i) => `cuda:${i} ${name}`).join(", ") + driver };
 }
 
 export async function diagnose(version: string): Promise<Diagnosis> {
@@ -114,10 +127,10 @@ export async function diagnose(version: string): Promise<Diagnosis> {
       `longseq is built for linux-x64; this is ${process.platform}-${process.arch}: use WSL 2 or a container`,
     );
 
-  const trouble = tryAddon(new URL("../binding.js", import.meta.url).href);
-  if (trouble !== null) {
-    problems.push(`the addon cannot be used: ${trouble}`);
-    backends.push({ name: "cpu", available: false, detail: trouble });
+  const tried = tryInChild('addon.binding.openDevice("cpu", "cpu", 0, 1);');
+  if ("trouble" in tried) {
+    problems.push(`the addon cannot be used: ${tried.trouble}`);
+    backends.push({ name: "cpu", available: false, detail: tried.trouble });
   } else {
     const { addonPath, binding } = await import("../binding.js");
     const { Device } = await import("../tensor/device.js");
@@ -136,8 +149,8 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         if (name === "cpu") problems.push(`the CPU backend cannot be used: ${detail}`);
       }
     }
+    backends.push(diagnoseCuda());
   }
-  backends.push({ name: "cuda", available: false, detail: cudaDetail() });
 
   const limits = parseLimits(readText("/proc/self/limits"));
   if (limits.addressSpace !== null)

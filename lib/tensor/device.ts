@@ -1,6 +1,13 @@
 // Devices: where tensors live, what ran there, and how much memory it took.
 import { availableParallelism, totalmem } from "node:os";
-import { binding, type MemoryStats, type NativeDevice, type NativeDeviceInfo, type OpCount } from "../binding.js";
+import {
+  binding,
+  type MemoryStats,
+  type NativeDevice,
+  type NativeDeviceInfo,
+  type OpCount,
+  openCuda,
+} from "../binding.js";
 import { ArgumentError } from "../errors.js";
 
 export type Tier = "device" | "host" | "disk";
@@ -56,8 +63,9 @@ export class Device {
     this.type = match[1] as string;
     this.name = name;
     const threads = options.threads ?? availableParallelism();
+    if (this.type === "cuda") openCuda();
     this.native = binding.openDevice(name, this.type, Number(match[2] ?? 0), threads);
-    this.setLimit(0);
+    for (const tier of ["device", "host"] as const) this.setLimit(0, tier);
   }
 
   get info(): NativeDeviceInfo {
@@ -74,11 +82,12 @@ export class Device {
   }
 
   /**
-   * Reserved bytes that may not be exceeded; 0 lifts the limit, on the CPU up to the machine's memory: the kernel hands
-   * out more addresses than it has pages, and ends the process when they are touched.
+   * Reserved bytes that may not be exceeded; 0 lifts the limit, of host memory up to the machine's: the kernel hands out
+   * more addresses than it has pages, and ends the process when they are touched.
    */
   setLimit(bytes: number, tier: Tier = "device"): void {
-    const most = this.type === "cpu" && tier !== "disk" ? totalmem() : 0;
+    const ofHost = this.type === "cpu" ? tier !== "disk" : tier === "host" && !this.isMeta;
+    const most = ofHost ? totalmem() : 0;
     binding.setLimit(this.native, tierCode(tier), bytes === 0 ? most : bytes);
   }
 

@@ -84,6 +84,8 @@ Folders search_folders() {
     folders.push_back(folder);
     add_wheels(folders, folder);
   }
+  // Who names folders wants those and no others.
+  if (!folders.empty()) return folders;
   for (const std::string &folder : split(environment("LD_LIBRARY_PATH"))) folders.push_back(folder);
   for (const std::string &toolkit :
        {environment("CUDA_HOME"), environment("CUDA_PATH"), std::string("/usr/local/cuda")})
@@ -127,12 +129,13 @@ VendorLibrary open_vendor(const char *soname, const char *package, bool global,
     // The first found is what the user meant; the others are only hoped for.
     if (library.error.empty()) library.error = std::string(real) + " cannot be used: " + complaint;
   }
-  const std::string advice =
-      std::string("install it with `pip install ") + package + "` or set LONGSEQ_CUDA_LIBS to its folder";
-  library.error = library.error.empty()
-                      ? std::string(soname) + " is not found in LONGSEQ_CUDA_LIBS, LD_LIBRARY_PATH, the CUDA toolkit " +
-                            "or Python's site-packages; " + advice
-                      : library.error + "; " + advice;
+  const std::string chosen = environment("LONGSEQ_CUDA_LIBS");
+  if (library.error.empty())
+    library.error = std::string(soname) + " is not found in " +
+                    (chosen.empty() ? "LD_LIBRARY_PATH, the CUDA toolkit or Python's site-packages"
+                                    : "LONGSEQ_CUDA_LIBS (" + chosen + ")");
+  library.error += std::string("; install it with `pip install ") + package +
+                   "` or set LONGSEQ_CUDA_LIBS to the folder that holds it";
   return library;
 }
 

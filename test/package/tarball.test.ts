@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import {
   closeSync,
+  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -72,6 +73,8 @@ t.test("it packs and installs, without scripts and with all that belongs in it",
     "native/include/longseq/backend.h",
     "native/runtime/rates/cpu.json",
     "prebuilds/linux-x64/longseq.glibc.node",
+    // Where nvcc is, the CUDA backend is built, and packed.
+    ...(existsSync(join(root, "build/Release/liblongseq_cuda.so")) ? ["prebuilds/linux-x64/liblongseq_cuda.so"] : []),
   ]) {
     t.ok(paths.includes(wanted), `${wanted} is packed`);
   }
@@ -118,14 +121,16 @@ t.test("every binary needs the C library alone, of 2.34 at most", async (t) => {
       .map((line) => line.trim().split(/\s+/).at(-1));
     t.strictSame(
       exported.sort(),
-      ["napi_register_module_v1", "node_api_module_get_api_version_v1"],
-      `${name} shows what Node looks up and nothing else`,
+      name.endsWith(".so") ? ["ls_backend_open"] : ["napi_register_module_v1", "node_api_module_get_api_version_v1"],
+      `${name} shows what is looked up and nothing else`,
     );
   }
 });
 
 t.test("doctor runs on the installed binary", async (t) => {
-  t.match(longseq("doctor"), /cpu/);
+  const said = longseq("doctor");
+  t.match(said, /^cpu +available/m);
+  t.match(said, /^cuda +(available|not available: .*liblongseq_cuda\.so (is missing|cannot be used))/m);
 });
 
 t.test("it trains, exports and resumes as finished", async (t) => {
