@@ -280,6 +280,10 @@ void enqueue_transfer(Device &device, const std::shared_ptr<DiskFile> &file, boo
   c.that(bytes == disk->bytes, format("the host tensor has %lld bytes, the block on the disk %lld",
                                       static_cast<long long>(bytes), static_cast<long long>(disk->bytes)));
   const int32_t queue = writing ? LS_QUEUE_DISK_OUT : LS_QUEUE_DISK_IN;
+  // Memory that no other queue has used yet may have been somebody else's: compute alone knows when that was over.
+  const auto &uses = memory_storage->last_use;
+  if (std::all_of(std::begin(uses), std::end(uses), [](uint64_t sequence) { return sequence == 0; }))
+    device.wait_for(queue, LS_QUEUE_COMPUTE);
   device.order(queue, memory_storage, !writing);
   device.order(queue, disk, writing);
   Task task;

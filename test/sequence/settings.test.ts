@@ -1,7 +1,7 @@
 // Rows of memory settings in which every three values that can occur together do: each gives the plain run's numbers.
 import t from "tap";
 import { coveringArray, product, uncovered } from "./covering.js";
-import { admissible, describe, factors, Settings } from "./settings.js";
+import { admissible, describe, factors, plainSetting, Settings, tiny } from "./settings.js";
 
 const strength = 3;
 const rows = coveringArray(factors, admissible, strength);
@@ -33,4 +33,20 @@ t.test("loss, norm, gradients, parameters after five steps, and live bytes", asy
   settings.dispose();
   for (const tier of ["device", "host", "disk"] as const)
     t.equal(settings.device.memory(tier).live, 0, `${tier} is empty`);
+});
+
+t.test("reads from the disk into memory that writes have just left, many times over", async (t) => {
+  // A segment of two layers, then one layer with kept attention: their parts differ in size, so slots do not fit again.
+  const row = {
+    ...plainSetting,
+    checkpointEvery: 2,
+    keepAttention: true,
+    offload: "disk",
+    accumulation: 1,
+    tied: false,
+    packed: false,
+  } as const;
+  const settings = new Settings(tiny, 1);
+  for (let i = 0; i < 30; i++) t.same(await settings.check(row), [], `run ${i + 1}`);
+  settings.dispose();
 });
