@@ -428,6 +428,10 @@ bool Plan::run(Handle handle, const std::vector<void *> &pointers, void *workspa
   std::vector<void *> data;
   for (const Tensor &t : graph_.tensors) {
     if (t.is_virtual) continue;
+    if (!t.by_value && !t.workspace_bytes && !pointers[static_cast<size_t>(t.uid - 1)]) {
+      *error = "cuDNN: tensor " + t.name + " has no memory";
+      return false;
+    }
     uids.push_back(t.uid);
     data.push_back(t.by_value          ? static_cast<void *>(&scalars_[static_cast<size_t>(t.uid - 1)])
                    : t.workspace_bytes ? static_cast<char *>(workspace) + t.workspace_offset
@@ -444,7 +448,7 @@ bool Plan::run(Handle handle, const std::vector<void *> &pointers, void *workspa
   set(ATTR_VARIANT_PACK_DATA_POINTERS, TYPE_VOID_PTR, count, data.data());
   set(ATTR_VARIANT_PACK_WORKSPACE, TYPE_VOID_PTR, 1, &rest);
   if (status == STATUS_SUCCESS) status = library_->finalize(pack);
-  if (status == STATUS_SUCCESS) status = library_->execute(handle, plan_, pack);
+  if (status == STATUS_SUCCESS && handle) status = library_->execute(handle, plan_, pack);
   if (status != STATUS_SUCCESS) *error = "cuDNN: " + last_error(library_, status);
   if (pack) library_->destroy_descriptor(pack);
   return status == STATUS_SUCCESS;

@@ -111,8 +111,9 @@ class Plan {
   ~Plan();
   Plan(const Plan &) = delete;
 
-  // pointers[uid - 1]: device memory of each tensor that is neither virtual nor by value nor placed.
-  // workspace: workspace_bytes() bytes on 256. scalars[uid - 1]: where the host keeps a by-value tensor's number.
+  // Runs on the handle's stream. pointers[uid - 1]: device memory of each tensor that is neither virtual nor by value
+  // nor placed; workspace: workspace_bytes() bytes on 256. False, with one line in `error`, where cuDNN refuses.
+  // Without a handle everything is made ready and nothing runs.
   bool run(Handle handle, const std::vector<void *> &pointers, void *workspace, std::string *error) const;
 
   const Graph &graph() const { return graph_; }
