@@ -16,7 +16,7 @@ export const cudaFolder = join(root, ".cache/cuda");
 /** Wheel: a file that shows it is there, and whether the build can do without. nvrtc is what cuDNN compiles with. */
 const wheels = {
   "nvidia-cublas": { requirement: "nvidia-cublas>=13,<14", header: "cublasLt.h", needed: true },
-  "nvidia-cudnn-cu13": { requirement: "nvidia-cudnn-cu13>=9.8,<10", header: "cudnn.h", needed: false },
+  "nvidia-cudnn-cu13": { requirement: "nvidia-cudnn-cu13>=9.21,<10", header: "cudnn.h", needed: false },
   "nvidia-nccl-cu13": { requirement: "nvidia-nccl-cu13>=2.27,<3", header: "nccl.h", needed: false },
   "nvidia-cuda-nvrtc": { requirement: "nvidia-cuda-nvrtc>=13,<14", header: "nvrtc.h", needed: false },
 };
