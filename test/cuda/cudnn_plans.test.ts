@@ -124,6 +124,11 @@ for (const [device, capability] of [
       const { case: c, bytesPerToken } = cases[i] as Row;
       const bytes = plan.planBytes + plan.graphBytes;
       t.ok(plan.ok, `${line(c)}: ${plan.reason ?? `engine ${plan.engine}, ${bytes} bytes`}`);
+      // The figures are 9.24's; another version may want less, and where it wants more our own kernels run.
+      if (plan.version !== 92400) {
+        t.ok(bytes <= plan.reservedBytes, `${line(c)}: ${bytes} bytes fit into ${plan.reservedBytes}`);
+        continue;
+      }
       t.equal(bytes, plan.reservedBytes, `${line(c)}: native/runtime reserves what the plan wants`);
       if (capability < 90) continue;
       const off = bytes - bytesPerToken * c.totalQ;

@@ -71,6 +71,8 @@ export function runs(problems: Problem[]): (Run | { refused: string })[] {
 
 export interface Plan {
   ok: boolean;
+  /** Of cuDNN, e.g. 92400. */
+  version: number;
   reason?: string;
   engine: number;
   /** What cuDNN asks for, and what the graph keeps in workspace. */

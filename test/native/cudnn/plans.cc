@@ -192,7 +192,7 @@ int main(int argc, char **argv) {
     } else {
       std::cout << "{\"ok\":false,\"reason\":" << quoted(error);
     }
-    std::cout << ",\"reservedBytes\":"
+    std::cout << ",\"version\":" << library->version << ",\"reservedBytes\":"
               << (backward ? longseq::cudnn_attention::graph_bytes(c.geometry) : 0) +
                      longseq::cudnn_attention::plan_bytes(c.geometry, backward, capability)
               << ",\"seconds\":" << seconds.count() << "}" << std::endl;
