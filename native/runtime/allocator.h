@@ -50,7 +50,7 @@ class Allocator {
   void set_limit(int64_t bytes);
   void reset_peaks();
   const MemoryStats &stats() const { return stats_; }
-  // Equal for equal arrangements of blocks: what comes next then takes and gives back the same bytes again.
+  // Equal where live bytes and the pool of small blocks are: the same calls then reserve the same bytes again.
   uint64_t arrangement() const;
   // "params 1.00 GiB, ..." of what is live.
   std::string breakdown() const;
