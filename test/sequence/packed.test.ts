@@ -33,12 +33,21 @@ const settings: MemoryOptions[] = [
   { tileMlp: 1, tileLoss: 1, checkpointEvery: 1, keepAttention: true, offload: "host" },
   { tileMlp: 11, checkpointEvery: 1, offload: "host", deviceBytes: 5000 },
   { tileLoss: 5, checkpointEvery: 2 },
+  { tileMlp: 6, tileLoss: 8, headChunks: 4 },
+  { headChunks: 2, checkpointEvery: 1, keepAttention: true, offload: "disk", prefetch: false },
+  { headChunks: 4, checkpointEvery: 2, offload: "host", states: { params: "host", gradients: "host" } },
 ];
-const off: Required<
-  Pick<MemoryOptions, "tileMlp" | "tileLoss" | "checkpointEvery" | "keepAttention" | "deviceBytes">
-> & {
-  offload: "none";
-} = { tileMlp: 0, tileLoss: 0, checkpointEvery: 0, keepAttention: false, deviceBytes: 0, offload: "none" };
+const off: MemoryOptions = {
+  tileMlp: 0,
+  tileLoss: 0,
+  headChunks: 1,
+  checkpointEvery: 0,
+  keepAttention: false,
+  offload: "none",
+  deviceBytes: 0,
+  prefetch: true,
+  states: { params: "none", gradients: "none" },
+};
 
 /** Of one token too, at the start, in the middle and at the end. */
 const lengths = [1, 13, 2, 1, 20, 7, 1];
@@ -50,12 +59,14 @@ const denominator = labels.reduce((sum, row) => sum + row.subarray(1).filter((la
 
 async function gradients(model: CausalLM, pass: () => number | Promise<number>) {
   for (const parameter of model.parameters()) {
-    parameter.grad?.dispose();
+    for (const grad of [parameter.grad, parameter.hostGrad]) grad?.dispose();
     parameter.grad = null;
+    parameter.hostGrad = null;
   }
   const loss = await pass();
   const grads = new Map<string, Float32Array>();
-  for (const [name, { grad }] of model.namedParameters()) {
+  for (const [name, parameter] of model.namedParameters()) {
+    const grad = parameter.hostGrad ?? parameter.grad;
     if (grad === null) throw new Error(`${name} has no gradient`);
     grads.set(name, ((await grad.data()) as Float32Array).slice());
   }
