@@ -312,7 +312,8 @@ t.test("tiles of auto, and the longest sequence", async (t) => {
     rates,
   };
   const longest = longestSequence(parsed, facts, (tokens) => fullWorkload(parsed, tokens));
-  const at = (tokens: number) => choose({ ...input, data: { ...input.data, sequenceLength: tokens } });
+  const at = (tokens: number) =>
+    choose({ ...input, data: { train: ["none"], packing: false, sequenceLength: tokens } });
   t.ok(longest && longest.tokens > T);
   const fits = await at(longest?.tokens ?? 0);
   t.ok(fits.measured.peaks.device <= 8 * MiB && fits.measured.peaks.host <= 8 * MiB);
