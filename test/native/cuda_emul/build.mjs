@@ -1,6 +1,7 @@
 // Builds the emulated CUDA backend into build/cuda_emul and prints its path; ninja sees what is current.
 //
-// node test/native/cuda_emul/build.mjs [--sanitize]
+// node test/native/cuda_emul/build.mjs            the library
+// node test/native/cuda_emul/build.mjs --sanitize   builds and runs the driver under the sanitizers
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -16,8 +17,8 @@ function run(command, args) {
 }
 
 /** Brings a target up to date, one process at a time, and gives the path of what was built. */
-async function build(folder, target, options) {
-  const path = join("build", folder);
+async function build(target) {
+  const path = "build/cuda_emul";
   mkdirSync(join(root, path), { recursive: true });
   const release = await takeLock(join(root, path, "lock"));
   try {
@@ -40,6 +41,13 @@ async function build(folder, target, options) {
 }
 
 /** The path of the backend's library, for `binding.openBackend`. */
-export const buildEmulator = async () => join(root, await build("cuda_emul", "cuda_emul", []), "cuda_emul.so");
+export const buildEmulator = async () => join(root, await build("cuda_emul"), "cuda_emul.so");
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(await buildEmulator());
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  if (process.argv.includes("--sanitize")) {
+    const path = join(root, await build("emul_sanitize"), "emul_sanitize");
+    process.exitCode = spawnSync(path, { stdio: "inherit" }).status ?? 1;
+  } else {
+    console.log(await buildEmulator());
+  }
+}
