@@ -38,10 +38,9 @@ const held = documents.filter((_, i) => i % HELD_OUT === 0);
 write("train.jsonl", train);
 write("eval.jsonl", held);
 
-const run = join(root, "runs/demo");
-const again = existsSync(join(run, "finished.json"));
-if (again) rmSync(run, { recursive: true });
+const runs = ["runs/demo", "runs/demo_long"].filter((run) => existsSync(join(root, run, "finished.json")));
+for (const run of runs) rmSync(join(root, run), { recursive: true });
 console.error(
   `demo: ${train.length} documents to train on, ${held.length} held out, in runs/demo_data` +
-    `${again ? "; the finished demo in runs/demo was removed" : ""}`,
+    runs.map((run) => `; the finished demo in ${run} was removed`).join(""),
 );
