@@ -83,7 +83,8 @@ Cost cost_layer_norm_backward(const void *pointer) {
 
 int64_t workspace_layer_norm_backward(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_layer_norm_backward_args *>(pointer);
-  // Sums of the gradients of weight and bias: float64 over at most 32 pieces of rows, on a GPU float32 over at most 528.
+  // Sums of the gradients of weight and bias: float64 over at most 32 pieces of rows, on a GPU float32 over at most
+  // 528.
   const int64_t width = a.weight.sizes[0];
   if (width == 0) return 0;
   const int64_t wanted = (a.dweight.present ? 1 : 0) + (a.dbias.present ? 1 : 0);
