@@ -23,16 +23,7 @@ async function build(target) {
   const release = await takeLock(join(root, path, "lock"));
   try {
     if (!existsSync(join(root, path, "build.ninja")))
-      run("cmake", [
-        "-S",
-        "test/native/cuda_emul",
-        "-B",
-        path,
-        "-G",
-        "Ninja",
-        "-DCMAKE_BUILD_TYPE=Release",
-        ...options,
-      ]);
+      run("cmake", ["-S", "test/native/cuda_emul", "-B", path, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]);
     run("ninja", ["-C", path, "-j", String(availableParallelism()), target]);
   } finally {
     release();
