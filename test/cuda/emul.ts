@@ -41,7 +41,8 @@ export async function emulatedOpTests(ops: readonly string[]): Promise<void> {
       const { code, text } = await runOps(`${op}.test.ts`, [], environment);
       const problems = text.split("\n").filter((line) => /not ok|^cuda_emul: |Error: /.test(line));
       t.equal(code, 0, problems.join("\n"));
-      const passed = /^# \{.*pass: ([\d_]+)/m.exec(text)?.[1]?.replaceAll("_", "");
-      t.ok(Number(passed) > 0, `${passed} checks`);
+      // Its own summary is not printed below a runner.
+      const passed = text.match(/^ +ok \d+/gm)?.length ?? 0;
+      t.ok(passed > 0, `${passed} checks`);
     });
 }
