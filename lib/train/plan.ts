@@ -451,7 +451,7 @@ export function describeSetting(plan: MemoryPlan): string {
     parts.push(
       `checkpoints every ${every === 1 ? "layer" : `${every} layers`} ${where}` +
         `${plan.keepAttention && every === 1 ? " with attention kept" : ""}` +
-        `${plan.format === "native" ? "" : `, as ${plan.format}`}${prefetch ? "" : ", not prefetched"}`,
+        `${plan.format === "native" || deviceBytes >= Number.MAX_SAFE_INTEGER ? "" : `, as ${plan.format}`}${prefetch ? "" : ", not prefetched"}`,
     );
   }
   if (headChunks > 1) parts.push(`${headChunks} head chunks`);
