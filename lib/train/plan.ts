@@ -396,13 +396,14 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
       `memory.head_chunks: ${memory.headChunks} does not divide the ${model.numHeads} heads; ${fixed.headChunks} are used`,
     );
   const bench = new Bench(config, facts, before);
-  const chosen = (rung: string, setting: Setting): Choice => ({
-    plan: bench.plan(setting),
-    rung,
-    measured: bench.of(setting),
-    runs: bench.runs,
-    warnings,
-  });
+  const chosen = (rung: string, setting: Setting): Choice => {
+    if (memory.checkpoint.keepAttention === true && setting.checkpointEvery > 1)
+      warnings.push(
+        "memory.checkpoint.keep_attention: true changes nothing where a checkpoint spans several layers " +
+          `(every is ${setting.checkpointEvery}): attention's results are kept within the layers that are run again`,
+      );
+    return { plan: bench.plan(setting), rung, measured: bench.of(setting), runs: bench.runs, warnings };
+  };
   const rungs = ladder(memory, model);
   if (before !== undefined) {
     const again: Setting = { ...settingOf(before), ...fixed };
@@ -449,7 +450,8 @@ export function describeSetting(plan: MemoryPlan): string {
           : `on the ${offload}${deviceBytes > 0 ? ` but for ${formatBytes(deviceBytes)}` : ""}`;
     parts.push(
       `checkpoints every ${every === 1 ? "layer" : `${every} layers`} ${where}` +
-        `${plan.keepAttention && every === 1 ? " with attention kept" : ""}${prefetch ? "" : ", not prefetched"}`,
+        `${plan.keepAttention && every === 1 ? " with attention kept" : ""}` +
+        `${plan.format === "native" || deviceBytes >= Number.MAX_SAFE_INTEGER ? "" : `, as ${plan.format}`}${prefetch ? "" : ", not prefetched"}`,
     );
   }
   if (headChunks > 1) parts.push(`${headChunks} head chunks`);

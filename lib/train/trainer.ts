@@ -90,6 +90,7 @@ interface Queued {
   hardwareFlops: number;
   devicePeakBytes: number;
   deviceLiveBytes: number;
+  hostPeakBytes: number;
   loss: Tensor;
   norm: Tensor;
   finite: Tensor;
@@ -532,6 +533,7 @@ class Run {
       hardwareFlops: device.totalFlops() - flopsBefore,
       devicePeakBytes: memory.peak,
       deviceLiveBytes: memory.live,
+      hostPeakBytes: device.memory("host").peak,
       ...made,
       read,
       marks,
@@ -578,14 +580,13 @@ class Run {
   /** Counts a step as finished; its metrics. */
   #account(queued: Queued, { loss, norm, finite, time }: StepRead): StepMetrics {
     const state = this.#state as TrainerState;
-    const device = this.#device as Device;
     const seconds = Math.max(time - (this.#since ?? time), 0.001) / 1000;
     this.#since = time;
     state.step = queued.step;
     state.cursor = queued.cursor;
     state.skipped += finite ? 0 : 1;
     state.skippedInARow = finite ? 0 : state.skippedInARow + 1;
-    const peakRate = device.info.peakBf16Flops;
+    const peakRate = (this.#device as Device).info.peakBf16Flops;
     const modelRate = queued.modelFlops / seconds;
     return this.#record<StepMetrics>({
       step: queued.step,
@@ -602,7 +603,7 @@ class Run {
       mfu: peakRate > 0 ? modelRate / peakRate : null,
       devicePeakBytes: queued.devicePeakBytes,
       deviceLiveBytes: queued.deviceLiveBytes,
-      hostPeakBytes: device.memory("host").peak,
+      hostPeakBytes: queued.hostPeakBytes,
       rssPeakBytes: rssPeak(),
       skipped: !finite,
     });

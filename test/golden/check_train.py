@@ -5,8 +5,9 @@
 
 For each case: AdamW steps in PyTorch (float64 from the weights in the file), the command line on the same files, then
 losses and gradient norms (1e-4 relative), learning rates and counts (exact), every parameter of the exported model, and
-the exported model's logits in transformers beside those of the model that PyTorch trained. A sweep prints one line a
-case and the recipe of what failed; --only K runs case K of the seed alone.
+the exported model's logits in transformers beside those of the model that PyTorch trained. The memory that the steps
+took is held against `longseq plan` and the limits. A sweep draws memory settings too, limits that let the ladder climb
+among them; it prints one line a case and the recipe of what failed; --only K runs case K of the seed alone.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -31,12 +33,36 @@ DEFAULTS = dict(
 )
 
 
+def longseq(*arguments, ok=(0,)):
+    done = subprocess.run(["node", BIN, *arguments], capture_output=True, text=True, timeout=900)
+    if done.returncode not in ok:
+        raise RuntimeError(f"exit {done.returncode}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def plan_longseq(config, folder):
+    """What `longseq plan --data --json` says, by event."""
+    path = os.path.join(folder, "config.json.yaml")
+    dump(path, config)
+    lines = longseq("plan", path, "--data", "--json").stdout.splitlines()
+    return {line["event"]: line for line in map(json.loads, lines)}
+
+
+def least_device_bytes(config, folder):
+    """The smallest device limit that `longseq plan` says would do."""
+    path = os.path.join(folder, "config.json.yaml")
+    dump(path, config)
+    done = longseq("plan", path, "--data", "memory.device_limit=1", ok=(2,))
+    found = re.search(r"needs at least (?:[\d.]+ \w+ \()?(\d+)(?: B)?\)? of device memory", done.stderr)
+    if found is None:
+        raise RuntimeError(f"no smallest limit in: {done.stderr}")
+    return int(found[1])
+
+
 def run_longseq(config, folder):
     path = os.path.join(folder, "config.json.yaml")
     dump(path, config)
-    done = subprocess.run(["node", BIN, "train", path], capture_output=True, text=True, timeout=900)
-    if done.returncode != 0:
-        raise RuntimeError(f"exit {done.returncode}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
+    longseq("train", path)
     with open(os.path.join(config["output"]["dir"], "metrics.jsonl")) as f:
         lines = [json.loads(line) for line in f]
     return [line for line in lines if "event" not in line]
@@ -48,6 +74,35 @@ def read_rows(config):
         with open(path) as f:
             rows += [json.loads(line) for line in f if line.strip()]
     return rows
+
+
+def squeeze(config, folder):
+    """Replaces a device limit that is a part (0 to 1) of the way from the least that does to what `auto` would take."""
+    memory = config.get("memory", {})
+    part = memory.pop("squeeze", None)
+    if part is None:
+        return
+    least = least_device_bytes(config, folder)
+    free = plan_longseq(config, folder)["plan"]["device_peak_bytes"]
+    memory["device_limit"] = least + int(part * max(0, free - least))
+
+
+def memory_complaints(config, rows, planned, got):
+    """What the metrics say of memory that is not what the plan and the limits say."""
+    complaints = []
+    # The plan takes every micro-batch to be the largest one: micro-batches of other sizes may need less.
+    alike = len({len(row["input_ids"]) for row in rows}) == 1
+    for key in ("device_peak_bytes", "host_peak_bytes"):
+        peak = max(line[key] for line in got)
+        if peak > planned[key] or (alike and peak != planned[key]):
+            complaints.append(f"{key}: {peak} instead of the plan's {planned[key]}")
+    limit = config.get("memory", {}).get("device_limit")
+    if limit is not None and max(line["device_peak_bytes"] for line in got) > limit:
+        complaints.append(f"device_peak_bytes above the limit {limit}")
+    live = {line["device_live_bytes"] for line in got}
+    if len(live) != 1:
+        complaints.append(f"device_live_bytes are {sorted(live)}")
+    return complaints
 
 
 def compare(config, folder, packed=False):
@@ -63,8 +118,10 @@ def compare(config, folder, packed=False):
         # Every step takes all rows, so that how they were packed cannot matter.
         section = {**section, "batch_size": len(rows)}
     wanted = train(reference, section_rows, section)
+    squeeze(config, folder)
+    planned = plan_longseq(config, folder)["plan"]
     got = run_longseq(config, folder)
-    complaints = []
+    complaints = memory_complaints(config, rows, planned, got)
     figures = {"loss": 0.0, "norm": 0.0}
     if len(got) != len(wanted):
         return [f"{len(got)} steps instead of {len(wanted)}"], figures
@@ -172,6 +229,28 @@ def to_hub(r):
     return edit
 
 
+def random_memory(r, heads, length, batch):
+    """Settings of `memory` that go together; `squeeze` stands for a limit that is found later."""
+    tile = ["auto", "off", 1 if length < 60 else 7, r.randint(2, length), length * batch + 1, 100_000]
+    memory = dict(tile_mlp=r.choice(tile), tile_loss=r.choice(tile))
+    if r.random() < 0.6:
+        memory["head_chunks"] = r.choice(["auto", 1, 2, heads, heads + 1, r.randint(1, 2 * heads), 1000])
+    if r.random() < 0.8:
+        every = r.choice(["auto", "auto", 0, 1, 1, 2, 3, 4])
+        checkpoint = memory["checkpoint"] = dict(every=every)
+        if every != 0:
+            checkpoint["keep_attention"] = r.choice(["auto", True, False])
+            checkpoint["offload"] = r.choice(["auto", "none", "host", "host", "disk"])
+            checkpoint["device_bytes"] = r.choice(["auto", 0, 0, r.randint(1, 200_000), "1MB"])
+    if r.random() < 0.5:
+        states = memory["offload"] = {key: r.choice(["none", "host"]) for key in ("optimizer", "params", "gradients")}
+        if memory.get("checkpoint", {}).get("every") == 0:
+            states["params"] = "none"
+    if r.random() < 0.5:
+        memory["squeeze"] = r.choice([0.0, 0.0, 0.2, 0.5, 0.8])
+    return memory
+
+
 def random_case(seed, folder):
     """A checkpoint, rows and a configuration; all from the seed."""
     r = random.Random(seed)
@@ -260,15 +339,13 @@ def random_case(seed, folder):
         threads=r.choice([1, 2, 3]),
         output=dict(dir=os.path.join(folder, "run")),
     )
-    if r.random() < 0.5:
-        configuration["memory"] = dict(
-            tile_mlp=r.choice(["auto", "off", 1 if length < 60 else 7, 64]),
-            tile_loss=r.choice(["auto", "off", 1 if length < 60 else 5, 100]),
-        )
+    if r.random() < 0.85:
+        configuration["memory"] = random_memory(r, heads, length, batch)
     text = (
         f"{family} H{config.hidden_size} N{heads}/{kv} D{getattr(config, 'head_dim', None)} F{config.intermediate_size} "
         f"V{vocabulary} L{layers} {config.rope_parameters['rope_type']} {'tied ' if config.tie_word_embeddings else ''}"
-        f"T{length} B{batch} {schedule}{' bf16' if low else ''}{' packed' if packed else ''} {str(file_dtype)[6:]}"
+        f"T{length} B{batch} {schedule}{' bf16' if low else ''}{' packed' if packed else ''} {str(file_dtype)[6:]} "
+        f"{json.dumps(configuration.get('memory', {}))}"
     )
     return configuration, packed, text
 

@@ -207,6 +207,17 @@ t.test("a bound on head chunks is lowered to a divisor, with one warning", async
   t.match(events.filter(({ event }) => event === "plan")[0], { headChunks: 2 });
 });
 
+t.test("kept attention asked of checkpoints of several layers: it runs, with one warning", async (t) => {
+  const folder = t.testdir({});
+  const rows = rowsFile(folder, "rows.jsonl", [T, T, T]);
+  const { events } = await run(
+    config(folder, "run", rows, { memory: { checkpoint: { every: 2, keepAttention: true } } }),
+  );
+  const warnings = events.filter(({ event }) => event === "warning");
+  t.equal(warnings.length, 1);
+  t.match(warnings[0], { message: /memory\.checkpoint\.keep_attention: true changes nothing .*every is 2/ });
+});
+
 t.test("limits that are too small: the smallest that does is named, and does", async (t) => {
   const folder = t.testdir({});
   const rows = rowsFile(folder, "rows.jsonl", [T, T, T]);
