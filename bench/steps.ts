@@ -77,6 +77,7 @@ export function planFor(plan: MemoryPlan, tokens: number): MemoryPlan {
 export const onMeta = (plan: MemoryPlan, tokens: number): Measurement =>
   measure(subject, planFor(plan, tokens), {
     micro: { tokens, documents: 1 },
+    shortest: null,
     accumulation: 1,
     evaluation: null,
   });

@@ -23,6 +23,8 @@ export interface BatchSize {
 export interface Workload {
   /** The largest micro-batch. */
   micro: BatchSize;
+  /** The shortest, which lies otherwise in memory; null: all are alike. */
+  shortest: BatchSize | null;
   /** Micro-batches a step. */
   accumulation: number;
   /** The largest batch of an evaluation; null: there is none. */
@@ -32,12 +34,19 @@ export interface Workload {
 /** Sequences that are looked at one by one; of more than these the longest are taken together. */
 const MOST_SEQUENCES = 100_000;
 
-function largestBatch(dataset: Dataset, sequences: number, size: number): BatchSize {
+interface Extremes {
+  largest: BatchSize;
+  shortest: BatchSize;
+}
+
+function extremes(dataset: Dataset, sequences: number, size: number): Extremes {
   const largest: BatchSize = { tokens: 0, documents: 0 };
+  let shortest: BatchSize = { tokens: Number.POSITIVE_INFINITY, documents: 0 };
   const take = (group: readonly BatchSize[]) => {
     const sum = (key: keyof BatchSize) => group.reduce((total, one) => total + one[key], 0);
     largest.tokens = Math.max(largest.tokens, sum("tokens"));
     largest.documents = Math.max(largest.documents, sum("documents"));
+    if (sum("tokens") < shortest.tokens) shortest = { tokens: sum("tokens"), documents: sum("documents") };
   };
   const sizeOf = (epoch: number, i: number): BatchSize => {
     const segments = dataset.plan(epoch).segments(i);
@@ -50,7 +59,8 @@ function largestBatch(dataset: Dataset, sequences: number, size: number): BatchS
       const most = all.map((one) => one[key]).sort((a, b) => b - a);
       largest[key] = most.slice(0, size).reduce((sum, value) => sum + value, 0);
     }
-    return largest;
+    take(all.sort((a, b) => a.tokens - b.tokens).slice(0, size));
+    return { largest, shortest };
   }
   let group: BatchSize[] = [];
   let left = sequences;
@@ -64,17 +74,19 @@ function largestBatch(dataset: Dataset, sequences: number, size: number): BatchS
     }
     left -= count;
   }
-  take(group);
-  return largest;
+  if (group.length > 0) take(group);
+  return { largest, shortest };
 }
 
 /** The workload of a run over these data. */
 export function workloadOf(config: Config, data: Dataset, evaluation: Dataset | undefined, steps: number): Workload {
   const { batchSize, microBatchSize } = config.train;
+  const { largest, shortest } = extremes(data, steps * batchSize, microBatchSize);
   return {
-    micro: largestBatch(data, steps * batchSize, microBatchSize),
+    micro: largest,
+    shortest: shortest.tokens < largest.tokens ? shortest : null,
     accumulation: batchSize / microBatchSize,
-    evaluation: evaluation ? largestBatch(evaluation, evaluation.plan(0).sequences, microBatchSize) : null,
+    evaluation: evaluation ? extremes(evaluation, evaluation.plan(0).sequences, microBatchSize).largest : null,
   };
 }
 
@@ -84,6 +96,7 @@ export function fullWorkload(config: Config, tokens = config.data.sequenceLength
   const micro = { tokens: tokens * microBatchSize, documents: microBatchSize };
   return {
     micro,
+    shortest: null,
     accumulation: batchSize / microBatchSize,
     evaluation: config.data.eval.length > 0 ? micro : null,
   };
@@ -129,12 +142,12 @@ const batches = new Map<string, Batch>();
 function cachedBatch(size: BatchSize): Batch {
   const key = `${size.tokens} ${size.documents}`;
   const found = batches.get(key) ?? batchOf(size);
-  if (!batches.has(key) && batches.size >= 2) batches.clear();
+  if (!batches.has(key) && batches.size >= 3) batches.clear();
   batches.set(key, found);
   return found;
 }
 
-/** Opens the model, takes two steps and evaluates, on `meta`. */
+/** Opens the model, takes two steps, one of the shortest micro-batch, and evaluates, on `meta`. */
 export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
   meta ??= new Device("meta");
   const device = meta;
@@ -158,20 +171,18 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
         if (i === walked) binding.repeatOps(native, before, work.accumulation - walked);
       }
     };
+    const take = (micro: Iterable<Batch>, validTokens: number) => {
+      const { clipGradNorm, learningRate } = subject.train;
+      const made = enqueueStep({ model, optimizer, parameters, micro, validTokens, clipGradNorm, learningRate });
+      for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
+    };
     for (let step = 0; step < 2; step++) {
       device.resetOpCounts();
-      const { loss, norm, finite } = enqueueStep({
-        model,
-        optimizer,
-        parameters,
-        micro: all(),
-        validTokens: micro.validTokens * work.accumulation,
-        clipGradNorm: subject.train.clipGradNorm,
-        learningRate: subject.train.learningRate,
-      });
-      for (const scalar of [loss, norm, finite]) scalar.dispose();
+      take(all(), micro.validTokens * work.accumulation);
     }
     const ops = device.opCounts();
+    // Its blocks may be small enough to share chunks, which are given back only as a whole.
+    if (work.shortest) take([cachedBatch(work.shortest)], work.shortest.tokens);
     if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation)).dispose();
     const [onDevice, onHost, onDisk] = [device.memory(), device.memory("host"), device.memory("disk")];
     return {
