@@ -1,9 +1,10 @@
 // The device that a configuration asks for: its name, how it is opened, and what a plan has to know of it.
 
 import type { Config } from "../config/index.js";
-import { ConfigError, DeviceError, UnsupportedError } from "../errors.js";
+import { ArgumentError, ConfigError, DeviceError, UnsupportedError } from "../errors.js";
 import type { ModelConfig } from "../models/index.js";
 import { modelDtype } from "../models/load.js";
+import { formatBytes } from "../report/format.js";
 import { assumedCuda, type CudaProfile, Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { cudaUsable } from "../tensor/trial.js";
@@ -73,10 +74,10 @@ export function planTarget(config: Config, onWarning: (message: string) => void)
     const device = new Device(name, deviceOptions(config));
     return { name, profile: device.profile, limits: limitsOn(config, device), assumed: null };
   } catch (error) {
-    if (!(error instanceof UnsupportedError || error instanceof DeviceError)) throw error;
+    if (![UnsupportedError, DeviceError, ArgumentError].some((known) => error instanceof known)) throw error;
     if (config.memory.deviceLimit === "auto")
       throw new ConfigError(
-        `memory.device_limit: auto is the GPU's free memory, but ${name} cannot be opened here (${error.message}); ` +
+        `memory.device_limit: auto is the GPU's free memory, but ${name} cannot be opened here (${(error as Error).message}); ` +
           "to plan for a GPU elsewhere give what it has free, such as memory.device_limit=139GiB for an H200",
         {},
         { cause: error },
@@ -87,9 +88,9 @@ export function planTarget(config: Config, onWarning: (message: string) => void)
       profile: assumedCuda,
       limits: new Limits(config.memory, availableMemory(), config.memory.deviceLimit),
       assumed:
-        `${name} is not here: a GPU of compute capability ${capability / 10} with pages of ${pageBytes / 2 ** 20} MiB ` +
-        "is assumed, with memory.device_limit of its own and " +
-        `${config.memory.hostLimit === "auto" ? "80% of this machine's memory" : "memory.host_limit"} beside it`,
+        `${name} cannot be opened here: a GPU of compute capability ${(capability / 10).toFixed(1)} with pages of ` +
+        `${formatBytes(pageBytes)} is assumed, whose memory is memory.device_limit, beside a host with ` +
+        `${config.memory.hostLimit === "auto" ? "80% of this machine's memory" : "memory.host_limit"}`,
     };
   }
 }
