@@ -158,6 +158,10 @@ export interface NativeDeviceInfo {
   memoryFreeBytes: number;
   pageBytes: number;
   peakBf16Flops: number;
+  /** Of a CUDA device, or of one that meta accounts for: 90 for sm_90; 0 of others. */
+  capability: number;
+  /** Whether ops on host memory run on the CPU's table, beside the device. */
+  separateMemory: boolean;
 }
 
 /** Bytes by category name. */
@@ -223,7 +227,13 @@ export interface Native extends SafetensorsNative {
   readonly ops: NativeOps;
   setErrorFactory(factory: (code: string, message: string, details: Record<string, unknown>) => Error): void;
   liveHandles(): { live: number; leaked: number; leakedBytes: number };
-  openDevice(name: string, type: string, index: number, threads: number): NativeDevice;
+  openDevice(
+    name: string,
+    type: string,
+    index: number,
+    threads: number,
+    options?: { attention?: string; capability?: number; pageBytes?: number; separateMemory?: boolean },
+  ): NativeDevice;
   deviceInfo(device: NativeDevice): NativeDeviceInfo;
   memoryStats(device: NativeDevice, tier: number): MemoryStats;
   setLimit(device: NativeDevice, tier: number, bytes: number): void;

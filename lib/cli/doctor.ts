@@ -1,9 +1,9 @@
 // `longseq doctor`: what this machine offers to longseq, and what stands in its way.
 
-import { spawnSync } from "node:child_process";
 import { readFileSync, statfsSync } from "node:fs";
 import { availableParallelism, cpus, freemem, release, totalmem } from "node:os";
 import { formatBytes } from "../report/format.js";
+import { tryCuda, tryInChild } from "../tensor/trial.js";
 import { exitCode, type Output } from "./output.js";
 
 /** Everything that `doctor` found; with --json it is one line. */
@@ -70,44 +70,11 @@ export function memoryLimit(total: number): number | null {
   return limit > 0 && limit < total ? limit : null;
 }
 
-/**
- * Runs a program that uses the addon (as `addon`) in a child: an instruction that this processor lacks, or a driver that
- * crashes, would end this process. Gives what it printed, or what went wrong.
- */
-function tryInChild(program: string): { printed: string } | { trouble: string } {
-  const script = `try {
-    const addon = await import(${JSON.stringify(new URL("../binding.js", import.meta.url).href)});
-    ${program}
-  } catch (error) {
-    console.error(error.message);
-    process.exitCode = 1;
-  }`;
-  const child = spawnSync(process.execPath, [...process.execArgv, "--input-type=module", "-e", script], {
-    encoding: "utf8",
-    timeout: 60_000,
-  });
-  if (child.error) return { trouble: `it could not be tried in a child process: ${child.error.message}` };
-  if (child.signal) return { trouble: `it ended a process with ${child.signal} as it was tried` };
-  if (child.status === 0) return { printed: child.stdout };
-  return { trouble: child.stderr.trim().split("\n").at(-1) || `exit status ${child.status}` };
-}
-
 /** What there is of CUDA: the devices that the backend opens, or what it lacks. */
 function diagnoseCuda(): BackendDiagnosis {
   const version = /NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s/.exec(readText("/proc/driver/nvidia/version"))?.[1];
   const driver = version === undefined ? "" : `, NVIDIA driver ${version}`;
-  const result = tryInChild(`addon.openCuda();
-    const names = [];
-    for (let index = 0; ; index++) {
-      try {
-        names.push(addon.binding.deviceInfo(addon.binding.openDevice("cuda:" + index, "cuda", index, 1)).name);
-      } catch (error) {
-        // The first index that no device has.
-        if (error.code === "INVALID_ARGUMENT" && index > 0) break;
-        throw error;
-      }
-    }
-    console.log(JSON.stringify(names));`);
+  const result = tryCuda();
   if ("trouble" in result) return { name: "cuda", available: false, detail: result.trouble + driver };
   const names = JSON.parse(result.printed) as string[];
   return { name: "cuda", available: true, detail: names.map((name, i) => `cuda:${i} ${name}`).join(", ") + driver };

@@ -7,11 +7,11 @@ import { modelShape } from "../models/config.js";
 import { formatBytes, formatDuration, formatSi } from "../report/format.js";
 import { modelFlops } from "../report/model_flops.js";
 import { dataOptions } from "../train/data_options.js";
-import { Limits } from "../train/limits.js";
 import { fullWorkload, type Workload, workloadOf } from "../train/measure.js";
 import { resolveModel } from "../train/model.js";
 import { chooseMemory, describeSetting, longestSequence, nominalTokens, type PlanFacts } from "../train/plan.js";
 import { estimatedSeconds, ratesOf } from "../train/rates.js";
+import { planTarget, runDtype, standIn } from "../train/target.js";
 import { exitCode, type Output } from "./output.js";
 
 export interface PlanOptions {
@@ -58,18 +58,21 @@ export async function plan(
   } finally {
     for (const dataset of opened) await dataset.close();
   }
-  const dtype = config.model.dtype === "bfloat16" ? "bfloat16" : "float32";
-  const limits = new Limits(config.memory);
-  const rates = ratesOf("cpu");
-  const facts: PlanFacts = { model, dtype, work, tokens, limits, rates };
-  const choice = chooseMemory(config, facts);
-  for (const warning of choice.warnings) {
+  const warn = (warning: string) => {
     output.note(`warning: ${warning}`);
     output.record({ event: "warning", message: warning });
-  }
+  };
+  const { name, profile, limits, assumed } = planTarget(config, warn);
+  if (assumed !== null) warn(assumed);
+  const dtype = runDtype(config, model, name);
+  const rates = ratesOf(profile ? "cuda" : "cpu");
+  const facts: PlanFacts = { model, dtype, work, tokens, limits, rates, on: standIn(config, profile) };
+  const choice = chooseMemory(config, facts);
+  choice.warnings.forEach(warn);
   const { peaks, categories: by, ops } = choice.measured;
   const shares = limits.shares(peaks);
-  const threads = config.threads === "auto" ? availableParallelism() : config.threads;
+  // The rates of a GPU are those of all of it.
+  const threads = profile ? 1 : config.threads === "auto" ? availableParallelism() : config.threads;
   const seconds = estimatedSeconds(rates, dtype, ops, threads);
   const flops = Object.values(ops).reduce((sum, op) => sum + op.flops, 0);
   const { micro, accumulation } = work;
@@ -91,6 +94,8 @@ export async function plan(
     documents: micro.documents,
     accumulation,
     assumed: options.data ? "the data" : "full sequences",
+    device: name,
+    assumedDevice: assumed,
     devicePeakBytes: peaks.device,
     hostPeakBytes: peaks.host,
     diskPeakBytes: peaks.disk,
@@ -107,7 +112,7 @@ export async function plan(
   if (!output.json) {
     const micros = accumulation > 1 ? `${accumulation} micro-batches of ` : "";
     output.line(
-      `a step: ${micros}${grouped(micro.tokens)} tokens, ${dtype} on the cpu` +
+      `a step: ${micros}${grouped(micro.tokens)} tokens, ${dtype} on ${profile ? name : "the cpu"}` +
         (options.data ? "" : " (every sequence full and one document; --data looks)"),
     );
     output.line(`choice: ${describeSetting(choice.plan)}`);
@@ -120,7 +125,8 @@ export async function plan(
         `${formatBytes(copied)} copied`,
     );
     output.line(
-      `time:   ${formatDuration(seconds)} a step, an estimate for ${threads} ${threads === 1 ? "thread" : "threads"} ` +
+      `time:   ${formatDuration(seconds)} a step, an estimate ` +
+        `${profile ? "" : `for ${threads} ${threads === 1 ? "thread" : "threads"} `}` +
         `by rates of ${rates.measured}`,
     );
   }

@@ -11,8 +11,6 @@ export interface Availability {
 
 /** One line a key whose feature is not complete; a feature that is built changes or removes its line. */
 export const availability: readonly Availability[] = [
-  { key: "device", values: ["auto", "cpu", "meta"] },
-  { key: "attention", values: ["auto", "native"] },
   { key: "parallel.sequence", values: ["auto", 1] },
   { key: "parallel.ring", values: ["auto", 1] },
   { key: "parallel.data", values: [1] },

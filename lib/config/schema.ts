@@ -336,6 +336,20 @@ export const configSchema = z
         path: ["train", "evalEvery"],
         message: `got ${value.train.evalEvery}, but there is nothing to evaluate on; give {data.eval}, or set this to 0`,
       });
+    if (value.attention === "cudnn" && (value.device === "cpu" || value.device === "meta"))
+      context.addIssue({
+        code: "custom",
+        path: ["attention"],
+        message: `got cudnn, which runs on NVIDIA's GPUs, but {device} is ${value.device}; set {device}: cuda, or leave this out`,
+      });
+    if (value.attention === "cudnn" && value.train.deterministic === true)
+      context.addIssue({
+        code: "custom",
+        path: ["attention"],
+        message:
+          "got cudnn, whose deterministic backward takes memory quadratic in the length, but {train.deterministic} is " +
+          "true; leave one of them out",
+      });
     const { batchSize, microBatchSize } = value.train;
     // A micro-batch that does not divide the batch was reported above.
     if (batchSize % microBatchSize === 0 && batchSize % (microBatchSize * value.parallel.data) !== 0)

@@ -15,7 +15,7 @@ export interface AttentionOptions {
   /** Positions of the first query and the first key, in the coordinates of cuSeqlens. */
   qOffset?: number;
   kOffset?: number;
-  /** A backward whose bits do not depend on timing (always so on the CPU). */
+  /** A backward whose bits do not depend on timing (always so on the CPU). Default: as the device was opened. */
   deterministic?: boolean;
 }
 
@@ -103,7 +103,7 @@ class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Ten
       options.kOffset,
       false,
       false,
-      options.deterministic ?? true,
+      options.deterministic ?? q.device.deterministic,
     );
     return [dq, dk, dv];
   }

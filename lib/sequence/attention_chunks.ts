@@ -289,7 +289,7 @@ class Half {
         0,
         false,
         into.accumulate,
-        true,
+        given.q.device.deterministic,
       );
     });
   }

@@ -41,17 +41,23 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
       const x = narrow(hidden, 0, start, length);
       const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
       matmulTransposed(x, false, weight, true, logits);
+      // Tensor cores take both factors as bfloat16: a float32 gradient would be split into several of them for each
+      // product.
+      const dlogits =
+        ctx.recording && device.isGpu && weight.dtype === "bfloat16"
+          ? Tensor.empty([length, V], { device, dtype: "bfloat16", category: "logits" })
+          : logits;
       binding.ops.crossEntropy(
         logits.native(),
         narrow(targets, 0, start, length).native(),
         loss.native(),
-        ctx.recording ? logits.native() : null,
+        ctx.recording ? dlogits.native() : null,
         null,
         factor,
       );
       // First: the gradient of the hidden states may take their place.
-      if (dweight) matmulTransposed(logits, true, x, false, dweight, start > 0);
-      if (dhidden) matmulInto(logits, weight, narrow(dhidden, 0, start, length));
+      if (dweight) matmulTransposed(dlogits, true, x, false, dweight, start > 0);
+      if (dhidden) matmulInto(dlogits, weight, narrow(dhidden, 0, start, length));
     });
     axpbyInto(loss, loss, { alpha: factor });
     ctx.save(dhidden, dweight);

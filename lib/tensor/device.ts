@@ -45,9 +45,28 @@ export const categoryCode = (category: Category): number => {
   return code;
 };
 
+/** What the bytes of a CUDA device depend on. */
+export interface CudaProfile {
+  /** Compute capability: 90 for sm_90. */
+  capability: number;
+  /** Grain of device and pinned host memory. */
+  pageBytes: number;
+  /** Whether ops on host memory take their workspace there, as the CPU does. */
+  separateMemory: boolean;
+}
+
+/** A GPU that is not at hand: Hopper, with the pages of NVIDIA's drivers. */
+export const assumedCuda: CudaProfile = { capability: 90, pageBytes: 2 * 2 ** 20, separateMemory: true };
+
 export interface DeviceOptions {
   /** Threads of the CPU backend; the machine's by default. Results do not depend on it. */
   threads?: number;
+  /** Attention kernels of a CUDA device: cuDNN's where they take a call, or one kind alone. */
+  attention?: "auto" | "cudnn" | "native";
+  /** Kernels whose bits do not depend on timing. On the CPU they all are; on CUDA false by default. */
+  deterministic?: boolean;
+  /** Of meta: the CUDA device that it accounts for; absent: the CPU. */
+  profile?: CudaProfile | undefined;
 }
 
 /** A device with its own queues and allocator. `device(name)` gives the shared one of a name. */
@@ -55,8 +74,15 @@ export class Device {
   readonly native: NativeDevice;
   readonly name: string;
   readonly type: string;
+  /** Whether the backward's bits are not to depend on timing. */
+  readonly deterministic: boolean;
+  /** A GPU, or meta in its place: products of bfloat16 run on tensor cores. */
+  readonly isGpu: boolean;
 
-  /** name: "cpu", "meta", "cuda" or "cuda:1". Errors: UnsupportedError where the backend is not at hand. */
+  /**
+   * name: "cpu", "meta", "cuda" or "cuda:1". Errors: UnsupportedError where the backend, or cuDNN if it is forced, is not
+   * at hand; ArgumentError for a device that does not exist.
+   */
   constructor(name: string, options: DeviceOptions = {}) {
     const match = /^([a-z][a-z_]*)(?::(\d+))?$/.exec(name);
     if (!match) throw new ArgumentError(`device is '${name}', expected cpu, meta, cuda or cuda:N`);
@@ -64,12 +90,24 @@ export class Device {
     this.name = name;
     const threads = options.threads ?? availableParallelism();
     if (this.type === "cuda") openCuda();
-    this.native = binding.openDevice(name, this.type, Number(match[2] ?? 0), threads);
+    const { attention, profile } = options;
+    this.native = binding.openDevice(name, this.type, Number(match[2] ?? 0), threads, {
+      ...(attention !== undefined && { attention }),
+      ...profile,
+    });
+    this.isGpu = this.info.capability > 0;
+    this.deterministic = !this.isGpu || options.deterministic === true;
     for (const tier of ["device", "host"] as const) this.setLimit(0, tier);
   }
 
   get info(): NativeDeviceInfo {
     return binding.deviceInfo(this.native);
+  }
+
+  /** Of a GPU: what `meta` needs to account for it. */
+  get profile(): CudaProfile | undefined {
+    const { capability, pageBytes, separateMemory } = this.info;
+    return this.isGpu ? { capability, pageBytes, separateMemory } : undefined;
   }
 
   get isMeta(): boolean {

@@ -54,19 +54,30 @@ export interface Peaks {
   host: number;
 }
 
-/** What a run may reserve. On the CPU both tiers are the same memory: what is left to us shares 80% of it. */
+/**
+ * What a run may reserve. On the CPU both tiers are the same memory: what is left to us shares 80% of it. A GPU has its
+ * own, of which all that is free may be used; the host then has its 80% for itself.
+ */
 export class Limits {
-  /** memory.device_limit, where given. */
+  /** memory.device_limit, where given; else the GPU's free memory, if there is one. */
   readonly device: number | undefined;
-  /** memory.host_limit, where given. */
+  /** memory.host_limit, where given; beside a GPU else 80% of the host's memory. */
   readonly host: number | undefined;
+  /** Limits that follow from the machine. */
+  readonly auto: { readonly device: boolean; readonly host: boolean };
   /** Of device and host together, for the limits that are not given. */
   readonly total: number;
 
-  constructor(memory: Pick<Config["memory"], "deviceLimit" | "hostLimit">, available = availableMemory()) {
-    this.device = memory.deviceLimit === "auto" ? undefined : memory.deviceLimit;
-    this.host = memory.hostLimit === "auto" ? undefined : memory.hostLimit;
+  /** gpuFree: bytes that are free on the run's GPU; undefined: it runs on the CPU. */
+  constructor(
+    memory: Pick<Config["memory"], "deviceLimit" | "hostLimit">,
+    available = availableMemory(),
+    gpuFree?: number,
+  ) {
+    this.auto = { device: memory.deviceLimit === "auto", host: memory.hostLimit === "auto" };
     this.total = Math.floor(0.8 * available);
+    this.device = memory.deviceLimit === "auto" ? gpuFree : memory.deviceLimit;
+    this.host = memory.hostLimit !== "auto" ? memory.hostLimit : gpuFree === undefined ? undefined : this.total;
   }
 
   /** Bytes that `peaks` exceed each tier's limit by; 0 where they fit. */

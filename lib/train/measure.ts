@@ -1,12 +1,12 @@
 // What a step needs, from the step itself on the `meta` device: the real program with the real allocators, nothing
-// computed. Peaks are those of a run on the CPU, to the byte.
+// computed. Peaks are those of a run on the CPU to the byte; of one on a GPU too, but for what its libraries take.
 
 import { type ByCategory, binding, type OpCount } from "../binding.js";
 import type { Config } from "../config/index.js";
 import type { Batch, Dataset } from "../data/index.js";
 import { CausalLM } from "../models/decoder.js";
 import type { ModelConfig } from "../models/index.js";
-import { Device } from "../tensor/device.js";
+import { Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
 import type { Peaks } from "./limits.js";
@@ -133,9 +133,19 @@ export interface Subject {
   model: ModelConfig;
   dtype: DType;
   train: Config["train"];
+  /** The device that `meta` stands for; absent: the CPU. */
+  on?: Pick<DeviceOptions, "profile" | "attention" | "deterministic"> | undefined;
 }
 
-let meta: Device | undefined;
+const metas = new Map<string, Device>();
+
+function metaDevice(on: Subject["on"] = {}): Device {
+  const key = JSON.stringify(on);
+  const found = metas.get(key) ?? new Device("meta", on);
+  metas.set(key, found);
+  return found;
+}
+
 /** The last batches: a plan measures the same ones many times. */
 const batches = new Map<string, Batch>();
 
@@ -149,8 +159,7 @@ function cachedBatch(size: BatchSize): Batch {
 
 /** Opens the model, takes two steps, one of the shortest micro-batch, and evaluates, on `meta`. */
 export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
-  meta ??= new Device("meta");
-  const device = meta;
+  const device = metaDevice(subject.on);
   const { native } = device;
   const micro = cachedBatch(work.micro);
   device.trim();

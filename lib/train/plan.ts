@@ -10,7 +10,7 @@ import { nearestDivisor } from "../models/decoder.js";
 import { formatBytes } from "../report/format.js";
 import type { DType } from "../tensor/dtype.js";
 import type { Limits, Peaks } from "./limits.js";
-import { type Measurement, measure, type Workload } from "./measure.js";
+import { type Measurement, measure, type Subject, type Workload } from "./measure.js";
 import { type Rates, smallestTile } from "./rates.js";
 
 /** Chosen once, stored in the checkpoint and used again on resume: tiles decide the order of sums, so the bits. */
@@ -186,6 +186,8 @@ export interface PlanFacts {
   tokens: number;
   limits: Limits;
   rates: Rates;
+  /** The device that `meta` stands for; absent: the CPU. */
+  on?: Subject["on"];
 }
 
 export interface Choice {
@@ -254,8 +256,8 @@ class Bench {
     const key = JSON.stringify(plan);
     let found = this.#known.get(key);
     if (found === undefined) {
-      const { model, dtype, work } = this.#facts;
-      found = measure({ model, dtype, train: this.#config.train }, plan, work);
+      const { model, dtype, work, on } = this.#facts;
+      found = measure({ model, dtype, train: this.#config.train, on }, plan, work);
       this.runs++;
       this.#known.set(key, found);
     }
@@ -356,6 +358,8 @@ function tooSmall(rungs: readonly Rung[], bench: Bench, facts: PlanFacts): Confi
   const both = forHost === undefined && forDevice === undefined;
   const shown = (tier: Tier) => {
     const limit = limits[tier];
+    if (limit !== undefined && limits.auto[tier])
+      return `memory.${tier}_limit is auto, ${tier === "device" ? "the GPU's free" : "80% of the memory,"} ${exactly(limit)}`;
     return limit === undefined
       ? `memory.${tier}_limit is auto, with ${formatBytes(limits.total)} for device and host together`
       : `memory.${tier}_limit is ${exactly(limit)}`;

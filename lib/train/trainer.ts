@@ -16,14 +16,15 @@ import { modelFlops } from "../report/model_flops.js";
 import { Device } from "../tensor/device.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { dataOptions } from "./data_options.js";
-import { Limits, type Peaks, rssPeak } from "./limits.js";
+import { type Peaks, rssPeak } from "./limits.js";
 import { workloadOf } from "./measure.js";
 import { exportModel, openModel, resolveModel } from "./model.js";
-import { type Choice, chooseMemory, describeChoice, nominalTokens } from "./plan.js";
+import { type Choice, chooseMemory, describeChoice, nominalTokens, type PlanFacts } from "./plan.js";
 import { ratesOf } from "./rates.js";
 import { learningRateAt } from "./schedule.js";
 import { checkSameRun, configRecord, loadTensors, readState, saveCheckpoint, type TrainerState } from "./state.js";
 import { enqueueStep, evaluationLoss, makeOptimizer, trainedParameters } from "./step.js";
+import { deviceName, deviceOptions, limitsOn, runDtype, standIn } from "./target.js";
 
 /** What `for await (const event of trainer.run())` gives. */
 export type TrainEvent = RunItem;
@@ -47,10 +48,13 @@ const PROGRESS_LINE_INTERVAL = 10_000;
  */
 export class Trainer {
   readonly config: Config;
+  readonly #device: Device | undefined;
   #running = false;
 
-  constructor(config: ConfigInput | Config) {
+  /** device: one that is open already, to run on instead of the one that the configuration names. */
+  constructor(config: ConfigInput | Config, { device }: { device?: Device } = {}) {
     this.config = parseConfigObject(config);
+    this.#device = device;
     if (this.config.device === "meta")
       throw new ConfigError(
         "device: meta computes nothing, so there is nothing to train; longseq plan says what a run would take, " +
@@ -68,7 +72,7 @@ export class Trainer {
   async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
     if (this.#running) throw new ArgumentError("Trainer.run: this trainer is running already; make another one");
     this.#running = true;
-    const run = new Run(this.config, options.signal);
+    const run = new Run(this.config, options.signal, this.#device);
     try {
       yield* run.all();
     } finally {
@@ -123,17 +127,13 @@ interface Mark {
 /** Devices of runs that ended, by settings: opening one starts threads. A run has its device for itself. */
 const idle = new Map<string, Device[]>();
 
-const deviceKey = ({ device, threads }: Config): string => `${device} ${threads}`;
+const deviceKey = (name: string, config: Config): string => `${name} ${JSON.stringify(deviceOptions(config))}`;
 
-function takeDevice(config: Config): Device {
-  const name = config.device === "auto" ? "cpu" : config.device;
-  return (
-    idle.get(deviceKey(config))?.pop() ?? new Device(name, config.threads === "auto" ? {} : { threads: config.threads })
-  );
-}
+const takeDevice = (name: string, config: Config): Device =>
+  idle.get(deviceKey(name, config))?.pop() ?? new Device(name, deviceOptions(config));
 
 function giveBack(device: Device, config: Config): void {
-  const key = deviceKey(config);
+  const key = deviceKey(device.name, config);
   idle.set(key, [...(idle.get(key) ?? []), device]);
 }
 
@@ -164,6 +164,8 @@ class Run {
   readonly #checkpoints: string;
   readonly #waiting: RunItem[] = [];
   readonly #queued: Queued[] = [];
+  /** Whether the device is somebody else's. */
+  readonly #lent: boolean;
   #device: Device | undefined;
   #model: CausalLM | undefined;
   #parameters: [string, Parameter][] = [];
@@ -186,9 +188,11 @@ class Run {
   #lastProgressLine = 0;
   readonly #abort = () => this.#device?.cancel();
 
-  constructor(config: Config, signal: AbortSignal | undefined) {
+  constructor(config: Config, signal: AbortSignal | undefined, device: Device | undefined) {
     this.#config = config;
     this.#signal = signal;
+    this.#lent = device !== undefined;
+    this.#device = device;
     this.#folder = config.output.dir;
     this.#checkpoints = join(this.#folder, "checkpoints");
   }
@@ -196,6 +200,8 @@ class Run {
   async *all(): AsyncGenerator<RunItem, void, void> {
     this.#checkAborted();
     const resumed = await this.#findCheckpoint();
+    // A GPU that cannot be used is said before the data are made ready; a finished run needs none.
+    if (resumed === undefined || this.#exported() !== resumed.state.step) this.#openDevice();
     const finished = (await this.#openData(resumed)) >= this.#steps;
     if (finished && resumed !== undefined && this.#exported() === resumed.state.step) {
       this.#finish(resumed.state.step);
@@ -230,7 +236,7 @@ class Run {
       device.setLimit(0, "host");
       device.trim();
       // After a failure, or updates that were given up, its counts no longer fit: another run opens another one.
-      if (!this.#broken && binding.failure(device.native) === null) giveBack(device, this.#config);
+      if (!this.#lent && !this.#broken && binding.failure(device.native) === null) giveBack(device, this.#config);
     }
     this.#metrics?.close();
     await this.#data?.close();
@@ -363,20 +369,29 @@ class Run {
     return resumed?.state.step ?? 0;
   }
 
-  /** Opens the device, the model and the optimizer, in the state of the checkpoint. */
+  #openDevice(): Device {
+    this.#device ??= takeDevice(
+      deviceName(this.#config, (message) => this.#warn(message)),
+      this.#config,
+    );
+    return this.#device;
+  }
+
+  /** Opens the model and the optimizer on the device, in the state of the checkpoint. */
   async #open(resumed: Resumed | undefined): Promise<void> {
     const config = this.#config;
     const { train } = config;
     const dataset = this.#data as Dataset;
-    const dtype = config.model.dtype === "bfloat16" ? "bfloat16" : "float32";
-    const choice = await this.#choose(resumed, dtype);
+    const device = this.#openDevice();
+    const architecture = await this.#giveUp(resolveModel(config));
+    const dtype = runDtype(config, architecture, device.type);
+    const limits = limitsOn(config, device);
+    const choice = this.#choose(resumed, { model: architecture, dtype, limits });
     const { plan } = choice;
-    const device = takeDevice(config);
-    this.#device = device;
     this.#signal?.addEventListener("abort", this.#abort, { once: true });
     this.#checkAborted();
     device.resetPeaks();
-    const shares = new Limits(config.memory).shares(choice.measured.peaks);
+    const shares = limits.shares(choice.measured.peaks);
     device.setLimit(shares.device);
     device.setLimit(shares.host, "host");
     const model = await this.#giveUp(openModel(config, device, dtype, plan, this.#signal));
@@ -417,17 +432,16 @@ class Run {
   }
 
   /** What `memory` leaves open, chosen by steps on `meta` before anything large is opened. */
-  async #choose(resumed: Resumed | undefined, dtype: "float32" | "bfloat16"): Promise<Choice> {
+  #choose(resumed: Resumed | undefined, given: Pick<PlanFacts, "model" | "dtype" | "limits">): Choice {
     const config = this.#config;
     const data = this.#data as Dataset;
-    const model = await this.#giveUp(resolveModel(config));
-    const facts = {
-      model,
-      dtype,
+    const device = this.#device as Device;
+    const facts: PlanFacts = {
+      ...given,
       work: workloadOf(config, data, this.#evalData, this.#steps),
       tokens: nominalTokens(config, data.longest),
-      limits: new Limits(config.memory),
-      rates: ratesOf("cpu"),
+      rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
+      on: standIn(config, device.profile),
     };
     const choice = chooseMemory(config, facts, resumed?.state.plan);
     for (const warning of choice.warnings) this.#warn(warning);

@@ -19,12 +19,27 @@ Napi::Number from(Napi::Env env, int64_t value) { return Napi::Number::New(env, 
 
 int32_t tier_of(const Napi::Value &value) { return static_cast<int32_t>(integer(value, "tier", 0, LS_TIER_COUNT - 1)); }
 
-// openDevice(name, type, index, threads)
+// openDevice(name, type, index, threads, {attention?, capability?, pageBytes?, separateMemory?}?): see DeviceOptions.
 Napi::Value open_device(const Napi::CallbackInfo &info) {
   const std::string name = string(info[0], "name"), type = string(info[1], "type");
   const auto index = static_cast<int32_t>(integer(info[2], "index", 0, 1023));
   const auto threads = static_cast<int32_t>(integer(info[3], "threads", 1, 1024));
-  auto device = std::make_shared<Device>(find_backend(type), name, index, threads);
+  DeviceOptions options;
+  if (info[4].IsObject()) {
+    auto given = info[4].As<Napi::Object>();
+    if (const Napi::Value value = given.Get("attention"); !value.IsUndefined()) {
+      const std::string engine = string(value, "attention");
+      if (!parse_attention_engine(engine.c_str(), &options.attention))
+        throw Error(LS_INVALID_ARGUMENT, format("attention is '%s', expected auto, cudnn or native", engine.c_str()));
+    }
+    if (const Napi::Value value = given.Get("capability"); !value.IsUndefined())
+      options.capability = static_cast<int32_t>(integer(value, "capability", 0, 1000));
+    if (const Napi::Value value = given.Get("pageBytes"); !value.IsUndefined())
+      options.page_bytes = integer(value, "pageBytes", 0, int64_t{1} << 30);
+    if (const Napi::Value value = given.Get("separateMemory"); !value.IsUndefined())
+      options.separate_memory = value.ToBoolean().Value();
+  }
+  auto device = std::make_shared<Device>(find_backend(type), name, index, threads, options);
   AddonState::of(info.Env()).add_device(device);
   auto external = Napi::External<DeviceHandle>::New(info.Env(), new DeviceHandle{device},
                                                     [](Napi::Env, DeviceHandle *handle) { delete handle; });
@@ -42,6 +57,8 @@ Napi::Value device_info(const Napi::CallbackInfo &info) {
   object.Set("memoryFreeBytes", from(info.Env(), device.info().memory_free_bytes));
   object.Set("pageBytes", from(info.Env(), device.info().page_bytes));
   object.Set("peakBf16Flops", device.info().peak_bf16_flops);
+  object.Set("capability", device.profile().cuda ? device.profile().capability : 0);
+  object.Set("separateMemory", device.separate_memory());
   return object;
 }
 

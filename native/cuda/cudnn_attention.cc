@@ -34,11 +34,11 @@ struct Engine {
 // More geometries than a training run has; a loop over ever new lengths starts anew here.
 constexpr size_t kMostPlans = 256;
 
-Engine &engine_of(const ls_exec *exec) {
+Engine &engine_of(const DeviceState *state) {
   static std::mutex mutex;
   static std::map<int, std::unique_ptr<Engine>> engines;
   const std::lock_guard<std::mutex> lock(mutex);
-  std::unique_ptr<Engine> &engine = engines[device_of(exec)->index];
+  std::unique_ptr<Engine> &engine = engines[state->index];
   if (engine) return *engine;
   engine = std::make_unique<Engine>();
   const VendorLibrary file = open_vendor("libcudnn.so.9", "nvidia-cudnn-cu13", false);
@@ -48,7 +48,7 @@ Engine &engine_of(const ls_exec *exec) {
   }
   engine->library = cudnn::open_library(file.path, &engine->error);
   if (!engine->library) return *engine;
-  make_current(device_of(exec));
+  make_current(state);
   if (const cudnn::Status status = engine->library->create(&engine->handle); status != cudnn::STATUS_SUCCESS) {
     engine->error = std::string("cudnnCreate: ") + engine->library->get_error_string(status);
     return *engine;
@@ -163,7 +163,7 @@ struct Call {
     if (exec->workspace_bytes < workspace.total || !is_aligned(exec->workspace, 256))
       return "it wants " + std::to_string(workspace.total) + " bytes of workspace, " +
              std::to_string(exec->workspace_bytes) + " are reserved";
-    engine = &engine_of(exec);
+    engine = &engine_of(device_of(exec));
     if (!engine->device) return engine->error;
     lock = std::unique_lock<std::mutex>(engine->mutex);
     cudaStream_t const stream = stream_of(exec);
@@ -200,7 +200,7 @@ struct Call {
 
 // Whether our own kernels run a call that cuDNN cannot take.
 bool falls_back(const ls_exec *exec, const char *op, const std::string &reason, ls_status *status) {
-  if (attention_engine() != AttentionEngine::cudnn) return true;
+  if (device_of(exec)->attention != AttentionEngine::cudnn) return true;
   *status = fail(exec, LS_UNSUPPORTED, "%s: cuDNN does not take it: %s; `attention: auto` or `native` does", op,
                  reason.c_str());
   return false;
@@ -249,7 +249,7 @@ ls_status run_backward(const ls_exec *exec, const ls_attention_backward_args &ar
 }  // namespace
 
 bool cudnn_attention(const ls_exec *exec, const ls_attention_args *args, ls_status *status) {
-  if (attention_engine() == AttentionEngine::native) return false;
+  if (device_of(exec)->attention == AttentionEngine::native) return false;
   Call call;
   if (const std::string reason = call.prepare(exec, *args, false, {&args->q, &args->k, &args->v, &args->o});
       !reason.empty())
@@ -259,7 +259,7 @@ bool cudnn_attention(const ls_exec *exec, const ls_attention_args *args, ls_stat
 }
 
 bool cudnn_attention_backward(const ls_exec *exec, const ls_attention_backward_args *args, ls_status *status) {
-  if (attention_engine() == AttentionEngine::native) return false;
+  if (device_of(exec)->attention == AttentionEngine::native) return false;
   Call call;
   if (const std::string reason = call.prepare(
           exec, *args, true, {&args->q, &args->k, &args->v, &args->o, &args->dout, &args->dq, &args->dk, &args->dv});
@@ -270,3 +270,16 @@ bool cudnn_attention_backward(const ls_exec *exec, const ls_attention_backward_a
 }
 
 }  // namespace longseq::cuda
+
+// Forcing cuDNN where there is none fails here, not in the middle of a step.
+extern "C" __attribute__((visibility("default"))) ls_status ls_backend_attention(void *device, const char *engine,
+                                                                                 char *error, size_t error_size) {
+  using namespace longseq;
+  auto *const state = static_cast<cuda::DeviceState *>(device);
+  if (!parse_attention_engine(engine, &state->attention)) return LS_INVALID_ARGUMENT;
+  if (state->attention != AttentionEngine::cudnn) return LS_OK;
+  const cuda::Engine &cudnn = cuda::engine_of(state);
+  if (cudnn.device) return LS_OK;
+  snprintf(error, error_size, "attention: cudnn cannot be had: %s", cudnn.error.c_str());
+  return LS_UNSUPPORTED;
+}

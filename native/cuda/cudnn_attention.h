@@ -7,8 +7,9 @@
 namespace longseq::cuda {
 
 // True: cuDNN took the call, and *status is the entry's answer. False: our own kernels are to run it, because cuDNN is
-// not installed, refuses the case, or its plan wants more workspace than there is. Where LONGSEQ_ATTENTION=cudnn forces
-// cuDNN, what it refuses is taken with LS_UNSUPPORTED and the reason. Weak: a build without these has no cuDNN.
+// not installed, refuses the case, or its plan wants more workspace than there is. Where the device was told `cudnn`,
+// which forces cuDNN, what it refuses is taken with LS_UNSUPPORTED and the reason. Weak: a build without these has no
+// cuDNN.
 __attribute__((weak)) bool cudnn_attention(const ls_exec *exec, const ls_attention_args *args, ls_status *status);
 __attribute__((weak)) bool cudnn_attention_backward(const ls_exec *exec, const ls_attention_backward_args *args,
                                                     ls_status *status);

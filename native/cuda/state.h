@@ -12,6 +12,7 @@
 
 #include "common.h"
 #include "longseq/backend.h"
+#include "runtime/attention_engine.h"
 
 namespace longseq::cuda {
 
@@ -31,6 +32,8 @@ struct DeviceState {
 
   std::mutex events_mutex;
   std::vector<cudaEvent_t> events;  // free ones
+
+  AttentionEngine attention = AttentionEngine::automatic;
 
   std::mutex library_mutex;
   void *cublaslt = nullptr;  // cublasLtHandle_t

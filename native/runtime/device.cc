@@ -2,10 +2,12 @@
 #include "runtime/device.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "runtime/disk.h"
 #include "runtime/error.h"
+#include "runtime/registry.h"
 
 namespace longseq {
 
@@ -16,11 +18,32 @@ constexpr int64_t kSlabBytes = 64 << 10;
 
 }  // namespace
 
-Device::Device(const ls_backend *backend, std::string name, int32_t index, int32_t threads)
-    : backend_(backend), name_(std::move(name)), meta_(std::strcmp(backend->name, "meta") == 0), threads_(threads) {
+Device::Device(const ls_backend *backend, std::string name, int32_t index, int32_t threads,
+               const DeviceOptions &options)
+    : backend_(backend),
+      name_(std::move(name)),
+      meta_(std::strcmp(backend->name, "meta") == 0),
+      threads_(threads),
+      separate_memory_(backend->separate_memory != 0) {
   char message[512] = "";
   const ls_status status = backend_->device_open(index, threads, &state_, &info_, message, sizeof message);
   if (status != LS_OK) throw Error(status, format("device %s cannot be opened: %s", name_.c_str(), message));
+  // "cuda" and what stands in for it in tests; a CUDA device's name ends in its compute capability.
+  profile_.cuda = std::strncmp(backend_->name, "cuda", 4) == 0;
+  if (const char *capability = std::strstr(info_.name, "(sm_"); profile_.cuda && capability)
+    profile_.capability = std::atoi(capability + 4);
+  if (meta_ && options.capability > 0) {
+    profile_.cuda = true;
+    profile_.capability = options.capability;
+    separate_memory_ = options.separate_memory;
+    if (options.page_bytes > 0) info_.page_bytes = options.page_bytes;
+  }
+  try {
+    choose_attention(options.attention);
+  } catch (...) {
+    backend_->device_close(state_);
+    throw;
+  }
   pool_ = std::make_unique<ThreadPool>(meta_ ? 1 : threads);
   for (int32_t tier = 0; tier < LS_TIER_COUNT; ++tier) {
     if (tier == LS_TIER_DISK) {
@@ -54,6 +77,23 @@ Device::Device(const ls_backend *backend, std::string name, int32_t index, int32
     allocators_[tier] = std::make_unique<Allocator>(name_, tier, info_.page_bytes, std::move(hooks));
   }
   queue(LS_QUEUE_COMPUTE);
+}
+
+void Device::choose_attention(AttentionEngine engine) {
+  const AttentionOption option = attention_option(backend_);
+  // Measurements and scripts name one where the program does not.
+  if (const char *name = std::getenv("LONGSEQ_ATTENTION"); engine == AttentionEngine::automatic && name)
+    if (option || meta_) parse_attention_engine(name, &engine);
+  profile_.attention = engine;
+  if (meta_ || engine == AttentionEngine::automatic) return;
+  if (!option) {
+    // The kernels of a backend without a choice are its own.
+    if (engine == AttentionEngine::native) return;
+    throw Error(LS_UNSUPPORTED, format("device %s has no cuDNN: use attention: auto or native", name_.c_str()));
+  }
+  char message[512] = "";
+  const ls_status status = option(state_, kAttentionEngineNames[static_cast<int>(engine)], message, sizeof message);
+  if (status != LS_OK) throw Error(status, format("device %s: %s", name_.c_str(), message));
 }
 
 Device::~Device() {

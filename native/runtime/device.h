@@ -11,6 +11,7 @@
 
 #include "longseq/backend.h"
 #include "runtime/allocator.h"
+#include "runtime/attention_engine.h"
 #include "runtime/queue.h"
 #include "runtime/recorder.h"
 #include "runtime/thread_pool.h"
@@ -46,10 +47,27 @@ struct OpCount {
   double bytes = 0;  // read and written
 };
 
+// What a workspace depends on beside the arguments.
+struct Profile {
+  bool cuda = false;
+  int32_t capability = 90;  // of a cuda device: 80 for sm_80, 90 for sm_90
+  AttentionEngine attention = AttentionEngine::automatic;
+};
+
+struct DeviceOptions {
+  AttentionEngine attention = AttentionEngine::automatic;
+  // Of meta: the CUDA device that it accounts for, by its compute capability, pages and whether ops on host memory run
+  // on the CPU's table; capability 0: the CPU.
+  int32_t capability = 0;
+  int64_t page_bytes = 0;
+  bool separate_memory = true;
+};
+
 class Device {
  public:
   // Throws Error when the backend cannot open it.
-  Device(const ls_backend *backend, std::string name, int32_t index, int32_t threads);
+  Device(const ls_backend *backend, std::string name, int32_t index, int32_t threads,
+         const DeviceOptions &options = {});
   ~Device();
   Device(const Device &) = delete;
   Device &operator=(const Device &) = delete;
@@ -58,6 +76,9 @@ class Device {
   const std::string &name() const { return name_; }
   const ls_device_info &info() const { return info_; }
   bool meta() const { return meta_; }
+  const Profile &profile() const { return profile_; }
+  // Whether ops whose tensors all lie on the host run on the CPU's table.
+  bool separate_memory() const { return separate_memory_; }
   int32_t threads() const { return threads_; }
   Allocator &allocator(int32_t tier) { return *allocators_[tier]; }
   Recorder &recorder() { return recorder_; }
@@ -107,6 +128,7 @@ class Device {
   Outcome outcome();
 
  private:
+  void choose_attention(AttentionEngine engine);
   void *slab_take();
   Allocator::Hooks disk_hooks();
 
@@ -114,6 +136,8 @@ class Device {
   std::string name_;
   bool meta_;
   int32_t threads_;
+  Profile profile_;
+  bool separate_memory_;
   void *state_ = nullptr;
   ls_device_info info_{};
   std::unique_ptr<ThreadPool> pool_;

@@ -1,7 +1,6 @@
 // The registry of ops and the one way they are enqueued.
 #include "runtime/op.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -98,14 +97,10 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
   task.flops = cost.flops;
   task.recorded = true;
   // What lies on the host is worked on by the CPU, where the device has a memory of its own.
-  const bool on_cpu = device.backend()->separate_memory && all_on_host(desc, storages);
+  const bool on_cpu = device.separate_memory() && all_on_host(desc, storages);
   Storage *workspace = nullptr;
   if (desc.workspace) {
-    // "cuda" and what stands in for it in tests.
-    Profile profile{!on_cpu && std::strncmp(device.backend()->name, "cuda", 4) == 0};
-    // A CUDA device's name ends in its compute capability.
-    if (const char *capability = std::strstr(device.info().name, "(sm_"); profile.cuda && capability)
-      profile.capability = std::atoi(capability + 4);
+    const Profile profile = on_cpu ? Profile{} : device.profile();
     if (const int64_t bytes = desc.workspace(copy.get(), profile); bytes > 0)
       workspace = device.allocate(bytes, LS_WORKSPACE, on_cpu ? LS_TIER_HOST : LS_TIER_DEVICE);
   }

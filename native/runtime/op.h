@@ -33,12 +33,6 @@ struct Cost {
   double bytes = 0;  // read and written in device memory
 };
 
-// What a workspace depends on beside the arguments.
-struct Profile {
-  bool cuda = false;
-  int32_t capability = 90;  // of a cuda device: 80 for sm_80, 90 for sm_90
-};
-
 struct OpDesc {
   const char *name;  // snake_case; camelCase in JavaScript
   size_t args_bytes;

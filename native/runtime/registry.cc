@@ -19,7 +19,18 @@ std::map<std::string, const ls_backend *> &backends() {
   return table;
 }
 
+std::map<const ls_backend *, AttentionOption> &attention_options() {
+  static std::map<const ls_backend *, AttentionOption> table;
+  return table;
+}
+
 }  // namespace
+
+AttentionOption attention_option(const ls_backend *backend) {
+  std::lock_guard<std::mutex> lock(mutex);
+  const auto found = attention_options().find(backend);
+  return found == attention_options().end() ? nullptr : found->second;
+}
 
 const ls_backend *find_backend(const std::string &name) {
   std::lock_guard<std::mutex> lock(mutex);
@@ -48,6 +59,8 @@ std::string open_backend(const std::string &path) {
                                        path.c_str(), backend->api_version, LS_BACKEND_API_VERSION));
   std::lock_guard<std::mutex> lock(mutex);
   backends()[backend->name] = backend;
+  if (auto option = reinterpret_cast<AttentionOption>(dlsym(library, LS_ATTENTION_OPTION_SYMBOL)))
+    attention_options()[backend] = option;
   return backend->name;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "longseq/backend.h"
+#include "runtime/attention_engine.h"
 
 namespace longseq {
 
@@ -14,6 +15,8 @@ const ls_backend *find_backend(const std::string &name);
 // Opens a shared library that exports ls_backend_open and checks its version; returns the backend's name.
 std::string open_backend(const std::string &path);
 std::vector<std::string> backend_names();
+// How the backend is told which attention kernels to run; null where it has no choice.
+AttentionOption attention_option(const ls_backend *backend);
 
 namespace cpu {
 const ls_backend *backend();

@@ -111,7 +111,12 @@ t.test("configurations", async (t) => {
     ["override", {}, ["train.steps=many"], /command line: train\.steps: got "many"/],
     ["unknown override", {}, ["train.lr=1"], /command line: train\.lr: unknown key/],
     ["not available", { parallel: { zero: 2 } }, [], /parallel\.zero: 2 is not available/],
-    ["other device", { device: "cuda" }, [], /device: cuda is not available/],
+    [
+      "attention",
+      { device: "cpu", attention: "cudnn" },
+      [],
+      /attention: got cudnn, .* but device is cpu; set device: cuda/,
+    ],
     ["threads", { threads: 1e9 }, [], /threads: got 1000000000 \(number\); expected auto or a whole number from 1/],
     ["batch", { train: { batch_size: 1e12 } }, [], /train\.batch_size: got 1000000000000 .*from 1 to 1000000/],
     ["no such rows", { data: { train: join(folder, "none.jsonl") } }, [], /data\.train: there is no file/],
@@ -124,6 +129,10 @@ t.test("configurations", async (t) => {
     const { file } = configFile(more);
     refused(t, await cli("train", ...argv, file), 2, message, name);
   }
+  // A machine without a GPU and one with a few both lack this one, and say why.
+  const { file: far } = configFile({ device: "cuda:1023" });
+  const lacking = /liblongseq_cuda\.so (is missing|cannot be used: \S)|cuda:1023 does not exist/;
+  refused(t, await cli("train", far), 1, lacking, "a GPU that is not there");
   refused(t, await cli("train", join(folder, "none.yaml")), 2, /none\.yaml: there is no such file/, "no file");
   const file = join(folder, "broken.yaml");
   fs.writeFileSync(file, "model: {path: /tmp\ntrain: [");

@@ -130,8 +130,8 @@ t.test("wrong usage exits 2 with one message", async (t) => {
     [["train", "none.yaml"], /^error: none\.yaml: there is no such file\n$/],
     [["train", file, "train.stps=3"], /^error: command line: train\.stps: unknown key; did you mean train\.steps\?\n$/],
     [
-      ["train", file, "device=cuda"],
-      /^error: command line: device: cuda is not available in this version; use auto or cpu or meta\n$/,
+      ["train", file, "device=cpu", "attention=cudnn"],
+      /^error: command line: attention: got cudnn, which runs on NVIDIA's GPUs, but device is cpu; .*\n$/,
     ],
     [
       ["train", file, "train.steps=-1", "threads=x"],

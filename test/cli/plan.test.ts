@@ -138,3 +138,23 @@ t.test("what cannot be is one clear error", async (t) => {
   t.equal(bound.code, 0);
   t.match(bound.err, /^warning: memory\.head_chunks: 3 does not divide the 4 heads; 2 are used\n$/);
 });
+
+t.test("for a GPU that is not here it says what it assumes", async (t) => {
+  const folder = t.testdir();
+  const { file } = write(folder, { device: "cuda:1023", memory: { device_limit: "48MiB", host_limit: "48MiB" } });
+  const { code, out, err } = await run(["plan", file, "model.dtype=bfloat16"]);
+  t.equal(code, 0, err);
+  t.match(
+    err,
+    /^warning: cuda:1023 cannot be opened here: a GPU of compute capability 9\.0 with pages of 2\.00 MiB is /m,
+  );
+  t.match(out, /tokens, bfloat16 on cuda:1023/);
+  const told = lines((await run(["plan", file, "--json"])).out).find(({ event }) => event === "plan") ?? {};
+  t.match(told, { device: "cuda:1023", assumedDevice: undefined, assumed_device: /is assumed/ });
+  for (const key of ["device_peak_bytes", "host_peak_bytes"])
+    t.equal((told[key] as number) % (2 * MiB), 0, `${key}: whole pages of a GPU`);
+  t.ok((told.device_categories as Record<string, number>).workspace, "products on a GPU take workspace");
+  const auto = await run(["plan", file, "memory.device_limit=auto"]);
+  t.equal(auto.code, 2);
+  t.match(auto.err, /^error: memory\.device_limit: auto is the GPU's free memory, but .* memory\.device_limit=139GiB/);
+});

@@ -404,14 +404,7 @@ train: {steps: 0, lerning_rate: 1}
 });
 
 t.test("known keys whose feature is not there are refused, never ignored", async (t) => {
-  const refused = [
-    "device=cuda",
-    "device=cuda:1",
-    "attention=cudnn",
-    "parallel.sequence=2",
-    "parallel.ring=2",
-    "parallel.zero=3",
-  ];
+  const refused = ["parallel.sequence=2", "parallel.ring=2", "parallel.zero=3"];
   for (const word of refused) {
     const key = word.slice(0, word.indexOf("="));
     t.match(
@@ -425,9 +418,15 @@ t.test("known keys whose feature is not there are refused, never ignored", async
     "command line: parallel.data: 2 is not available in this version; use 1",
   );
   t.equal(
-    refusal(() => parse(`${minimal}attention: cudnn\n`)),
-    "run.yaml:10: attention: cudnn is not available in this version; use auto or native",
+    refusal(() => parse(`${minimal}attention: cudnn\n`, "device=cpu")),
+    "run.yaml:10: attention: got cudnn, which runs on NVIDIA's GPUs, but device is cpu; set device: cuda, or leave this out",
   );
+  t.match(
+    refusal(() => parse(minimal, "attention=cudnn", "train.deterministic=true")),
+    /^command line: attention: got cudnn, whose deterministic backward .* but train\.deterministic is true/,
+  );
+  const cuda = parse(minimal, "device=cuda:1", "attention=cudnn");
+  t.match(cuda, { device: "cuda:1", attention: "cudnn" });
   const neutral = parse(
     minimal,
     "device=cpu",

@@ -7,6 +7,7 @@ import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import type { ConfigInput } from "../../lib/config/index.js";
 import type { RunEvent, StepMetrics } from "../../lib/report/events.js";
+import type { Device } from "../../lib/tensor/device.js";
 import { Trainer } from "../../lib/train/trainer.js";
 
 export const here = path.dirname(fileURLToPath(import.meta.url));
@@ -78,10 +79,10 @@ export interface Ran {
 /** Runs to the end; `onItem` may abort. An error is thrown with what was seen so far as `ran`. */
 export async function run(
   config: ConfigInput,
-  options: { signal?: AbortSignal; onItem?: (item: StepMetrics | RunEvent) => void } = {},
+  options: { signal?: AbortSignal; onItem?: (item: StepMetrics | RunEvent) => void; device?: Device } = {},
 ): Promise<Ran> {
   const ran: Ran = { steps: [], events: [] };
-  const trainer = new Trainer(config);
+  const trainer = new Trainer(config, options.device ? { device: options.device } : {});
   for await (const item of trainer.run(options.signal ? { signal: options.signal } : {})) {
     if (item.event === undefined) ran.steps.push(item);
     else if (item.event !== "progress") ran.events.push(item);

@@ -6,6 +6,7 @@ import t from "tap";
 import { type ConfigInput, parseConfigObject } from "../../lib/config/index.js";
 import { ConfigError } from "../../lib/errors.js";
 import type { PlanEvent } from "../../lib/report/events.js";
+import { assumedCuda } from "../../lib/tensor/device.js";
 import { Limits } from "../../lib/train/limits.js";
 import { fullWorkload, measure } from "../../lib/train/measure.js";
 import { resolveModel } from "../../lib/train/model.js";
@@ -302,6 +303,45 @@ t.test("on the CPU device and host share what is left to us", (t) => {
     t.ok(shares.device + shares.host <= 801);
   }
   t.end();
+});
+
+t.test("a GPU has its own memory, beside the host's 80%", (t) => {
+  const of = (deviceLimit: number | "auto", hostLimit: number | "auto") =>
+    new Limits({ deviceLimit, hostLimit }, 1000, 5000);
+  t.ok(of("auto", "auto").fits({ device: 5000, host: 800 }));
+  t.same(of("auto", "auto").excess({ device: 5001, host: 802 }), { device: 1, host: 2 });
+  t.same(of(100, "auto").excess({ device: 150, host: 800 }), { device: 50, host: 0 });
+  t.same(of("auto", 50).excess({ device: 5000, host: 60 }), { device: 0, host: 10 });
+  t.same(of("auto", "auto").shares({ device: 10, host: 10 }), { device: 5000, host: 800 });
+  t.same(of(100, 50).shares({ device: 10, host: 10 }), { device: 100, host: 50 });
+  t.end();
+});
+
+t.test("meta in a GPU's place", async (t) => {
+  const folder = t.testdir();
+  const parsed = parseConfigObject(config(folder, "gpu", path.join(folder, "none.jsonl"), { dtype: "bfloat16" }));
+  const plan = (await choose(config(folder, "gpu", path.join(folder, "none.jsonl")))).plan;
+  const model = await resolveModel(parsed);
+  const of = (on: Parameters<typeof measure>[0]["on"]) =>
+    measure({ model, dtype: "bfloat16", train: parsed.train, on }, plan, fullWorkload(parsed));
+  const cpu = of(undefined);
+  const gpu = of({ profile: assumedCuda });
+  const native = of({ profile: assumedCuda, attention: "native" });
+  const deterministic = of({ profile: assumedCuda, deterministic: true });
+  const older = of({ profile: { ...assumedCuda, capability: 80 } });
+  t.equal(gpu.peaks.device % assumedCuda.pageBytes, 0);
+  const { matmul: ours, ...others } = gpu.ops;
+  t.equal(ours?.flops, cpu.ops.matmul?.flops, "the same products");
+  t.same(
+    Object.keys(others).sort(),
+    Object.keys(cpu.ops)
+      .filter((op) => op !== "matmul")
+      .sort(),
+  );
+  for (const measured of [native, deterministic, older])
+    for (const category of ["params", "grads", "optimizer", "activations"])
+      t.equal(measured.categories.device[category], gpu.categories.device[category], category);
+  t.same(of({ profile: assumedCuda }), gpu, "and again");
 });
 
 t.test("tiles of auto, and the longest sequence", async (t) => {

@@ -40,6 +40,13 @@ double pairs(const Args &a) {
   return total;
 }
 
+// Bytes for cuDNN, where the device may run it.
+template <class Args>
+int64_t cudnn_bytes(const Args &a, bool backward, const Profile &profile) {
+  if (!profile.cuda || profile.attention == AttentionEngine::native) return 0;
+  return cudnn_attention_bytes(a, backward, profile.capability);
+}
+
 template <class Args>
 void prepare_attention_args(void *pointer, const Storage *cu_seqlens) {
   auto &a = *static_cast<Args *>(pointer);
@@ -106,7 +113,7 @@ Cost cost_attention(const void *pointer) {
 
 int64_t workspace_attention(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_attention_args *>(pointer);
-  return profile.cuda ? cudnn_attention_bytes(a, false, profile.capability) : 0;
+  return cudnn_bytes(a, false, profile);
 }
 
 void prepare_attention(void *args, Storage *const *storages) {
@@ -197,8 +204,7 @@ Cost cost_attention_backward(const void *pointer) {
 int64_t workspace_attention_backward(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_attention_backward_args *>(pointer);
   const int64_t rows = a.q.sizes[0], heads = a.q.sizes[1];
-  if (profile.cuda)
-    return std::max(a.delta.present ? 0 : 4 * heads * rows, cudnn_attention_bytes(a, true, profile.capability));
+  if (profile.cuda) return std::max(a.delta.present ? 0 : 4 * heads * rows, cudnn_bytes(a, true, profile));
   const auto lines = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
   return 64 + lines(4 * heads * ((rows + 127) / 128)) + (a.delta.present ? 0 : lines(4 * heads * rows)) +
          (a.dq.dtype == LS_BF16 ? lines(4 * elements(a.dq)) : 0);

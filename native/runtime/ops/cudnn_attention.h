@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <compare>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,18 +42,6 @@ struct AttentionGeometry {
 
   bool grouped() const { return heads != kv_heads; }
 };
-
-// Which kernels the CUDA backend's attention runs on.
-enum class AttentionEngine { automatic, cudnn, native };
-
-// The environment's LONGSEQ_ATTENTION: cudnn or native forces one; otherwise cuDNN where it takes the case.
-inline AttentionEngine attention_engine() {
-  const char *name = std::getenv("LONGSEQ_ATTENTION");
-  if (!name) return AttentionEngine::automatic;
-  return std::string(name) == "cudnn"    ? AttentionEngine::cudnn
-         : std::string(name) == "native" ? AttentionEngine::native
-                                         : AttentionEngine::automatic;
-}
 
 // A call of attention or its backward in cuDNN's terms.
 struct CudnnAttention {
@@ -311,7 +298,6 @@ inline CudnnWorkspace cudnn_workspace(const CudnnAttention &c, bool backward, in
 // Bytes to reserve for a call that may run on cuDNN; 0 where it will not.
 template <class Args>
 int64_t cudnn_attention_bytes(const Args &args, bool backward, int32_t capability) {
-  if (attention_engine() == AttentionEngine::native) return 0;
   const CudnnAttention c = cudnn_case(args, capability);
   return c.refused.empty() ? cudnn_workspace(c, backward, capability).total : 0;
 }
