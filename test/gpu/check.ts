@@ -132,7 +132,8 @@ const parts: Part[] = [
 
 const chosen = parts.filter(
   (part, i) =>
-    options.parts.length === 0 || options.parts.some((one) => one === String(i + 1) || part.name.includes(one)),
+    options.parts.length === 0 ||
+    options.parts.some((one) => (/^\d+$/.test(one) ? one === String(i + 1) : part.name.includes(one))),
 );
 if (chosen.length === 0) {
   console.error(`check:gpu: there is no part ${options.parts.join(",")}; they are:`);
