@@ -20,6 +20,13 @@ export const llama56M = {
   max_position_embeddings: 1 << 22,
 };
 
+/** A model as config.json has it, and how its parameters are stored. */
+export interface Model {
+  fields: Record<string, unknown> & { vocab_size: number };
+  dtype: "float32" | "bfloat16";
+}
+const small: Model = { fields: llama56M, dtype: "float32" };
+
 /** Of one sequence a step, with the defaults of a run. */
 const { train } = configSchema.parse({
   model: { init: llama56M },
@@ -27,7 +34,6 @@ const { train } = configSchema.parse({
   train: { steps: 1, learningRate: 1e-3 },
   output: { dir: "none" },
 });
-const subject = { model: parseModelConfig(llama56M, { file: "bench" }), dtype: "float32" as const, train };
 
 /** A setting, with its tiles as rows at most. */
 export interface Setting {
@@ -74,8 +80,8 @@ export function planFor(plan: MemoryPlan, tokens: number): MemoryPlan {
 }
 
 /** What a whole training step takes, by `meta`. */
-export const onMeta = (plan: MemoryPlan, tokens: number): Measurement =>
-  measure(subject, planFor(plan, tokens), {
+export const onMeta = (plan: MemoryPlan, tokens: number, { fields, dtype }: Model = small): Measurement =>
+  measure({ model: parseModelConfig(fields, { file: "bench" }), dtype, train }, planFor(plan, tokens), {
     micro: { tokens, documents: 1 },
     shortest: null,
     accumulation: 1,
@@ -98,11 +104,11 @@ export interface RealSteps {
 }
 
 /** Random ids, the same for a length in every run. */
-function batchOf(tokens: number): Batch {
+function batchOf(tokens: number, vocabulary: number): Batch {
   let state = tokens;
   const inputIds = Int32Array.from({ length: tokens }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state >>> 8) % llama56M.vocab_size;
+    return (state >>> 8) % vocabulary;
   });
   const targets = Int32Array.from(inputIds, (_, i) => inputIds[i + 1] ?? -100);
   return {
@@ -133,13 +139,19 @@ export class Runner {
     attention: { calls: 0, seconds: 0 },
   };
 
-  constructor(plan: MemoryPlan, tokens: number, threads: number, memory = new Device("cpu", { threads })) {
+  constructor(
+    plan: MemoryPlan,
+    tokens: number,
+    threads: number,
+    memory = new Device("cpu", { threads }),
+    { fields, dtype }: Model = small,
+  ) {
     this.device = memory;
     const own = planFor(plan, tokens);
-    this.#model = initModel(llama56M, { device: this.device, dtype: "float32", seed: 1, memory: own });
+    this.#model = initModel(fields, { device: this.device, dtype, seed: 1, memory: own });
     this.#parameters = trainedParameters(this.#model);
     this.#optimizer = makeOptimizer(this.#parameters, train, own);
-    this.#batch = batchOf(tokens);
+    this.#batch = batchOf(tokens, fields.vocab_size);
     this.#optimizer.namedState(new Map(this.#parameters.map(([name, parameter]) => [parameter, name])));
   }
 

@@ -1,110 +1,12 @@
-// Models, gradients and whole training steps on the kernels of native/cuda compiled for the CPU: golden cases of
-// transformers, every memory setting against the plain run, and the plain run against the CPU's.
+// Models, gradients and whole training steps on the kernels of native/cuda compiled for the CPU.
 import t from "tap";
 import { binding } from "../../lib/binding.js";
-import { Device, loadModel, nn } from "../../lib/index.js";
-import { scopeAsync } from "../../lib/tensor/scope.js";
-import { error, withGolden } from "../models/helpers.js";
-import { describe, plainSetting, relativeDifference, type Setting, Settings } from "../sequence/settings.js";
 import { emulatorEnvironment } from "./emul.js";
+import { trainingTests } from "./train_tests.js";
 
 // A machine may be busy with much else.
 t.setTimeout(0);
 
 const { LONGSEQ_TEST_BACKEND: library, LONGSEQ_TEST_DEVICE: name } = await emulatorEnvironment();
 binding.openBackend(library);
-const device = new Device(name, { threads: 2 });
-
-for (const golden of ["llama_packed", "mistral_window", "qwen2", "qwen3"])
-  t.test(`${golden}: loss and gradients are transformers'`, { timeout: 0 }, async (t) =>
-    withGolden(golden, async ({ model: folder, golden, inputIds, labels, cuSeqlens, float32 }) =>
-      scopeAsync(async () => {
-        using model = await loadModel(folder, { device, dtype: "float32" });
-        model.configureMemory({ tileMlp: 7, tileLoss: 5 });
-        const loss = model.loss({ inputIds, labels, cuSeqlens });
-        loss.backward();
-        const value = await loss.item();
-        t.ok(Math.abs(value / golden.loss - 1) <= 1e-6, `loss ${value}, expected ${golden.loss}`);
-        for (const [parameter, tensor] of model.namedParameters()) {
-          const wrong = error((await tensor.grad?.data()) as Float32Array, await float32(`grad.${parameter}`));
-          t.ok(wrong <= 1e-4, `gradient of ${parameter}: ${wrong}`);
-        }
-        const norm = await nn.gradNorm(model.parameters(), 0).norm.item();
-        t.ok(Math.abs(norm / golden.grad_norm - 1) <= 1e-5, `gradient norm ${norm}, expected ${golden.grad_norm}`);
-      }),
-    ),
-  );
-
-t.test("bfloat16: as near to transformers' float64 as the CPU is", { timeout: 0 }, async (t) =>
-  withGolden("llama_packed", async ({ model: folder, golden, inputIds, labels, cuSeqlens, float32 }) => {
-    const errors: Map<string, number>[] = [];
-    for (const where of [device, new Device("cpu", { threads: 2 })])
-      await scopeAsync(async () => {
-        using model = await loadModel(folder, { device: where, dtype: "bfloat16" });
-        const loss = model.loss({ inputIds, labels, cuSeqlens });
-        loss.backward();
-        const off = new Map([["loss", Math.abs((await loss.item()) / golden.loss - 1)]]);
-        for (const [parameter, tensor] of model.namedParameters()) {
-          const grad = (await tensor.grad?.data()) as Float32Array;
-          off.set(parameter, relativeDifference(grad, await float32(`grad.${parameter}`)));
-        }
-        errors.push(off);
-      });
-    for (const [what, cpu] of errors[1] ?? []) {
-      const emulated = errors[0]?.get(what) ?? Number.NaN;
-      t.ok(emulated <= 1.5 * cpu + 5e-3, `${what} is off by ${emulated}, on the CPU by ${cpu}`);
-    }
-  }),
-);
-
-const plain: Setting = { ...plainSetting, accumulation: 3, tied: true, packed: true };
-const settings = new Settings(undefined, 2, name);
-
-t.test("five steps of AdamW are those of the CPU", { timeout: 0 }, async (t) => {
-  const cpu = new Settings();
-  const [ours, theirs] = [await settings.plain(plain), await cpu.plain(plain)];
-  for (const [step, loss] of theirs.losses.entries()) {
-    const mine = ours.losses[step] as number;
-    t.ok(Math.abs(mine / loss - 1) <= 1e-5, `loss of step ${step + 1}: ${mine}, on the CPU ${loss}`);
-  }
-  for (const [parameter, values] of theirs.params) {
-    const difference = relativeDifference(ours.params.get(parameter) ?? [], values);
-    t.ok(difference <= 1e-5, `${parameter}: ${difference}`);
-  }
-  cpu.dispose();
-});
-
-/** One a memory key, and one with all of them. */
-const each: Partial<Setting>[] = [
-  { tileMlp: "uneven" },
-  { tileLoss: "uneven" },
-  { headChunks: 2 },
-  { checkpointEvery: 1 },
-  { checkpointEvery: 1, keepAttention: true },
-  { checkpointEvery: 1, offload: "host" },
-  { checkpointEvery: 1, offload: "host", deviceBytes: "some" },
-  { checkpointEvery: 1, offload: "disk" },
-  { checkpointEvery: 2 },
-  { optimizer: "host" },
-  { checkpointEvery: 1, params: "host" },
-  { gradients: "host" },
-  {
-    tileMlp: "uneven",
-    tileLoss: "uneven",
-    headChunks: 2,
-    checkpointEvery: 1,
-    keepAttention: true,
-    offload: "host",
-    optimizer: "host",
-    params: "host",
-    gradients: "host",
-  },
-];
-for (const change of each) {
-  const setting: Setting = { ...plain, ...change };
-  t.test(`memory: ${describe(setting)}`, { timeout: 0 }, async (t) => {
-    t.same(await settings.check(setting), []);
-  });
-}
-
-t.teardown(() => settings.dispose());
+trainingTests(name);

@@ -1,13 +1,13 @@
 // Tensors of more than 2^31 elements that really are there: sampled rows on both sides of that element against plain
-// references. On demand, for it takes up to 12 GiB and some minutes: npm run test:large
+// references. On demand, for it takes up to 12 GiB and some minutes: npm run test:large, npm run check:gpu
 import { availableParallelism } from "node:os";
 import t, { type Test } from "tap";
 import { binding, type NativeTensor } from "../../lib/binding.js";
 import { type DType, dtypeBytes, dtypeCode } from "../../lib/tensor/dtype.js";
 import { Plain } from "./helpers.js";
-import { distance, tolerance } from "./strided.js";
+import { distance, openDevice, tolerance } from "./strided.js";
 
-const device = binding.openDevice("cpu", "cpu", 0, availableParallelism());
+const device = openDevice(availableParallelism());
 const { ops } = binding;
 const boundary = 2 ** 31;
 const GiB = 2 ** 30;

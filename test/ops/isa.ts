@@ -6,9 +6,11 @@ import { fileURLToPath } from "node:url";
 export async function isaHashes(op: "matmul" | "attention"): Promise<{ avx2?: string; avx512?: string }> {
   const hashes: { avx2?: string; avx512?: string } = {};
   for (const isa of ["avx2", "avx512"] as const) {
+    // Compiled, as in the bundle for GPU machines, it needs no loader.
+    const [loader, extension] = import.meta.url.endsWith(".ts") ? [["--import=tsx"], "ts"] : [[], "js"];
     const child = spawn(
       process.execPath,
-      ["--import=tsx", fileURLToPath(new URL("isa_child.ts", import.meta.url)), op],
+      [...loader, fileURLToPath(new URL(`isa_child.${extension}`, import.meta.url)), op],
       { env: { ...process.env, LONGSEQ_CPU_ISA: isa }, stdio: ["ignore", "pipe", "inherit"] },
     );
     let text = "";
