@@ -229,8 +229,14 @@ async function buildCuda() {
   }
   const { fetchCuda } = await import("./fetch_cuda.mjs");
   const { missing, needed } = fetchCuda(include, say);
-  if (needed.length > 0)
-    fail(`The CUDA backend needs ${needed.join(", ")}: is there a python3 with pip, and an index?`);
+  if (needed.length > 0) {
+    if (!cudaCurrent()) rmSync(join(root, cudaLibrary), { force: true });
+    say(
+      `--cuda: ${needed.join(", ")} could not be fetched, so the CUDA backend is not built (is there a python3 with pip, ` +
+        "and an index within its reach?)",
+    );
+    return;
+  }
   if (missing.length > 0) say(`--cuda: built without ${missing.join(", ")}`);
   const wanted = cudaHash();
   say("building liblongseq_cuda.so");
