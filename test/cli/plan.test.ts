@@ -149,7 +149,9 @@ t.test("for a GPU that is not here it says what it assumes", async (t) => {
     /^warning: cuda:1023 cannot be opened here: a GPU of compute capability 9\.0 with pages of 2\.00 MiB is /m,
   );
   t.match(out, /tokens, bfloat16 on cuda:1023/);
-  const told = lines((await run(["plan", file, "--json"])).out).find(({ event }) => event === "plan") ?? {};
+  const told =
+    lines((await run(["plan", file, "model.dtype=bfloat16", "--json"])).out).find(({ event }) => event === "plan") ??
+    {};
   t.match(told, { device: "cuda:1023", assumedDevice: undefined, assumed_device: /is assumed/ });
   for (const key of ["device_peak_bytes", "host_peak_bytes"])
     t.equal((told[key] as number) % (2 * MiB), 0, `${key}: whole pages of a GPU`);
