@@ -229,20 +229,27 @@ Napi::Value make_tensor(Napi::Env env, const std::shared_ptr<Device> &device, St
 Napi::Promise queue_promise(Napi::Env env, const std::shared_ptr<Device> &device, int32_t queue, const char *name,
                             std::function<ls_status(const ls_exec &)> work,
                             std::function<Napi::Value(Napi::Env)> result) {
-  auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
+  // What belongs to JavaScript is made and deleted on its thread alone: the queue's thread gets the bare pointer, since
+  // a copy in its task could be the last one.
+  struct Waiting {
+    std::shared_ptr<Device> device;
+    Napi::Promise::Deferred deferred;
+    std::function<Napi::Value(Napi::Env)> result;
+  };
+  auto *waiting = new Waiting{device, Napi::Promise::Deferred(env), std::move(result)};
   AddonState *state = &AddonState::of(env);
   state->begin_pending();
-  Napi::Promise promise = deferred->Promise();
-  device->run_on_queue(queue, name, std::move(work),
-                       [state, device, deferred, result = std::move(result)](const Outcome &outcome) {
-                         state->post([state, device, deferred, result, outcome](Napi::Env env) {
-                           if (outcome.status == LS_OK) {
-                             deferred->Resolve(result(env));
-                           } else {
-                             deferred->Reject(state->to_error(env, outcome.status, outcome.message).Value());
-                           }
-                         });
-                       });
+  Napi::Promise promise = waiting->deferred.Promise();
+  device->run_on_queue(queue, name, std::move(work), [state, waiting](const Outcome &outcome) {
+    state->post([state, waiting, outcome](Napi::Env env) {
+      const std::unique_ptr<Waiting> mine(waiting);
+      if (outcome.status == LS_OK) {
+        mine->deferred.Resolve(mine->result(env));
+      } else {
+        mine->deferred.Reject(state->to_error(env, outcome.status, outcome.message).Value());
+      }
+    });
+  });
   return promise;
 }
 
