@@ -92,13 +92,6 @@ function checkKeys({ checkpoint, offload: states }: Config["memory"]): void {
           "parameters on the device; set every to 1 or more, or leave one of the keys out",
       );
   }
-  if (offload === "none" && format !== "native")
-    refuse(
-      "format",
-      format,
-      "offload is none, and only checkpoints that go out change their format",
-      "set offload to host or disk",
-    );
   if (directory !== null && (offload === "none" || offload === "host"))
     refuse("directory", directory, `offload is ${offload}`, "set offload to disk, or leave this key out");
 }

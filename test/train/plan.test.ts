@@ -93,6 +93,8 @@ const cases: Record<string, Case> = {
   "host, attention again": { memory: { ...tiles, checkpoint: { every: 1, keepAttention: false, ...out } } },
   "host, every 2": { memory: { ...tiles, checkpoint: { every: 2, ...out } } },
   "host, some stay": { memory: { ...tiles, checkpoint: { every: 1, offload: "host", deviceBytes: 900_000 } } },
+  "8 bits on the host": { memory: { ...tiles, checkpoint: { every: 1, format: "int8", ...out } } },
+  "8 bits on the device": { memory: { ...tiles, checkpoint: { every: 1, format: "float8", offload: "none" } } },
   "2 head chunks": { memory: { ...tiles, headChunks: 2, checkpoint: { every: 1, ...out } } },
   "4 head chunks": { memory: { ...tiles, headChunks: 4, checkpoint: { every: 1, keepAttention: false, ...out } } },
   accumulation: { train: { batchSize: 2 }, memory: tiles },
