@@ -219,6 +219,8 @@ export interface SafetensorsNative {
   hashFile(path: string): Promise<{ bytes: number; hash: string }>;
   syncPath(path: string): Promise<void>;
   exchangeNames(a: string, b: string): Promise<boolean>;
+  /** Until the descriptor is closed; false where another one has the file or folder. Returns at once. */
+  takeLock(descriptor: number): boolean;
 }
 
 /** Everything the addon exports. */

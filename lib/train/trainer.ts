@@ -1,6 +1,6 @@
 // The Trainer: one configuration to a trained, exported model, with checkpoints, evaluation, metrics and resume.
 
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { noGrad } from "../autograd/function.js";
 import { binding } from "../binding.js";
@@ -166,6 +166,8 @@ class Run {
   readonly #queued: Queued[] = [];
   /** Whether the device is somebody else's. */
   readonly #lent: boolean;
+  /** The open run folder, locked: two runs would write each other's metrics and checkpoints. */
+  #lock: number | undefined;
   #device: Device | undefined;
   #model: CausalLM | undefined;
   #parameters: [string, Parameter][] = [];
@@ -241,6 +243,8 @@ class Run {
     this.#metrics?.close();
     await this.#data?.close();
     await this.#evalData?.close();
+    if (this.#lock !== undefined) closeSync(this.#lock);
+    this.#lock = undefined;
   }
 
   // ---- what the phases share ----
@@ -300,6 +304,12 @@ class Run {
         { cause: error },
       );
     }
+    this.#lock = openSync(folder, "r");
+    if (!binding.takeLock(this.#lock))
+      throw new ConfigError(
+        `output.dir: another run is training into ${folder}; wait for its end, stop it, or give another folder`,
+        { folder },
+      );
     await cleanStale(folder);
     await cleanStale(this.#checkpoints);
     const { checkpoint, passedOver } = await newestValid(this.#checkpoints);

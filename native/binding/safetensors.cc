@@ -463,6 +463,11 @@ Napi::Value exchange_names_value(const Napi::CallbackInfo &info) {
       [supported](Napi::Env env) -> Napi::Value { return Napi::Boolean::New(env, *supported); });
 }
 
+// takeLock(descriptor) -> boolean: false where another descriptor has the file or folder.
+Napi::Value take_lock_value(const Napi::CallbackInfo &info) {
+  return Napi::Boolean::New(info.Env(), take_lock(static_cast<int>(integer(info[0], "descriptor", 0, 1 << 30))));
+}
+
 }  // namespace
 
 void init_safetensors(Napi::Object exports) {
@@ -477,6 +482,7 @@ void init_safetensors(Napi::Object exports) {
   method<hash_file_value>(exports, "hashFile");
   method<sync_path_value>(exports, "syncPath");
   method<exchange_names_value>(exports, "exchangeNames");
+  method<take_lock_value>(exports, "takeLock");
 }
 
 }  // namespace longseq::binding

@@ -122,6 +122,9 @@ FileStatus rename_durably(const std::string& from, const std::string& to);
 // Swaps two names in one step (renameat2 RENAME_EXCHANGE). *supported is false, with success and nothing changed,
 // where the file system cannot.
 FileStatus exchange_names(const std::string& a, const std::string& b, bool* supported);
+// Takes an open file or folder for this descriptor, until it is closed; false where another one has it. Where the file
+// system knows no locks nobody has it.
+bool take_lock(int descriptor);
 
 }  // namespace longseq
 #endif  // LONGSEQ_RUNTIME_FILE_H

@@ -143,6 +143,11 @@ t.test("one run at a time; one that is left early can be started again", async (
   for await (const item of trainer.run()) {
     if (item.event !== undefined) continue;
     await t.rejects(trainer.run().next(), ArgumentError);
+    await t.rejects(run(tiny(rows, path.join(folder, "run"))), {
+      constructor: ConfigError,
+      message: /output\.dir: another run is training into .*run; wait for its end/,
+    });
+    t.equal((await run(tiny(rows, path.join(folder, "beside")))).steps.length, 6);
     break;
   }
   let steps = 0;
