@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { configSchema } from "../lib/config/schema.js";
 import type { Batch } from "../lib/data/index.js";
-import { Device, initModel, type Tensor } from "../lib/index.js";
+import { Device, type DeviceOptions, initModel, type Tensor } from "../lib/index.js";
 import { parseModelConfig } from "../lib/models/registry.js";
 import { type Measurement, measure } from "../lib/train/measure.js";
 import { evenRows, type MemoryPlan } from "../lib/train/plan.js";
@@ -79,9 +79,14 @@ export function planFor(plan: MemoryPlan, tokens: number): MemoryPlan {
   return { ...plan, tileMlp: rows(plan.tileMlp), tileLoss: rows(plan.tileLoss) };
 }
 
-/** What a whole training step takes, by `meta`. */
-export const onMeta = (plan: MemoryPlan, tokens: number, { fields, dtype }: Model = small): Measurement =>
-  measure({ model: parseModelConfig(fields, { file: "bench" }), dtype, train }, planFor(plan, tokens), {
+/** What a whole training step takes, by `meta` in the place of the device `on` (absent: the CPU). */
+export const onMeta = (
+  plan: MemoryPlan,
+  tokens: number,
+  { fields, dtype }: Model = small,
+  on?: DeviceOptions,
+): Measurement =>
+  measure({ model: parseModelConfig(fields, { file: "bench" }), dtype, train, on }, planFor(plan, tokens), {
     micro: { tokens, documents: 1 },
     shortest: null,
     accumulation: 1,
