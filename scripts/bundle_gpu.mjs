@@ -1,14 +1,29 @@
 // npm run bundle:gpu: packs what check:gpu and bench:gpu need into one archive for a machine with a GPU, but without network
 // and Node: build/gpu_bundle/longseq_gpu.tar.xz. In it: this Node, the addon, the CUDA library, lib, tests and benches as
 // plain JavaScript, runtime dependencies, golden models, run.sh. docs/gpu.md says how it is used.
+//
+//   node scripts/bundle_gpu.mjs
+//   node scripts/bundle_gpu.mjs --trial FOLDER     the same files there, not packed, Node and binaries as links
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import { root } from "./hash.mjs";
 
+/** Of the archive: what travels with it has its limits. */
 const MOST_BYTES = 45e6;
+const trial = process.argv[2] === "--trial" ? resolve(process.argv[3] ?? "") : null;
 const folder = join(root, "build/gpu_bundle");
-const made = join(folder, "longseq_gpu");
+const made = trial ?? join(folder, "longseq_gpu");
 const archive = join(folder, "longseq_gpu.tar.xz");
 
 function fail(message) {
@@ -22,28 +37,43 @@ function run(command, args) {
   if (result.status !== 0) fail(`${command} ${args.join(" ")} failed:\n${result.stdout}${result.stderr}`);
 }
 
+/** What nothing reads at run time. */
+const idle = (path) =>
+  /\.(map|md|d\.ts|d\.mts|d\.cts)$|^(test|tests|benchmarks|docs|__pycache__)$/.test(basename(path)) ||
+  path.endsWith("node_modules/zod/src");
+
 /** Copies a file or folder to the same place in the bundle, or to another; links become what they point to. */
 function take(path, to = path) {
   const from = join(root, path);
   if (!existsSync(from)) fail(`${path} is missing; run node scripts/setup.mjs --cuda`);
   mkdirSync(dirname(join(made, to)), { recursive: true });
-  cpSync(from, join(made, to), { recursive: true, dereference: true });
+  cpSync(from, join(made, to), { recursive: true, dereference: true, filter: (source) => !idle(source) });
 }
 
-rmSync(folder, { recursive: true, force: true });
+/** A binary without its symbols, which are of no use there; in a trial a link. */
+function program(from, to) {
+  if (!existsSync(from)) fail(`${from} is missing; run node scripts/setup.mjs --cuda`);
+  mkdirSync(dirname(join(made, to)), { recursive: true });
+  if (trial !== null) return symlinkSync(from, join(made, to));
+  cpSync(from, join(made, to), { dereference: true });
+  run("strip", ["--strip-unneeded", join(made, to)]);
+}
+
+rmSync(trial ?? folder, { recursive: true, force: true });
 mkdirSync(made, { recursive: true });
 
-// Programs: symbols are of no use there.
-const binaries = ["build/Release/longseq.node", "build/Release/liblongseq_cuda.so"];
-for (const binary of binaries) take(binary);
-cpSync(process.execPath, join(made, "node"), { dereference: true });
-for (const binary of [...binaries, "node"]) run("strip", ["--strip-unneeded", join(made, binary)]);
+program(process.execPath, "node");
+for (const name of ["longseq.node", "liblongseq_cuda.so"])
+  if (trial === null || existsSync(join(root, "build/Release", name)))
+    program(join(root, "build/Release", name), join("build/Release", name));
 
-run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", "scripts/gpu_bundle/tsconfig.json"]);
-for (const path of ["package.json", "bin/longseq.mjs", "native/runtime/rates", "scripts/gpu_bundle/run.sh"])
-  take(path, path.endsWith("run.sh") ? "run.sh" : path);
+const compiler = join(root, "node_modules/typescript/bin/tsc");
+run(process.execPath, [compiler, "-p", "scripts/gpu_bundle/tsconfig.json", "--outDir", join(made, "dist")]);
+for (const path of ["package.json", "bin/longseq.mjs", "native/runtime/rates"]) take(path);
+take("scripts/gpu_bundle/run.sh", "run.sh");
+chmodSync(join(made, "run.sh"), 0o755);
 take("test/golden/models", "dist/test/golden/models");
-if (existsSync(join(root, "bench/pytorch"))) take("bench/pytorch", "dist/bench/pytorch");
+take("bench/pytorch", "dist/bench/pytorch");
 
 const { packages } = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8"));
 for (const [path, { dev, devOptional }] of Object.entries(packages)) if (path && !dev && !devOptional) take(path);
@@ -53,20 +83,11 @@ writeFileSync(
   JSON.stringify({ name: "tap", version: "0.0.0", type: "module", main: "./index.mjs", exports: "./index.mjs" }),
 );
 
-// -T1: the same bytes on any machine.
-run("tar", [
-  "-C",
-  folder,
-  "--sort=name",
-  "--owner=0",
-  "--group=0",
-  "--numeric-owner",
-  "-I",
-  "xz -6 -T1",
-  "-cf",
-  archive,
-  "longseq_gpu",
-]);
-const { size } = statSync(archive);
-console.log(`${archive}: ${(size / 1e6).toFixed(1)} MB`);
-if (size > MOST_BYTES) fail(`the archive is larger than ${MOST_BYTES / 1e6} MB`);
+if (trial === null) {
+  // -T1: the same bytes on any machine.
+  const owner = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner"];
+  run("tar", ["-C", folder, ...owner, "-I", "xz -6 -T1", "-cf", archive, "longseq_gpu"]);
+  const { size } = statSync(archive);
+  console.log(`${archive}: ${(size / 1e6).toFixed(1)} MB`);
+  if (size > MOST_BYTES) fail(`the archive is larger than ${MOST_BYTES / 1e6} MB`);
+}

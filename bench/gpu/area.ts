@@ -2,18 +2,18 @@
 // events as the recorder keeps them, medians after warm-up, on random data, 512 MB written between two runs; whole steps
 // are timed by the clock around synchronize.
 //
-//   area gemm | attention T | streams | offload T | mfu T | full [T]
+//   area gemm | attention T ENGINE | streams | offload T | mfu T | full [T]
 import { totalmem } from "node:os";
 import { binding, type NativeTensor } from "../../lib/binding.js";
 import { modelShape } from "../../lib/models/config.js";
 import { parseModelConfig } from "../../lib/models/registry.js";
 import { modelFlops } from "../../lib/report/model_flops.js";
 import type { MemoryPlan } from "../../lib/train/plan.js";
-import { openGpu, Pool, small } from "../../test/gpu/device.js";
+import { type Engine, openGpu, openWith, Pool, small } from "../../test/gpu/device.js";
 import { type Model, median, nothingOn, onMeta, Runner } from "../steps.js";
 
-const [area = "", size] = process.argv.slice(2);
-const device = openGpu();
+const [area = "", size, only] = process.argv.slice(2);
+const device = only ? openWith(only as Engine) : openGpu();
 const { ops } = binding;
 const pool = new Pool(device);
 const flush = pool.empty([small ? 1 : 1 << 27], "float32");
@@ -33,6 +33,7 @@ async function timed(name: string, run: () => void, reps = 10, warm = 3): Promis
   await device.synchronize();
   device.startTrace();
   for (let i = 0; i < reps; i++) {
+    // What is timed begins with nothing of its own in the L2.
     ops.fill(flush, i);
     run();
   }
@@ -69,7 +70,8 @@ async function gemm(): Promise<void> {
 
 async function attention(): Promise<void> {
   const T = shrunk(Number(size), 256);
-  const [N, K, D] = [32, 8, 128];
+  const [N, K, D] = small ? [4, 1, 128] : [32, 8, 128];
+  const [reps, warm] = T > 65_536 ? [5, 1] : [10, 2];
   const [q, dout] = [pool.random([T, N, D]), pool.random([T, N, D])];
   const [k, v] = [pool.random([T, K, D]), pool.random([T, K, D])];
   const [o, dq] = [pool.poisoned([T, N, D]), pool.poisoned([T, N, D])];
@@ -77,30 +79,24 @@ async function attention(): Promise<void> {
   const lse = pool.poisoned([N, T], "float32");
   const scale = 1 / Math.sqrt(D);
   const pairs = (T * (T + 1)) / 2;
-  for (const engine of ["cudnn", "native"]) {
-    await device.synchronize();
-    process.env.LONGSEQ_ATTENTION = device.type === "cuda" ? engine : "native";
-    try {
-      const forward = await timed(
-        "attention",
-        () => ops.attention(q, k, v, o, lse, null, scale, true, 0, 0, 0),
-        ...([5, 2] as const),
-      );
-      row({ row: `forward, T ${T}`, engine, seconds: forward.seconds, flops: 4 * N * D * pairs });
-      const backward = await timed(
-        "attention_backward",
-        () =>
-          ops.attentionBackward(
-            ...([q, k, v, o, lse, dout, null, dq, dk, dv, null] as const),
-            ...([scale, true, 0, 0, 0, false, false, false] as const),
-          ),
-        ...([5, 2] as const),
-      );
-      row({ row: `backward, T ${T}`, engine, seconds: backward.seconds, flops: 8 * N * D * pairs });
-    } catch (error) {
-      row({ row: `${engine}, T ${T}`, failed: (error as Error).message });
-    }
-  }
+  const forward = await timed(
+    "attention",
+    () => ops.attention(q, k, v, o, lse, null, scale, true, 0, 0, 0),
+    reps,
+    warm,
+  );
+  row({ row: `forward, T ${T}`, engine: only, seconds: forward.seconds, flops: 4 * N * D * pairs });
+  const backward = await timed(
+    "attention_backward",
+    () =>
+      ops.attentionBackward(
+        ...([q, k, v, o, lse, dout, null, dq, dk, dv, null] as const),
+        ...([scale, true, 0, 0, 0, false, false, false] as const),
+      ),
+    reps,
+    warm,
+  );
+  row({ row: `backward, T ${T}`, engine: only, seconds: backward.seconds, flops: 8 * N * D * pairs });
 }
 
 async function streams(): Promise<void> {
@@ -217,8 +213,15 @@ async function offload(): Promise<void> {
   for (const { runner } of sides) await runner.dispose();
 }
 
-async function steps(model: Model, plan: MemoryPlan, T: number, warm: number, reps: number): Promise<void> {
-  const expected = onMeta(plan, T, model);
+async function steps(
+  model: Model,
+  plan: MemoryPlan,
+  T: number,
+  warm: number,
+  reps: number,
+  note?: string,
+): Promise<void> {
+  const expected = onMeta(plan, T, model, { profile: device.profile });
   const runner = new Runner(plan, T, 16, device, model);
   const seconds: number[] = [];
   for (let i = 0; i < warm + reps; i++) {
@@ -241,14 +244,24 @@ async function steps(model: Model, plan: MemoryPlan, T: number, warm: number, re
     hostPeak: device.memory("host").peak,
     metaHostPeak: expected.peaks.host,
     categories: device.memory().categoryPeak,
+    note,
   });
   await runner.dispose();
 }
 
-/** All layers: weights and gradients on the device, the optimizer on the host, checkpoints in what is left of both. */
+/** Bytes of host memory that may be used; LONGSEQ_BENCH_HOST_BYTES says it where the system says something else. */
+const hostBytes = Number(process.env.LONGSEQ_BENCH_HOST_BYTES || 0.9 * totalmem());
+/** Seconds that bench.ts gives this process. */
+const limit = Number(process.env.LONGSEQ_GPU_SECONDS ?? Number.POSITIVE_INFINITY);
+
+/**
+ * All layers: weights and gradients on the device, the optimizer on the host, checkpoints in what is left of both. The
+ * longest sequence that both memories hold, and of which one step is over in time: by 0.35 of the peak rate, attention's
+ * second forward included, and some 90 s to make the model and to pin memory.
+ */
 async function full(): Promise<void> {
   const model = llama8B(small ? 2 : 32);
-  const { memoryFreeBytes } = device.info;
+  const { memoryFreeBytes, peakBf16Flops } = device.info;
   const deviceBytes = small ? 0 : Math.floor(0.35 * memoryFreeBytes);
   const plan: MemoryPlan = {
     ...withAttention,
@@ -257,14 +270,21 @@ async function full(): Promise<void> {
     deviceBytes,
     states: { optimizer: "host", params: "none", gradients: "none" },
   };
-  const lengths = size ? [Number(size)] : [512, 384, 256, 192, 128, 96, 64, 32].map((k) => shrunk(k * 1024, 256));
+  const lengths = size ? [Number(size)] : [512, 384, 320, 256, 192, 128, 96, 64, 32].map((k) => shrunk(k * 1024, 256));
+  const why: string[] = [];
   for (const T of lengths) {
-    const { device: onDevice, host } = onMeta(plan, T, model).peaks;
-    const fits = (small || onDevice < 0.9 * memoryFreeBytes) && host < 0.9 * totalmem();
-    console.error(`T ${T}: ${onDevice} bytes on the device, ${host} on the host${fits ? "" : ": too much"}`);
-    if (fits || size) return steps(model, plan, T, 0, 1);
+    const { device: onDevice, host } = onMeta(plan, T, model, { profile: device.profile }).peaks;
+    const seconds = peakBf16Flops > 0 ? 90 + flopsOf(model, T) / (0.35 * peakBf16Flops) : 0;
+    if (!small && onDevice > 0.9 * memoryFreeBytes) why.push(`T ${T} takes ${onDevice} bytes on the device`);
+    else if (!small && host > hostBytes) why.push(`T ${T} takes ${host} bytes on the host`);
+    else if (seconds > limit) why.push(`T ${T} takes about ${seconds.toFixed(0)} s of ${limit.toFixed(0)}`);
+    else {
+      for (const line of why) console.error(line);
+      return steps(model, plan, T, 0, 1, why.at(-1));
+    }
+    if (size) break;
   }
-  throw new Error("no length fits this machine's memory");
+  throw new Error(`no length fits this machine: ${why.join("; ")}`);
 }
 
 const areas: Record<string, () => Promise<void>> = {

@@ -1,14 +1,16 @@
 // npm run bench:gpu: a table an area, ours beside PyTorch's on the same GPU in one run, each side in a process of its own.
 //
-//   npm run bench:gpu [-- --part gemm,attention] [--out FOLDER] [--patience X]
+//   npm run bench:gpu [-- --part gemm,attention] [--out FOLDER] [--budget SECONDS] [--patience X] [--list]
 //
-// PyTorch's Python is LONGSEQ_BENCH_PYTHON (python3). build/gpu/bench.jsonl has all rows, bench.log all that was printed,
-// bench.md the tables.
-import { appendFileSync, writeFileSync } from "node:fs";
+// PyTorch's Python is LONGSEQ_BENCH_PYTHON (python3). build/gpu/bench.json has all rows so far at any moment, bench.md the
+// tables, bench.log all that was printed. A run of all parts on a GPU from a clone also goes to bench/results.
+import { appendFileSync, copyFileSync, existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
+  Budget,
   type Ended,
   ending,
+  endOnSignals,
   environment,
   options as parse,
   probe,
@@ -27,7 +29,10 @@ interface Part {
   args: string[];
   /** Whether bench/pytorch/gpu.py has the same. */
   pytorch: boolean;
+  /** The time limit of a program. */
   seconds: number;
+  /** What follows args in each of our programs: where one crashes the other is still measured. */
+  pieces: string[];
 }
 const part = (name: string, title: string, args: string[], pytorch: boolean, seconds: number): Part => ({
   name,
@@ -35,19 +40,21 @@ const part = (name: string, title: string, args: string[], pytorch: boolean, sec
   args,
   pytorch,
   seconds,
+  pieces: name === "attention" ? ["cudnn", "native"] : [],
 });
 const K = 1024;
+/** What is most wanted first: each of them ends in a minute or two, the last in some five. */
 const parts: Part[] = [
-  part("gemm", "Matrix products of Llama-8B at 32K rows, bfloat16", ["gemm"], true, 120),
-  ...[32, 128].map((k) =>
-    part("attention", `Attention, 32/8 heads of 128, causal, T ${k}K`, ["attention", `${k * K}`], true, 120),
-  ),
-  part("streams", "Ops that read and write, as a share of the measured copy", ["streams"], true, 150),
-  ...[16, 128].map((k) =>
-    part("offload", `Host offload, four layers of Llama-8B, T ${k}K`, ["offload", `${k * K}`], false, 240),
-  ),
-  ...[64, 128, 256].map((k) => part("mfu", `Four layers of Llama-8B, T ${k}K`, ["mfu", `${k * K}`], false, 240)),
-  part("full", "One step of Llama-8B at the longest T that memory allows", ["full"], false, 570),
+  part("attention", "Attention, 32/8 heads of 128, causal, T 32K", ["attention", `${32 * K}`], true, 60),
+  part("gemm", "Matrix products of Llama-8B at 32K rows, bfloat16", ["gemm"], true, 60),
+  part("mfu", "Four layers of Llama-8B, T 64K", ["mfu", `${64 * K}`], false, 90),
+  part("attention", "Attention, 32/8 heads of 128, causal, T 128K", ["attention", `${128 * K}`], true, 120),
+  part("offload", "Host offload, four layers of Llama-8B, T 16K", ["offload", `${16 * K}`], false, 90),
+  part("streams", "Ops that read and write, as a share of the measured copy", ["streams"], true, 120),
+  part("mfu", "Four layers of Llama-8B, T 128K", ["mfu", `${128 * K}`], false, 120),
+  part("offload", "Host offload, four layers of Llama-8B, T 128K", ["offload", `${128 * K}`], false, 150),
+  part("mfu", "Four layers of Llama-8B, T 256K", ["mfu", `${256 * K}`], false, 180),
+  part("full", "One step of Llama-8B at the longest T that memory and time allow", ["full"], false, 540),
 ];
 
 type Row = Record<string, unknown> & { row?: string };
@@ -75,16 +82,27 @@ if (chosen.length === 0) {
   );
   process.exit(2);
 }
-const found = await probe(options, "bench:gpu");
-const results = new Results(options.out, "bench");
+if (options.list) {
+  console.log(JSON.stringify(parts));
+  process.exit(0);
+}
+endOnSignals();
+const budget = new Budget(options);
+const results = new Results(options, "bench");
+const found = await probe(options, "bench:gpu", results);
 const report = join(options.out, "bench.md");
 writeFileSync(report, "");
 function say(text: string): void {
   console.log(text);
   appendFileSync(report, `${text}\n`);
 }
-results.add({ device: found, date: new Date().toISOString(), small: options.small });
-say(`${found.name}${options.small ? ", small sizes: no figure of a GPU" : ""}`);
+const real = options.device.startsWith("cuda") && options.library === null;
+results.write({ gpu: real });
+const { driver, processor, cores } = results.found.machine as Record<string, unknown>;
+say(`# ${found.name}${real && !options.small ? "" : ": tried with small sizes, no figure of a GPU"}\n`);
+say(
+  `${new Date().toISOString().slice(0, 10)}; ${driver ?? "no driver"}; ${processor}, ${cores} cores; cuDNN: ${found.cudnn}`,
+);
 
 const number = (value: unknown, digits: number, factor = 1) =>
   typeof value === "number" ? (value * factor).toFixed(digits) : "not measured";
@@ -152,7 +170,7 @@ function table({ name }: Part, ours: Row[], theirs: Row[]): string {
       ]),
     );
   return markdown(
-    ["", "s", "mfu", "model TFLOP/s", "tokens/s", "device peak GB", "meta", "host peak GB", "meta"],
+    ["", "s", "mfu", "model TFLOP/s", "tokens/s", "device peak GB", "meta", "host peak GB", "meta", ""],
     good.map((line) => [
       String(line.row),
       number(line.seconds, 2),
@@ -163,41 +181,63 @@ function table({ name }: Part, ours: Row[], theirs: Row[]): string {
       number(line.metaPeak, 2, 1e-9),
       number(line.hostPeak, 2, 1e-9),
       number(line.metaHostPeak, 2, 1e-9),
+      String(line.note ?? ""),
     ]),
   );
 }
 
 const failures: string[] = [];
 for (const one of chosen) {
-  say(`\n${one.title}\n`);
-  const sides: [string, Ended][] = [];
-  const ours = await runJob({ name: one.name, file: "bench/gpu/area", args: one.args, seconds: one.seconds }, options);
-  sides.push(["longseq", ours]);
+  const named = one.args.join(" ");
+  say(`\n## ${one.title}\n`);
+  /** Runs a side in what time there is, and keeps its rows. */
+  const side = async (name: string, run: (seconds: number) => Promise<Ended>): Promise<Row[]> => {
+    const limit = budget.limit(one.seconds);
+    if (typeof limit === "string") {
+      failures.push(`${named}, ${name}: ${limit}`);
+      results.add({ part: named, side: name, notRun: limit });
+      return [];
+    }
+    const ended = await run(limit);
+    results.note(`${named}, ${name}, ${ended.seconds.toFixed(1)} s`, ended.text);
+    const rows = rowsOf(ended);
+    for (const line of rows) if (line.failed) failures.push(`${named}, ${name}, ${line.row}: ${line.failed}`);
+    let why = "";
+    if (ended.code !== 0) {
+      const last =
+        ended.text
+          .trim()
+          .split("\n")
+          .filter((line) => /Error|error|GPU/.test(line))
+          .pop() ?? "";
+      why = `${ending(ended)}${last ? `: ${last.trim().slice(0, 300)}` : ""}`;
+      failures.push(`${named}, ${name}: ${why}`);
+    }
+    results.add({ part: named, side: name, seconds: ended.seconds, limit, why, rows });
+    return rows;
+  };
+  const ours: Row[] = [];
+  for (const piece of one.pieces.length > 0 ? one.pieces.map((name) => [name]) : [[]]) {
+    const job = { name: one.name, file: "bench/gpu/area", args: [...one.args, ...piece], seconds: one.seconds };
+    ours.push(...(await side(["longseq", ...piece].join(" "), (seconds) => runJob(job, options, seconds))));
+  }
   let theirs: Row[] = [];
   if (one.pytorch) {
     const script = join(root, "bench/pytorch/gpu.py");
     const command = [python, script, ...one.args, ...(options.small ? ["--small"] : [])];
-    const ended = await runCommand(command, environment(options), one.seconds * options.patience);
-    sides.push(["PyTorch", ended]);
-    theirs = rowsOf(ended);
+    theirs = await side("PyTorch", (seconds) => runCommand(command, environment(options), seconds));
   }
-  say(table(one, rowsOf(ours), theirs));
-  for (const [side, ended] of sides) {
-    results.note(`${one.args.join(" ")}, ${side}`, ended.text);
-    for (const line of rowsOf(ended)) {
-      results.add({ part: one.args.join(" "), side, ...line });
-      if (line.failed) failures.push(`${one.args.join(" ")}, ${line.row}: ${line.failed}`);
-    }
-    if (ended.code === 0) continue;
-    const last =
-      ended.text
-        .trim()
-        .split("\n")
-        .filter((line) => /Error|error|GPU/.test(line))
-        .pop() ?? "";
-    failures.push(`${one.args.join(" ")}, ${side}: ${ending(ended)}${last ? `: ${last.trim().slice(0, 300)}` : ""}`);
-  }
+  say(table(one, ours, theirs));
 }
+if (failures.length > 0) say("");
 for (const failure of failures) say(`not measured: ${failure}`);
-say(`\n${results.lines}`);
+results.write({ failures, seconds: budget.seconds, complete: failures.length === 0 });
+const kept = join(root, "bench/results");
+if (real && !options.small && existsSync(kept) && chosen.length === parts.length) {
+  const slug = found.name.toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  copyFileSync(report, join(kept, `gpu-${slug}.md`));
+}
+console.log(
+  `\n${results.json}\n${results.log}\n${report}\n${budget.seconds.toFixed(0)} s, ${failures.length} not measured`,
+);
 process.exitCode = failures.length > 0 ? 1 : 0;

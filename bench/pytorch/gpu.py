@@ -4,40 +4,55 @@
 
 Medians over runs on random data after warm-up; before each run 512 MB are written, so that nothing is left in the L2.
 Attention is the best of the backends of scaled_dot_product_attention that take the case. Rows are named as bench/gpu/area.ts
-names them.
+names them. With --small the program itself can be tried where there is no GPU: on the CPU, times by the clock.
 """
 
 import json
 import statistics
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 small = "--small" in sys.argv
-device = "cuda" if torch.cuda.is_available() else "cpu"
-flush = torch.empty(1 if small else 1 << 27, device=device)
+gpu = torch.cuda.is_available()
+device = "cuda" if gpu else "cpu"
 
 
-def seconds(run, reps=10, warm=3, prepare=None):
+def timed(run):
+    """Seconds of one run."""
+    if not gpu:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def seconds(run, reps=10, warm=3):
     times = []
     for i in range(warm + reps):
-        if prepare:
-            prepare()
         flush.zero_()
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        if i >= warm:
-            times.append(begin.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+        times.append(timed(run))
+    return statistics.median(times[warm:])
 
 
 def row(name, time, **more):
     print(json.dumps({"row": name, "seconds": time, **more}), flush=True)
+
+
+def measured(name, make, **more):
+    """A row of what make() returns to be run; a failure is said, and the rows after it still come."""
+    try:
+        row(name, seconds(make()), **more)
+    except Exception as error:
+        print(f"{name}: {(str(error).splitlines() or [repr(error)])[0][:300]}", file=sys.stderr)
 
 
 def normal(*shape, dtype=torch.bfloat16):
@@ -58,30 +73,59 @@ def gemm():
 
 def attention(tokens):
     tokens = tokens // 256 if small else tokens
-    q = normal(1, tokens, 32, 128).transpose(1, 2).requires_grad_()
-    k, v = (normal(1, tokens, 8, 128).transpose(1, 2).requires_grad_() for _ in range(2))
-    dout = normal(1, tokens, 32, 128).transpose(1, 2)
+    heads, kv_heads = (4, 1) if small else (32, 8)
+    reps, warm = (5, 1) if tokens > 65536 else (10, 2)
+    q = normal(1, tokens, heads, 128).transpose(1, 2).requires_grad_()
+    k, v = (normal(1, tokens, kv_heads, 128).transpose(1, 2).requires_grad_() for _ in range(2))
+    dout = normal(1, tokens, heads, 128).transpose(1, 2)
     best = {}
-    for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
-        try:
-            with sdpa_kernel(backend):
-                forward = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-                with torch.no_grad():
-                    times = {"forward": seconds(forward, 5, 2)}
-                o = forward()
-                times["backward"] = seconds(
-                    lambda: torch.autograd.grad(o, (q, k, v), dout, retain_graph=True), 5, 2
+    backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    for backend in backends if gpu else [SDPBackend.MATH]:
+        # One that takes no groups of query heads is given every head's keys and values, made beforehand.
+        for grouped in (True, False):
+            try:
+                keys, values = (
+                    (k, v)
+                    if grouped
+                    else (x.detach().repeat_interleave(heads // kv_heads, 1).requires_grad_() for x in (k, v))
                 )
-        except Exception as error:
-            print(f"{backend.name}: {str(error).splitlines()[0][:200]}", file=sys.stderr)
-            continue
-        for name, time in times.items():
-            print(f"{backend.name} {name}: {1000 * time:.2f} ms", file=sys.stderr)
-            if name not in best or time < best[name][0]:
-                best[name] = (time, backend.name)
-        o = None
-    for name, (time, backend) in best.items():
-        row(f"{name}, T {tokens}", time, note=backend)
+                with sdpa_kernel(backend):
+                    forward = lambda: F.scaled_dot_product_attention(
+                        q, keys, values, is_causal=True, enable_gqa=grouped
+                    )
+                    with torch.no_grad():
+                        times = {"forward": seconds(forward, reps, warm)}
+                    o = forward()
+                    times["backward"] = seconds(
+                        lambda: torch.autograd.grad(o, (q, keys, values), dout, retain_graph=True), reps, warm
+                    )
+            except Exception as error:
+                print(f"{backend.name}, groups {grouped}: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+                continue
+            finally:
+                o = keys = values = None
+            name_of = backend.name.removesuffix("_ATTENTION").lower() + ("" if grouped else ", keys of every head")
+            for name, took in times.items():
+                print(f"{name_of} {name}: {1000 * took:.2f} ms", file=sys.stderr)
+                if name not in best or took < best[name][0]:
+                    best[name] = (took, name_of)
+            break
+    for name, (took, backend) in best.items():
+        row(f"{name}, T {tokens}", took, note=f"PyTorch: {backend}")
+
+
+def rope_of(q, size, tokens):
+    angle = torch.outer(
+        torch.arange(tokens, device=device, dtype=torch.float32),
+        500000.0 ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size),
+    )
+    cos, sin = (f(torch.cat((angle, angle), -1)).to(torch.bfloat16) for f in (torch.cos, torch.sin))
+
+    def rope():
+        half = torch.cat((-q[..., size // 2 :], q[..., : size // 2]), -1)
+        return q * cos + half * sin
+
+    return rope
 
 
 def streams():
@@ -93,53 +137,63 @@ def streams():
     del a, b
     x, dy = normal(tokens, hidden).requires_grad_(), normal(tokens, hidden)
     w = torch.randn(hidden, device=device).to(torch.bfloat16).requires_grad_()
-    row("rms_norm", seconds(lambda: F.rms_norm(x.detach(), (hidden,), w.detach(), 1e-5)))
+    measured("rms_norm", lambda: lambda: F.rms_norm(x.detach(), (hidden,), w.detach(), 1e-5))
     y = F.rms_norm(x, (hidden,), w, 1e-5)
-    row("rms_norm_backward", seconds(lambda: torch.autograd.grad(y, (x, w), dy, retain_graph=True)))
-    del x, y, dy
+    measured("rms_norm_backward", lambda: lambda: torch.autograd.grad(y, (x, w), dy, retain_graph=True))
+    del y, dy
     heads, size = (2, 16) if small else (32, 128)
-    q = normal(1, heads, tokens, size)
-    angle = torch.outer(
-        torch.arange(tokens, device=device, dtype=torch.float32),
-        500000.0 ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size),
-    )
-    cos, sin = (f(torch.cat((angle, angle), -1)).to(torch.bfloat16) for f in (torch.cos, torch.sin))
-
-    def rope():
-        half = torch.cat((-q[..., size // 2 :], q[..., : size // 2]), -1)
-        return q * cos + half * sin
-
-    row("rope", seconds(rope), note="transformers' formula, eager")
-    row("rope compiled", seconds(torch.compile(rope)), note="torch.compile")
-    del q
+    rope = rope_of(normal(1, heads, tokens, size), size, tokens)
+    measured("rope", lambda: rope, note="transformers' formula, eager")
     gate, up, dy = normal(tokens, feed).requires_grad_(), normal(tokens, feed).requires_grad_(), normal(tokens, feed)
     swiglu = lambda g, u: F.silu(g) * u
-    row("swiglu", seconds(lambda: swiglu(gate.detach(), up.detach())), note="eager")
+    measured("swiglu", lambda: lambda: swiglu(gate.detach(), up.detach()), note="eager")
     y = swiglu(gate, up)
-    row("swiglu_backward", seconds(lambda: torch.autograd.grad(y, (gate, up), dy, retain_graph=True)), note="eager")
-    compiled = torch.compile(swiglu)
-    row("swiglu compiled", seconds(lambda: compiled(gate.detach(), up.detach())), note="torch.compile")
-    del gate, up, y, dy
+    measured("swiglu_backward", lambda: lambda: torch.autograd.grad(y, (gate, up), dy, retain_graph=True), note="eager")
+    del y, dy
     logits = normal(rows, vocabulary, dtype=torch.float32).requires_grad_()
     labels = torch.randint(0, vocabulary, (rows,), device=device)
-    row(
+    measured(
         "cross_entropy",
-        seconds(lambda: torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), logits)),
+        lambda: lambda: torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), logits),
         note="forward and backward",
     )
     del logits
     p = torch.randn(1 << (10 if small else 27), device=device).requires_grad_()
     p.grad = torch.randn_like(p)
     optimizer = torch.optim.AdamW([p], lr=1e-3, fused=True)
-    row("adamw", seconds(optimizer.step), bytes=28 * p.numel(), note="fused, float32 without a bfloat16 copy")
+    measured(
+        "adamw",
+        lambda: optimizer.step,
+        bytes=28 * p.numel(),
+        note="fused, float32 without a bfloat16 copy",
+    )
+    del p, optimizer
+    # Compiling takes tens of seconds, so it comes last.
+    if not gpu:
+        return
+    measured("rope compiled", lambda: torch.compile(rope), note="torch.compile")
+    compiled = torch.compile(swiglu)
+    measured("swiglu compiled", lambda: lambda: compiled(gate.detach(), up.detach()), note="torch.compile")
+    norm = torch.compile(lambda: F.rms_norm(x.detach(), (hidden,), w.detach(), 1e-5))
+    measured("rms_norm compiled", lambda: norm, note="torch.compile")
 
 
 if __name__ == "__main__":
-    if not torch.cuda.is_available():
+    if not gpu and not small:
         sys.exit("gpu.py: PyTorch sees no GPU")
-    print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-                      "gpu": torch.cuda.get_device_name()}))
+    print(
+        json.dumps(
+            {
+                "torch": torch.__version__,
+                "cuda": torch.version.cuda,
+                "cudnn": torch.backends.cudnn.version(),
+                "gpu": torch.cuda.get_device_name() if gpu else None,
+            }
+        ),
+        flush=True,
+    )
     torch.manual_seed(0)
+    flush = torch.empty(1 if small else 1 << 27, device=device)
     area = sys.argv[1]
     if area == "attention":
         attention(int(sys.argv[2]))

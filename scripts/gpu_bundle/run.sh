@@ -5,12 +5,18 @@
 #
 # NVIDIA's libraries: LONGSEQ_CUDA_LIBS names their folders; else those beside python3's torch are taken, where there are
 # any, and then what the loader finds by itself. LONGSEQ_GPU_OUT is the folder of results (here: results/).
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd) || exit 1
+case $0 in
+  */*) here=${0%/*} ;;
+  *) here=. ;;
+esac
+here=$(CDPATH= cd -- "$here" && pwd) || exit 1
 if [ -z "$LONGSEQ_CUDA_LIBS" ] && command -v python3 >/dev/null 2>&1; then
   found=$(python3 -c '
 import glob, site, sys, sysconfig
 folders = list(dict.fromkeys([sysconfig.get_paths()["purelib"], *sys.path, *site.getsitepackages()]))
-print(":".join(lib for folder in folders if folder for lib in sorted(glob.glob(folder + "/nvidia/*/lib"))))
+libs = [lib for folder in folders if folder for lib in sorted(glob.glob(folder + "/nvidia/*/lib"))]
+# Those that are named are the only ones looked into: without cuBLAS among them they would not do.
+print(":".join(libs) if any(glob.glob(lib + "/libcublasLt.so.*") for lib in libs) else "")
 ' 2>/dev/null)
   if [ -n "$found" ]; then
     LONGSEQ_CUDA_LIBS=$found
@@ -27,7 +33,7 @@ case $what in
   doctor) exec "$here/node" "$here/bin/longseq.mjs" doctor "$@" ;;
   node) exec "$here/node" "$@" ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    echo "run.sh check [--part N] | bench [--part N] | doctor | node FILE" >&2
     exit 2
     ;;
 esac

@@ -1,12 +1,23 @@
 // npm run check:gpu: what only a GPU can say, in parts of at most 8 minutes, each of its programs in a process of its own.
 //
-//   npm run check:gpu [-- --part 1,3] [--out FOLDER] [--seed N] [--patience X]
+//   npm run check:gpu [-- --part 1,3] [--out FOLDER] [--seed N] [--budget SECONDS] [--patience X] [--list]
 //
-// Ends with `N passed, N failed`; build/gpu/check.jsonl has a line a program, check.log all that was printed. docs/gpu.md
-// says what the parts are. --device, --library and --small try the programs themselves elsewhere.
+// Ends with `N passed, N failed` (and `N not run`) whatever happens to a program; build/gpu/check.json has all results so far at
+// any moment, check.log what was printed. docs/gpu.md says what the parts are. --device, --library and --small try the
+// programs themselves elsewhere.
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { ending, type Job, options as parse, probe, Results, runJob } from "./suite.js";
+import {
+  Budget,
+  type Ended,
+  ending,
+  endOnSignals,
+  type Job,
+  options as parse,
+  probe,
+  Results,
+  runJob,
+} from "./suite.js";
 
 const options = parse(process.argv.slice(2), "check:gpu");
 
@@ -30,67 +41,67 @@ const plainOps = [
   "argmax",
   "quantize",
   "adamw",
-  "large",
 ];
 const opJob = (op: string, seconds = 120): Job => ({ name: `ops/${op}`, file: `test/ops/${op}.test`, seconds });
 const engines = ["native", "cudnn"] as const;
 
-const sanitizer = [...(process.env.PATH ?? "").split(delimiter), "/usr/local/cuda/bin"]
+const sanitizer = [...(process.env.PATH ?? "").split(delimiter), "/usr/local/cuda/bin", "/opt/cuda/bin"]
   .map((folder) => join(folder, "compute-sanitizer"))
   .find(existsSync);
-const sanitized = (tool: string, op: string, seconds: number): Job => ({
-  ...opJob(op, seconds),
-  name: `${tool}/${op}`,
+/** A job under compute-sanitizer; it cannot be run where that is not found. */
+const sanitized = (tool: string, job: Job): Job => ({
+  ...job,
   // A call of the driver that is meant to fail, when libraries are looked for, is no error of a kernel.
   wrap: [
-    sanitizer ?? "",
-    "--tool",
-    tool,
-    "--error-exitcode",
-    "77",
-    "--report-api-errors",
-    "no",
-    "--target-processes",
-    "all",
+    sanitizer ?? "compute-sanitizer",
+    ...["--tool", tool, "--error-exitcode", "77", "--report-api-errors", "no", "--target-processes", "all"],
   ],
+  ...(sanitizer === undefined && { cannot: "compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin" }),
 });
+const sanitizedOp = (tool: string, op: string, seconds: number): Job =>
+  sanitized(tool, { ...opJob(op, seconds), name: `${tool}/${op}` });
 const attentionJob = (name: string, tokens: number, seconds: number): Job => ({
   name: `attention/${name}`,
   file: "test/gpu/attention_long",
   args: [String(tokens)],
   seconds,
+  // cuDNN may take the process with it.
+  otherwise: {
+    name: `attention/${name}, our own kernels`,
+    file: "test/gpu/attention_long",
+    args: [String(tokens), "native"],
+    seconds,
+  },
 });
+/** Tensors of gigabytes: nothing that is not a GPU takes them in a trial. */
+const huge = options.small ? { cannot: "its sizes cannot be made small; npm run test:large runs it on the CPU" } : {};
 
 interface Part {
   name: string;
   jobs: Job[];
+  /** Several of its jobs may run at a time: they take little memory, and most of their time is the processor's. */
+  together?: boolean;
 }
-/** Seconds of a part's limits add up to at most 480. */
+/** Seconds of a part's limits add up to at most 480, should one follow the other. */
 const parts: Part[] = [
   // The first thing on a GPU: whether both engines run at all, at lengths that matter.
   {
     name: "attention at 32K and 128K, both engines",
-    jobs: [attentionJob("32K", 32_768, 180), attentionJob("128K", 131_072, 300)],
+    jobs: [attentionJob("32K", 32_768, 120), attentionJob("128K", 131_072, 240)],
   },
-  { name: "ops against float64", jobs: plainOps.map((op) => opJob(op, 25)) },
+  { name: "attention above 524,288 tokens, both engines", jobs: [attentionJob("above 512K", 524_800, 420)] },
   {
-    name: "matrix products and attention against float64",
+    name: "ops against float64",
+    together: true,
     jobs: [
-      opJob("matmul", 120),
-      ...["auto", "native"].map((engine) => ({
-        ...opJob("attention", 150),
-        name: `ops/attention ${engine}`,
-        env: { LONGSEQ_ATTENTION: engine },
-      })),
+      ...["matmul", "attention"].map((op) => opJob(op, 110)),
+      { ...opJob("attention", 110), name: "ops/attention, our own kernels", env: { LONGSEQ_ATTENTION: "native" } },
+      ...plainOps.map((op) => opJob(op, 8)),
     ],
-  },
-  { name: "attention above 524,288 tokens, both engines", jobs: [attentionJob("above 512K", 524_800, 480)] },
-  {
-    name: "tensors of more than 2^31 elements",
-    jobs: [{ name: "beyond 2^31", file: "test/ops/beyond", seconds: 480 }],
   },
   {
     name: "training",
+    together: true,
     jobs: [
       { name: "training/golden and memory settings", file: "test/gpu/training", seconds: 240 },
       ...engines.map((engine) => ({
@@ -107,29 +118,44 @@ const parts: Part[] = [
     jobs: [{ name: "memory/meta, counters, tiers", file: "test/gpu/memory", seconds: 300 }],
   },
   {
+    name: "tensors of more than 2^31 elements",
+    jobs: [
+      { ...opJob("large", 150), name: "2^31/large" },
+      { name: "2^31/beyond", file: "test/ops/beyond", seconds: 330, ...huge },
+    ],
+  },
+  {
+    name: "compute-sanitizer on attention and products",
+    together: true,
+    jobs: ["memcheck", "racecheck"].map((tool) =>
+      sanitized(tool, {
+        name: `${tool}/attention, products`,
+        file: "test/gpu/small_cases",
+        env: { LONGSEQ_ATTENTION: "native" },
+        seconds: 240,
+      }),
+    ),
+  },
+  {
     name: "compute-sanitizer memcheck",
+    together: true,
     jobs: ["fill", "copy", "rms_norm", "rope", "swiglu", "embedding", "cross_entropy", "adamw"].map((op) =>
-      sanitized("memcheck", op, 60),
+      sanitizedOp("memcheck", op, 60),
     ),
   },
   {
     name: "compute-sanitizer racecheck",
+    together: true,
     jobs: ["sum", "rms_norm", "layer_norm", "cross_entropy", "argmax", "norm_squared"].map((op) =>
-      sanitized("racecheck", op, 80),
+      sanitizedOp("racecheck", op, 80),
     ),
-  },
-  {
-    name: "compute-sanitizer on attention and products",
-    jobs: (["memcheck", "racecheck"] as const).map((tool) => ({
-      name: `${tool}/attention, products`,
-      file: "test/gpu/small_cases",
-      env: { LONGSEQ_ATTENTION: "native" },
-      seconds: 240,
-      wrap: sanitized(tool, "", 1).wrap as string[],
-    })),
   },
 ];
 
+if (options.list) {
+  console.log(JSON.stringify(parts));
+  process.exit(0);
+}
 const chosen = parts.filter(
   (part, i) =>
     options.parts.length === 0 ||
@@ -141,63 +167,68 @@ if (chosen.length === 0) {
   process.exit(2);
 }
 
-const found = await probe(options, "check:gpu");
-const results = new Results(options.out, "check");
+endOnSignals();
+const budget = new Budget(options);
+const results = new Results(options, "check");
+const found = await probe(options, "check:gpu", results);
 const real = options.device.startsWith("cuda") && options.library === null;
-results.add({ device: found, seed: options.seed, small: options.small, gpu: real });
-console.log(`${found.name}, seed ${options.seed}`);
+results.write({ gpu: real });
+console.log(`${found.name}, seed ${options.seed}; cuDNN: ${found.cudnn}`);
 if (!real) console.log(`tried on ${options.device}: no GPU is checked by this run`);
 
-let passed = 0;
-let failed = 0;
+const total = { passed: 0, failed: 0, notRun: 0 };
+
+/** What a program printed, as counts and lines. */
+function judge(ended: Ended) {
+  // A subtest's own line carries its time; the others are single checks.
+  const checks = ended.stdout.split("\n").filter((line) => /^ *(not )?ok \d+/.test(line) && !/# time=/.test(line));
+  const failures = checks.filter((line) => /^ *not ok/.test(line)).map((line) => line.trim());
+  const notes = (ended.stdout.match(/^ *# (?!Subtest|time=|\{)(.*)$/gm) ?? []).map((line) => line.trim());
+  let why = "";
+  if (ended.timedOut || ended.code === null || (ended.code !== 0 && failures.length === 0)) why = ending(ended);
+  else if (checks.length === 0) why = "it checked nothing";
+  const failed = failures.length + (why ? 1 : 0);
+  const errors = ended.text
+    .split("\n")
+    .filter((line) => /Error: |ERROR SUMMARY|^========= (?:Invalid|Race|Error|Warning)|CUDA error/.test(line))
+    .slice(0, failed > 0 ? 5 : 0);
+  return { passed: checks.length - failures.length, failed, why, failures, errors, notes };
+}
+
+async function run(part: Part, job: Job): Promise<void> {
+  const named = { part: part.name, job: job.name };
+  const limit = job.cannot ?? budget.limit(job.seconds);
+  if (typeof limit === "string") {
+    // Not a pass: what was asked for has not been looked at.
+    total.notRun++;
+    console.log(`  not run ${job.name}: ${limit}`);
+    results.add({ ...named, passed: 0, failed: 0, notRun: limit });
+    return;
+  }
+  const ended = await runJob(job, options, limit);
+  results.note(job.name, ended.text);
+  const { passed, failed, why, failures, errors, notes } = judge(ended);
+  total.passed += passed;
+  total.failed += failed;
+  console.log(
+    `  ${failed ? "not ok " : "ok     "} ${job.name}: ${passed} passed, ${failed} failed, ` +
+      `${ended.seconds.toFixed(1)} s${why ? ` (${why})` : ""}`,
+  );
+  for (const line of [...failures.slice(0, 12), ...errors, ...notes])
+    console.log(`          ${line.trim().slice(0, 400)}`);
+  results.add({ ...named, passed, failed, why, seconds: ended.seconds, limit, failures, errors, notes });
+  if (why && job.otherwise !== undefined) await run(part, job.otherwise);
+}
+
 for (const part of chosen) {
   console.log(`\npart ${parts.indexOf(part) + 1}: ${part.name}`);
-  for (const job of part.jobs) {
-    if (job.wrap !== undefined && (sanitizer === undefined || !real)) {
-      // Not a pass: what was asked for has not been looked at.
-      failed++;
-      console.log(
-        `  not ok  ${job.name}: compute-sanitizer ${real ? "is not on PATH or in /usr/local/cuda/bin" : "needs a GPU"}`,
-      );
-      results.add({ part: part.name, job: job.name, passed: 0, failed: 1, why: "no compute-sanitizer" });
-      continue;
-    }
-    const ended = await runJob(job, options);
-    results.note(job.name, ended.text);
-    // A subtest's own line carries its time; the others are single checks.
-    const checks = ended.stdout.split("\n").filter((line) => /^ *(not )?ok \d+/.test(line) && !/# time=/.test(line));
-    const bad = checks.filter((line) => /^ *not ok/.test(line));
-    const good = checks.length - bad.length;
-    const comments = ended.stdout.match(/^ *# (?!Subtest|time=|\{)(.*)$/gm) ?? [];
-    let why = "";
-    if (ended.code !== 0 && (bad.length === 0 || ended.timedOut || ended.code === null)) why = ending(ended);
-    else if (checks.length === 0) why = "it checked nothing";
-    const errors = ended.text
-      .split("\n")
-      .filter((line) => /Error: |ERROR SUMMARY|^========= (?:Invalid|Race|Error|Warning)|CUDA error/.test(line))
-      .slice(0, 5);
-    const failures = bad.length + (why ? 1 : 0);
-    passed += good;
-    failed += failures;
-    console.log(
-      `  ${failures ? "not ok" : "ok    "}  ${job.name}: ${good} passed, ${failures} failed, ${ended.seconds.toFixed(1)} s` +
-        `${why ? ` (${why})` : ""}`,
-    );
-    for (const line of [...bad.slice(0, 12), ...(failures ? errors : []), ...comments])
-      console.log(`          ${line.trim()}`);
-    results.add({
-      part: part.name,
-      job: job.name,
-      passed: good,
-      failed: failures,
-      why,
-      seconds: ended.seconds,
-      failures: bad.map((line) => line.trim()),
-      errors: failures ? errors : [],
-      notes: comments.map((line) => line.trim()),
-    });
-  }
+  const waiting = [...part.jobs];
+  const worker = async () => {
+    for (let job = waiting.shift(); job !== undefined; job = waiting.shift()) await run(part, job);
+  };
+  await Promise.all(Array.from({ length: part.together ? options.workers : 1 }, worker));
 }
-results.add({ passed, failed });
-console.log(`\n${results.lines}\n${results.log}\n${passed} passed, ${failed} failed`);
-process.exitCode = failed > 0 || passed === 0 ? 1 : 0;
+results.write({ ...total, seconds: budget.seconds, complete: total.notRun === 0 });
+console.log(`\n${results.json}\n${results.log}\n${budget.seconds.toFixed(0)} s`);
+console.log(`${total.passed} passed, ${total.failed} failed${total.notRun > 0 ? `, ${total.notRun} not run` : ""}`);
+process.exitCode = total.failed + total.notRun > 0 || total.passed === 0 ? 1 : 0;

@@ -13,6 +13,10 @@ export const seed = Number(process.env.LONGSEQ_TEST_SEED ?? 0);
 
 export const openGpu = (options: DeviceOptions = {}): Device => new Device(deviceName, options);
 
+export type Engine = "cudnn" | "native";
+/** The device with its attention on one engine alone: what that cannot take is refused. Elsewhere there is but one. */
+export const openWith = (attention: Engine): Device => openGpu(/^cuda(:\d+)?$/.test(deviceName) ? { attention } : {});
+
 /** Tensors that are released together. */
 export class Pool {
   readonly #made: NativeTensor[] = [];

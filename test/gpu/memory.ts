@@ -34,7 +34,7 @@ const plans: [name: string, plan: MemoryPlan][] = [
 ];
 const tiers: Tier[] = ["device", "host", "disk"];
 const gpu = openGpu();
-const meta = new Device("meta");
+const meta = new Device("meta", { profile: gpu.profile });
 
 /** Highest bytes of each category of each tier while a model is made and trained two steps. */
 async function peaks(device: Device, plan: MemoryPlan) {

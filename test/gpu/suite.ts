@@ -1,6 +1,8 @@
-// What check:gpu and bench:gpu share: command-line options, child processes with a time limit, results as JSON lines.
+// What check:gpu and bench:gpu share: command-line options, child processes with a time limit each and one for all of
+// them, results that are on disk at every moment.
 import { spawn } from "node:child_process";
-import { appendFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus, totalmem } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { cudaLibrary } from "../../lib/binding.js";
@@ -21,6 +23,10 @@ export interface Job {
   seconds: number;
   /** A command that runs it, such as compute-sanitizer with its flags. */
   wrap?: readonly string[];
+  /** Why it cannot be run here. */
+  cannot?: string;
+  /** What is run after it where it crashed or hung: what it had no time to say. */
+  otherwise?: Job;
 }
 
 export interface Ended {
@@ -28,8 +34,9 @@ export interface Ended {
   code: number | null;
   signal: string | null;
   timedOut: boolean;
+  /** Its start and end where it is very long. */
   stdout: string;
-  /** stdout and stderr as they came. */
+  /** stdout and stderr as they came, likewise. */
   text: string;
   seconds: number;
 }
@@ -47,9 +54,15 @@ export interface Options {
   /** Multiplies every time limit. */
   patience: number;
   seed: number;
+  /** Seconds for all of it: what has not begun by then is not run. */
+  budget: number;
+  /** Programs at a time, where several may run. */
+  workers: number;
+  /** What would be run is printed as JSON, and nothing run. */
+  list: boolean;
 }
 
-/** --part 1,3 --out FOLDER --seed N --patience X, and for trials --device NAME --library PATH --small. */
+/** --part 1,3 --out FOLDER --seed N --budget SECONDS ..., and for trials --device NAME --library PATH --small. */
 export function options(args: readonly string[], what: string): Options {
   const found: Options = {
     device: "cuda",
@@ -59,6 +72,9 @@ export function options(args: readonly string[], what: string): Options {
     out: process.env.LONGSEQ_GPU_OUT ?? join(root, "build/gpu"),
     patience: 1,
     seed: 1 + Math.floor(Math.random() * 1_000_000),
+    budget: Number.POSITIVE_INFINITY,
+    workers: Math.max(1, Math.min(8, availableParallelism() >> 1)),
+    list: false,
   };
   for (let i = 0; i < args.length; i++) {
     const value = () => {
@@ -72,6 +88,9 @@ export function options(args: readonly string[], what: string): Options {
       return Number(text);
     };
     if (args[i] === "--small") found.small = true;
+    else if (args[i] === "--list") found.list = true;
+    else if (args[i] === "--budget") found.budget = number();
+    else if (args[i] === "--workers") found.workers = Math.ceil(number());
     else if (args[i] === "--device") found.device = value();
     else if (args[i] === "--library") found.library = resolve(value());
     else if (args[i] === "--part") found.parts.push(...value().split(","));
@@ -80,8 +99,8 @@ export function options(args: readonly string[], what: string): Options {
     else if (args[i] === "--patience") found.patience = number();
     else
       throw new Error(
-        `${what}: ${args[i]} is not known; there are --part N[,N], --out FOLDER, --seed N, --patience FACTOR, --small, ` +
-          "--device NAME, --library PATH",
+        `${what}: ${args[i]} is not known; there are --part N[,N], --out FOLDER, --seed N, --budget SECONDS, ` +
+          "--patience FACTOR, --workers N, --list, --small, --device NAME, --library PATH",
       );
   }
   return found;
@@ -100,6 +119,40 @@ export function environment(options: Options): Record<string, string> {
   };
 }
 
+/** Text of any length of which the first and the last megabyte stay. */
+class Kept {
+  #head = "";
+  #tail = "";
+  #dropped = 0;
+  add(chunk: string): void {
+    const most = 1 << 20;
+    const room = most - this.#head.length;
+    this.#head += chunk.slice(0, room);
+    this.#tail += chunk.slice(room);
+    if (this.#tail.length > 2 * most) {
+      this.#dropped += this.#tail.length - most;
+      this.#tail = this.#tail.slice(-most);
+    }
+  }
+  get text(): string {
+    return this.#dropped === 0
+      ? this.#head + this.#tail
+      : `${this.#head}\n... ${this.#dropped} characters ...\n${this.#tail}`;
+  }
+}
+
+/** Ends the programs that run, and says why from then on: a signal came. */
+let interrupted: string | null = null;
+const running = new Set<() => void>();
+/** SIGTERM and SIGINT end what runs; the caller still writes its summary. */
+export function endOnSignals(): void {
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const)
+    process.on(signal, () => {
+      interrupted = `${signal} came`;
+      for (const end of running) end();
+    });
+}
+
 /** Starts a command, stops it and its children when its time is over, and gives what it printed. */
 export async function runCommand(
   command: readonly string[],
@@ -109,48 +162,92 @@ export async function runCommand(
   const began = performance.now();
   const ended: Ended = { code: null, signal: null, timedOut: false, stdout: "", text: "", seconds: 0 };
   const [program, ...args] = command as [string, ...string[]];
-  await new Promise<void>((done) => {
+  const [stdout, text] = [new Kept(), new Kept()];
+  await new Promise<void>((resolve) => {
     const child = spawn(program, args, {
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "pipe"],
       detached: true,
     });
+    const end = () => {
+      try {
+        // The group of the child: a wrapper's program too.
+        if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+      } catch {
+        // It is gone already.
+      }
+      // A process that the driver does not let go of is not waited for.
+      setTimeout(done, 20_000).unref();
+    };
     const timer = setTimeout(() => {
       ended.timedOut = true;
-      // The group of the child: a wrapper's program too.
-      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+      end();
     }, seconds * 1000);
-    child.stdout.on("data", (chunk: Buffer) => {
-      ended.stdout += chunk;
-      ended.text += chunk;
-    });
-    child.stderr.on("data", (chunk: Buffer) => {
-      ended.text += chunk;
-    });
-    child.on("error", (error) => {
-      ended.text += `${program} could not be started: ${error.message}\n`;
+    const done = () => {
       clearTimeout(timer);
+      running.delete(end);
+      for (const stream of [child.stdout, child.stderr]) stream.destroy();
+      resolve();
+    };
+    running.add(end);
+    for (const [stream, ...to] of [
+      [child.stdout, stdout, text],
+      [child.stderr, text],
+    ] as const) {
+      stream.setEncoding("utf8");
+      stream.on("data", (chunk: string) => {
+        for (const one of to) one.add(chunk);
+      });
+    }
+    child.on("error", (error) => {
+      text.add(`${program} could not be started: ${error.message}\n`);
       done();
     });
     child.on("close", (code, signal) => {
       ended.code = code;
       ended.signal = signal;
-      clearTimeout(timer);
       done();
     });
   });
+  ended.stdout = stdout.text;
+  ended.text = text.text;
   ended.seconds = (performance.now() - began) / 1000;
   return ended;
 }
 
-export function runJob(job: Job, options: Options): Promise<Ended> {
+/** Less than this is too little to begin a program with. */
+const LEAST_SECONDS = 10;
+
+/** The time that all programs together may take. */
+export class Budget {
+  readonly #end: number;
+  readonly #began = performance.now();
+  constructor(readonly options: Options) {
+    this.#end = this.#began + 1000 * options.budget;
+  }
+  /** The limit of a program that would like so many seconds, or why it is not begun. */
+  limit(seconds: number): number | string {
+    if (interrupted !== null) return interrupted;
+    const left = (this.#end - performance.now()) / 1000;
+    return left < LEAST_SECONDS
+      ? `the ${this.options.budget} s of --budget are over`
+      : Math.min(seconds * this.options.patience, left);
+  }
+  get seconds(): number {
+    return (performance.now() - this.#began) / 1000;
+  }
+}
+
+/** In at most `seconds`. */
+export function runJob(job: Job, options: Options, seconds: number): Promise<Ended> {
   const program = typescript
     ? [process.execPath, "--import=tsx", join(root, `${job.file}.ts`)]
     : [process.execPath, join(root, `${job.file}.js`)];
   return runCommand(
     [...(job.wrap ?? []), ...program, ...(job.args ?? [])],
-    { ...environment(options), ...job.env },
-    job.seconds * options.patience,
+    // Its time limit, for what chooses its sizes by it.
+    { ...environment(options), LONGSEQ_GPU_SECONDS: String(seconds), ...job.env },
+    seconds,
   );
 }
 
@@ -162,24 +259,45 @@ export const ending = ({ code, signal, timedOut, seconds }: Ended): string =>
       ? `ended by ${signal}`
       : `exit code ${code}`;
 
-/** A file of JSON lines and one of all that was printed, both begun anew. */
+/** Most bytes of the log: what it is copied through may not take larger files. */
+const MOST_LOG_BYTES = 12 << 20;
+
+/** NAME.json with all results so far, written anew with each, and NAME.log with what the programs printed. */
 export class Results {
-  readonly lines: string;
+  readonly json: string;
   readonly log: string;
-  constructor(folder: string, name: string) {
-    mkdirSync(folder, { recursive: true });
-    this.lines = join(folder, `${name}.jsonl`);
-    this.log = join(folder, `${name}.log`);
-    for (const file of [this.lines, this.log]) writeFileSync(file, "");
+  #logged = 0;
+  /** What NAME.json holds; `complete` only when the run came to its end. */
+  readonly found: Record<string, unknown> & { results: Record<string, unknown>[] };
+  constructor(options: Options, name: string) {
+    mkdirSync(options.out, { recursive: true });
+    this.json = join(options.out, `${name}.json`);
+    this.log = join(options.out, `${name}.log`);
+    writeFileSync(this.log, "");
+    const { device, small, seed, budget, parts } = options;
+    const asked = { device, parts, small, seed, budget: Number.isFinite(budget) ? budget : null };
+    this.found = { what: name, machine: null, date: new Date().toISOString(), complete: false, asked, results: [] };
+    this.write();
   }
-  add(line: Record<string, unknown>): void {
-    appendFileSync(this.lines, `${JSON.stringify(line)}\n`);
+  write(more: Record<string, unknown> = {}): void {
+    Object.assign(this.found, more);
+    writeFileSync(`${this.json}.tmp`, `${JSON.stringify(this.found, null, 1)}\n`);
+    renameSync(`${this.json}.tmp`, this.json);
+  }
+  add(result: Record<string, unknown>): void {
+    this.found.results.push(result);
+    this.write();
   }
   note(title: string, text: string): void {
-    appendFileSync(this.log, `===== ${title}\n${text}\n`);
+    const all = `===== ${title}\n${text}\n`;
+    const room = MOST_LOG_BYTES - this.#logged;
+    const kept = all.length <= room ? all : `===== ${title}: ${all.length} characters are left out\n`;
+    this.#logged += Buffer.byteLength(kept);
+    appendFileSync(this.log, kept);
   }
 }
 
+/** What test/gpu/probe.ts prints. */
 export interface Probe {
   name: string;
   backend: string;
@@ -187,19 +305,39 @@ export interface Probe {
   memoryFreeBytes: number;
   pageBytes: number;
   peakBf16Flops: number;
-  hostBytes: number;
+  /** Whether attention runs on cuDNN, or why not. */
+  cudnn: string;
 }
 
-/** Opens the device in a child: what it is; or prints in one line why there is none and ends this process with 2. */
-export async function probe(options: Options, what: string): Promise<Probe> {
-  if (options.device.startsWith("cuda") && options.library === null && !existsSync(cudaLibrary)) {
-    console.error(`${what}: no GPU was used: ${cudaLibrary} is missing; run node scripts/setup.mjs --cuda`);
-    process.exit(2);
+/** The machine around the device. */
+function host(): Record<string, unknown> {
+  let driver: string | null = null;
+  try {
+    driver = /^NVRM version:\s*(.*)$/m.exec(readFileSync("/proc/driver/nvidia/version", "utf8"))?.[1] ?? null;
+  } catch {
+    // No driver of NVIDIA's.
   }
-  const ended = await runJob({ name: "probe", file: "test/gpu/probe", seconds: 90 }, options);
+  return { driver, processor: cpus()[0]?.model.trim() ?? null, cores: availableParallelism(), hostBytes: totalmem() };
+}
+
+/**
+ * Opens the device in a child: what it is, noted in the results; or says in one line there and on stderr why there is
+ * none, and ends this process with 2.
+ */
+export async function probe(options: Options, what: string, results: Results): Promise<Probe> {
+  const none = (why: string): never => {
+    results.write({ machine: { name: null, ...host() }, failure: why });
+    console.error(`${what}: no GPU was used: ${why}`);
+    process.exit(2);
+  };
+  if (options.device.startsWith("cuda") && options.library === null && !existsSync(cudaLibrary))
+    none(`${cudaLibrary} is missing; run node scripts/setup.mjs --cuda`);
+  const ended = await runJob({ name: "probe", file: "test/gpu/probe", seconds: 90 }, options, 90 * options.patience);
+  results.note("probe", ended.text);
   const line = ended.stdout.trim().split("\n").pop() ?? "";
-  if (ended.code === 0 && line.startsWith("{")) return JSON.parse(line) as Probe;
-  const why = line || ended.text.trim().split("\n").pop() || ending(ended);
-  console.error(`${what}: no GPU was used: ${why}`);
-  process.exit(2);
+  if (ended.code !== 0 || !line.startsWith("{"))
+    return none(line || ended.text.trim().split("\n").pop() || ending(ended));
+  const found = JSON.parse(line) as Probe;
+  results.write({ machine: { ...found, ...host() } });
+  return found;
 }
