@@ -82,10 +82,7 @@ ls_status copy(const ls_exec *exec, const ls_copy_args *args) {
     // Runs that lie alike: the copy engines, which also reach the host.
     if (plan.ndim == 0 &&
         (plan.inner == 1 || (plan.operands[0].inner_stride == 1 && plan.operands[1].inner_stride == 1)))
-      return launch_status(exec,
-                           cudaMemcpyAsync(plan.operands[1].data, plan.operands[0].data,
-                                           static_cast<size_t>(plan.inner * bytes), cudaMemcpyDefault, stream_of(exec)),
-                           "copy");
+      return copy_bytes(exec, plan.operands[1].data, plan.operands[0].data, plan.inner * bytes);
     switch (bytes) {
       case 8:
         return copy_same<int64_t>(exec, plan);

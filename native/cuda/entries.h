@@ -43,6 +43,9 @@ namespace longseq::cuda {
 LS_CUDA_OPS(LS_DECLARE)
 #undef LS_DECLARE
 
+// Enqueues a copy of bytes from and to any memory of the device or of the pinned arena. (native/cuda/queue.cc)
+ls_status copy_bytes(const ls_exec *exec, void *to, const void *from, int64_t bytes);
+
 // Puts the ops into a table whose other fields are filled elsewhere.
 void fill_table(ls_backend *table);
 

@@ -7,6 +7,11 @@
 //
 // Host. A chunk of 64 MiB is touched by several threads and registered when its first page is committed, and given back
 // with its last: cudaHostRegister costs about as much for 2 MiB as for 64, and fails for hundreds of GiB at once.
+//
+// Unmapping and unregistering know no streams. A decommit therefore leaves an event on the compute stream and what it
+// gives back waits in a list until the event has happened: nothing ever waits for the device but a commit that finds
+// no memory. Meanwhile, and while a decommit is still in a queue, the runtime may commit the same pages again; each
+// page and chunk counts how often it is committed and goes when none is left.
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +20,7 @@
 
 #include <algorithm>
 #include <map>
+#include <system_error>
 #include <thread>
 
 #include "driver.h"
@@ -26,6 +32,8 @@ namespace {
 
 constexpr int64_t kHostChunk = int64_t{64} << 20;
 constexpr int kTouchThreads = 8;
+// Left to CUDA for kernels that it loads when they are first launched, while pages are on their way back.
+constexpr size_t kHeadroom = size_t{256} << 20;
 
 // Why the last commit of this thread failed.
 thread_local std::string commit_reason;
@@ -36,8 +44,7 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 
 class DeviceArena {
  public:
-  ls_status open(DeviceState *device, int64_t *page_bytes, char *error, size_t error_size) {
-    device_ = device;
+  ls_status open(const DeviceState *device, int64_t *page_bytes, char *error, size_t error_size) {
     const Driver &d = driver();
     CUdevice handle = 0;
     int managed = 0, exportable = 0, rdma = 0;
@@ -83,103 +90,142 @@ class DeviceArena {
         CUDA_SUCCESS)
       return LS_OUT_OF_MEMORY;
     std::lock_guard<std::mutex> lock(mutex_);
-    regions_[pointer] = Region{bytes, std::vector<CUmemGenericAllocationHandle>(static_cast<size_t>(bytes / page_), 0)};
+    regions_[pointer] = Region{bytes, std::vector<Page>(static_cast<size_t>(bytes / page_))};
     *address = reinterpret_cast<void *>(pointer);
     return LS_OK;
   }
 
+  // The device is idle.
   void unreserve(void *address) {
     const auto pointer = reinterpret_cast<CUdeviceptr>(address);
     std::lock_guard<std::mutex> lock(mutex_);
     const auto region = regions_.find(pointer);
     if (region == regions_.end()) return;
-    unmap(pointer, region->second, 0, region->second.pages.size());
+    for (Page &page : region->second.pages) page.uses = 0;
+    unmap_unused(pointer, region->second, 0, region->second.pages.size());
     driver().p_cuMemAddressFree(pointer, static_cast<size_t>(region->second.bytes));
     regions_.erase(region);
   }
 
-  ls_status commit(void *address, int64_t bytes) {
+  // to_the_last: also of what is better left to CUDA.
+  ls_status commit(void *address, int64_t bytes, bool to_the_last) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto pointer = reinterpret_cast<CUdeviceptr>(address);
-    auto [base, region] = region_of(pointer);
-    const size_t first = static_cast<size_t>(static_cast<int64_t>(pointer - base) / page_);
-    const size_t count = static_cast<size_t>(round_up(bytes, page_) / page_);
-    const Driver &d = driver();
-    CUresult result = CUDA_SUCCESS;
-    size_t done = 0;
-    for (; done < count; ++done) {
-      CUmemGenericAllocationHandle page = 0;
-      if (!free_.empty()) {
-        page = free_.back();
-        free_.pop_back();
-      } else {
-        result = d.p_cuMemCreate(&page, static_cast<size_t>(page_), &properties_, 0);
-        if (result != CUDA_SUCCESS) break;
-      }
-      const CUdeviceptr at = base + (first + done) * static_cast<CUdeviceptr>(page_);
-      result = d.p_cuMemMap(at, static_cast<size_t>(page_), 0, page, 0);
-      if (result != CUDA_SUCCESS) {
-        d.p_cuMemRelease(page);
-        break;
-      }
-      region->pages[first + done] = page;
-    }
-    if (result == CUDA_SUCCESS)
-      result = d.p_cuMemSetAccess(base + first * static_cast<CUdeviceptr>(page_), count * static_cast<size_t>(page_),
-                                  &access_, 1);
-    if (result == CUDA_SUCCESS) return LS_OK;
-    unmap(base, *region, first, first + done);
-    commit_reason = "the driver gives no more: " + std::string(driver_error(result));
+    const Range range = range_of(address, bytes);
+    for (size_t i = range.first; i < range.last; ++i) ++range.region->pages[i].uses;
+    const std::string reason = map(range, to_the_last);
+    if (reason.empty()) return LS_OK;
+    give_back(range);
+    commit_reason = reason;
     return LS_OUT_OF_MEMORY;
   }
 
-  void decommit(void *address, int64_t bytes) {
-    // Kernels enqueued before may still be at work on these pages.
-    if (device_->compute) cudaStreamSynchronize(device_->compute);
+  // Nothing that was enqueued is at work on these pages.
+  void give_back(void *address, int64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto pointer = reinterpret_cast<CUdeviceptr>(address);
-    auto [base, region] = region_of(pointer);
-    const size_t first = static_cast<size_t>(static_cast<int64_t>(pointer - base) / page_);
-    unmap(base, *region, first, first + static_cast<size_t>(round_up(bytes, page_) / page_));
+    give_back(range_of(address, bytes));
   }
 
  private:
+  struct Page {
+    CUmemGenericAllocationHandle handle = 0;  // 0 where nothing is mapped
+    int32_t uses = 0;                         // commits that have not been given back
+  };
   struct Region {
     int64_t bytes;
-    std::vector<CUmemGenericAllocationHandle> pages;  // 0 where nothing is mapped
+    std::vector<Page> pages;
+  };
+  struct Range {
+    CUdeviceptr base;
+    Region *region;
+    size_t first, last;  // pages
   };
 
-  std::pair<CUdeviceptr, Region *> region_of(CUdeviceptr pointer) {
+  Range range_of(void *address, int64_t bytes) {
+    const auto pointer = reinterpret_cast<CUdeviceptr>(address);
     auto found = std::prev(regions_.upper_bound(pointer));
-    return {found->first, &found->second};
+    const size_t first = static_cast<size_t>(static_cast<int64_t>(pointer - found->first) / page_);
+    return {found->first, &found->second, first, first + static_cast<size_t>(round_up(bytes, page_) / page_)};
   }
 
-  void unmap(CUdeviceptr base, Region &region, size_t first, size_t last) {
+  CUdeviceptr at(CUdeviceptr base, size_t index) const { return base + index * static_cast<CUdeviceptr>(page_); }
+
+  // Maps what is not mapped yet. The reason why not, or "".
+  std::string map(const Range &range, bool to_the_last) {
+    const Driver &d = driver();
+    const auto page_bytes = static_cast<size_t>(page_);
+    std::vector<Page> &pages = range.region->pages;
+    size_t missing = 0;
+    for (size_t i = range.first; i < range.last; ++i) missing += pages[i].handle == 0;
+    if (missing > free_.size() && !to_the_last) {
+      size_t left = 0, total = 0;
+      if (cudaMemGetInfo(&left, &total) == cudaSuccess && left < (missing - free_.size()) * page_bytes + kHeadroom)
+        return "the device has " + std::to_string(left >> 20) + " MiB left";
+    }
+    for (size_t i = range.first; i < range.last;) {
+      if (pages[i].handle != 0) {
+        ++i;
+        continue;
+      }
+      const size_t begin = i;
+      for (; i < range.last && pages[i].handle == 0; ++i) {
+        CUmemGenericAllocationHandle handle = 0;
+        CUresult result = CUDA_SUCCESS;
+        if (!free_.empty()) {
+          handle = free_.back();
+          free_.pop_back();
+        } else {
+          result = d.p_cuMemCreate(&handle, page_bytes, &properties_, 0);
+        }
+        if (result == CUDA_SUCCESS) {
+          result = d.p_cuMemMap(at(range.base, i), page_bytes, 0, handle, 0);
+          if (result != CUDA_SUCCESS) d.p_cuMemRelease(handle);
+        }
+        if (result != CUDA_SUCCESS) return "the driver gives no more: " + std::string(driver_error(result));
+        pages[i].handle = handle;
+      }
+      const CUresult result = d.p_cuMemSetAccess(at(range.base, begin), (i - begin) * page_bytes, &access_, 1);
+      if (result != CUDA_SUCCESS) return "the driver gives no access: " + std::string(driver_error(result));
+    }
+    return "";
+  }
+
+  void give_back(const Range &range) {
+    for (size_t i = range.first; i < range.last; ++i) --range.region->pages[i].uses;
+    unmap_unused(range.base, *range.region, range.first, range.last);
+  }
+
+  void unmap_unused(CUdeviceptr base, Region &region, size_t first, size_t last) {
+    std::vector<Page> &pages = region.pages;
+    const auto page_bytes = static_cast<size_t>(page_);
+    const auto goes = [&](size_t i) { return pages[i].handle != 0 && pages[i].uses == 0; };
     for (size_t i = first; i < last; ++i) {
-      if (!region.pages[i]) continue;
-      driver().p_cuMemUnmap(base + i * static_cast<CUdeviceptr>(page_), static_cast<size_t>(page_));
-      if (free_.size() < most_free_)
-        free_.push_back(region.pages[i]);
-      else
-        driver().p_cuMemRelease(region.pages[i]);
-      region.pages[i] = 0;
+      if (!goes(i)) continue;
+      const size_t begin = i;
+      while (i < last && goes(i)) ++i;
+      // One call for neighbours, which costs less; a driver that wants them one by one gets them so.
+      if (driver().p_cuMemUnmap(at(base, begin), (i - begin) * page_bytes) != CUDA_SUCCESS)
+        for (size_t k = begin; k < i; ++k) driver().p_cuMemUnmap(at(base, k), page_bytes);
+      for (size_t k = begin; k < i; ++k) {
+        if (free_.size() < most_free_)
+          free_.push_back(pages[k].handle);
+        else
+          driver().p_cuMemRelease(pages[k].handle);
+        pages[k].handle = 0;
+      }
     }
   }
 
-  DeviceState *device_ = nullptr;
   CUmemAllocationProp properties_{};
   CUmemAccessDesc access_{};
   int64_t page_ = 0;
   size_t most_free_ = 0;
-  std::mutex mutex_;  // commits come from the JavaScript thread, decommits from the compute queue
+  std::mutex mutex_;  // commits come from the JavaScript thread, what is given back also from the compute queue's
   std::map<CUdeviceptr, Region> regions_;
   std::vector<CUmemGenericAllocationHandle> free_;
 };
 
 class HostArena {
  public:
-  explicit HostArena(int64_t page_bytes) : page_(page_bytes) {}
-
   ls_status reserve(int64_t bytes, void **address) {
     const int64_t size = round_up(bytes, kHostChunk);
     // MAP_NORESERVE: nothing is promised, and nothing is used until it is touched. Aligned to chunks.
@@ -222,7 +268,8 @@ class HostArena {
     return LS_OK;
   }
 
-  void decommit(void *address, int64_t bytes) {
+  // Nothing that was enqueued is at work on these bytes.
+  void give_back(void *address, int64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
     char *const begin = static_cast<char *>(address);
     auto [base, region] = region_of(begin);
@@ -258,10 +305,17 @@ class HostArena {
     const auto touch = [=](int64_t index) {
       for (int64_t at = index * part; at < (index + 1) * part; at += page) static_cast<volatile char *>(chunk)[at] = 0;
     };
-    for (int i = 1; i < kTouchThreads; ++i) threads.emplace_back(touch, i);
+    int64_t shared = 1;  // parts that have a thread or are ours
+    try {
+      for (; shared < kTouchThreads; ++shared) threads.emplace_back(touch, shared);
+    } catch (const std::system_error &) {
+      // No more threads are to be had: the rest is ours too.
+      for (int64_t i = shared; i < kTouchThreads; ++i) touch(i);
+    }
     touch(0);
     for (std::thread &thread : threads) thread.join();
-    const cudaError_t error = cudaHostRegister(chunk, kHostChunk, cudaHostRegisterPortable);
+    // Mapped: copies that turn or cast are kernels, which read and write it themselves.
+    const cudaError_t error = cudaHostRegister(chunk, kHostChunk, cudaHostRegisterPortable | cudaHostRegisterMapped);
     if (error == cudaSuccess) return true;
     cudaGetLastError();
     rlimit locked{};
@@ -291,9 +345,16 @@ class HostArena {
     }
   }
 
-  const int64_t page_;
   mutable std::mutex mutex_;
   std::map<char *, Region> regions_;
+};
+
+// Bytes that go back when an event of the compute stream has happened.
+struct DeviceState::Return {
+  cudaEvent_t event;  // null: at once
+  int32_t tier;
+  void *address;
+  int64_t bytes;
 };
 
 DeviceState::DeviceState() = default;
@@ -302,11 +363,42 @@ DeviceState::~DeviceState() = default;
 ls_status open_arenas(DeviceState *device, int64_t *page_bytes, char *error, size_t error_size) {
   device->arena = std::make_unique<DeviceArena>();
   const ls_status status = device->arena->open(device, page_bytes, error, error_size);
-  if (status == LS_OK) device->host = std::make_unique<HostArena>(*page_bytes);
+  if (status == LS_OK) device->host = std::make_unique<HostArena>();
   return status;
 }
 
 bool is_host(const DeviceState *device, const void *address) { return device->host->holds(address); }
+
+int64_t copy_piece(const DeviceState *device, const void *a, const void *b, int64_t bytes) {
+  for (const void *const address : {a, b})
+    if (is_host(device, address))
+      bytes = std::min(bytes, kHostChunk - static_cast<int64_t>(reinterpret_cast<uintptr_t>(address) % kHostChunk));
+  return bytes;
+}
+
+bool give_back_finished(DeviceState *device, bool wait) {
+  bool any = false;
+  for (;;) {
+    DeviceState::Return item{};
+    {
+      std::lock_guard<std::mutex> lock(device->returns_mutex);
+      if (device->returns.empty()) return any;
+      item = device->returns.front();
+      if (item.event && !wait && cudaEventQuery(item.event) == cudaErrorNotReady) {
+        cudaGetLastError();  // no failure, and not to be taken for one of the next launch
+        return any;
+      }
+      device->returns.pop_front();
+    }
+    if (item.event && wait) cudaEventSynchronize(item.event);
+    if (item.event) recycle_event(device, item.event);
+    if (item.tier == LS_TIER_DEVICE)
+      device->arena->give_back(item.address, item.bytes);
+    else
+      device->host->give_back(item.address, item.bytes);
+    any = true;
+  }
+}
 
 ls_status reserve(void *device, int32_t tier, int64_t bytes, void **address) {
   auto *state = static_cast<DeviceState *>(device);
@@ -318,25 +410,43 @@ ls_status reserve(void *device, int32_t tier, int64_t bytes, void **address) {
 void unreserve(void *device, int32_t tier, void *address, int64_t) {
   auto *state = static_cast<DeviceState *>(device);
   make_current(state);
+  give_back_finished(state, true);
   tier == LS_TIER_DEVICE ? state->arena->unreserve(address) : state->host->unreserve(address);
 }
 
 ls_status commit(void *device, int32_t tier, void *address, int64_t bytes) {
   auto *state = static_cast<DeviceState *>(device);
   make_current(state);
-  return tier == LS_TIER_DEVICE ? state->arena->commit(address, bytes) : state->host->commit(address, bytes);
+  // The runtime asks a second time when all decommits have passed the queues: only then is what is left to be had.
+  const bool again = state->refused == address;
+  const auto attempt = [&](bool to_the_last) {
+    return tier == LS_TIER_DEVICE ? state->arena->commit(address, bytes, to_the_last)
+                                  : state->host->commit(address, bytes);
+  };
+  give_back_finished(state, false);
+  ls_status status = attempt(false);
+  if (status != LS_OK && give_back_finished(state, true)) status = attempt(false);
+  if (status != LS_OK && again && tier == LS_TIER_DEVICE) status = attempt(true);
+  state->refused = status == LS_OK ? nullptr : address;
+  return status;
 }
 
 void decommit(void *device, int32_t tier, void *address, int64_t bytes) {
   auto *state = static_cast<DeviceState *>(device);
   make_current(state);
-  if (tier == LS_TIER_DEVICE) {
-    state->arena->decommit(address, bytes);
-  } else {
-    // Copies enqueued before may still be at work on these pages.
-    if (state->compute) cudaStreamSynchronize(state->compute);
-    state->host->decommit(address, bytes);
+  // Kernels and copies enqueued before may still be at work on these pages; compute waits for what other queues do
+  // with them.
+  cudaEvent_t event = nullptr;
+  if (state->compute && record_event(state, state->compute, &event) != cudaSuccess && event) {
+    // Of a lost device: nothing is at work any more.
+    recycle_event(state, event);
+    event = nullptr;
   }
+  {
+    std::lock_guard<std::mutex> lock(state->returns_mutex);
+    state->returns.push_back({event, tier, address, bytes});
+  }
+  give_back_finished(state, false);
 }
 
 void commit_error(void *, char *error, size_t error_size) { snprintf(error, error_size, "%s", commit_reason.c_str()); }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 
+#include "entries.h"
 #include "fault.h"
 #include "state.h"
 
@@ -133,24 +134,37 @@ ls_status queue_synchronize(void *device, void *stream, char *error, size_t erro
   make_current(state);
   const ls_status status = failure(state->index, cudaStreamSynchronize(queue_state(stream)->stream),
                                    "the work of this queue", error, error_size);
+  // A program that goes on to something else does not keep what it gave back.
+  give_back_finished(state, false);
   return status == LS_OK ? fault_status(device, error, error_size) : status;
+}
+
+cudaError_t record_event(DeviceState *device, cudaStream_t stream, cudaEvent_t *event) {
+  *event = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(device->events_mutex);
+    if (!device->events.empty()) {
+      *event = device->events.back();
+      device->events.pop_back();
+    }
+  }
+  // Blocking: a thread that waits for hours of work must not spin.
+  if (!*event)
+    if (const cudaError_t error = cudaEventCreateWithFlags(event, cudaEventBlockingSync); error != cudaSuccess)
+      return error;
+  return cudaEventRecord(*event, stream);
+}
+
+void recycle_event(DeviceState *device, cudaEvent_t event) {
+  std::lock_guard<std::mutex> lock(device->events_mutex);
+  device->events.push_back(event);
 }
 
 ls_status event_record(void *device, void *stream, void **event) {
   auto *state = static_cast<DeviceState *>(device);
   make_current(state);
   cudaEvent_t found = nullptr;
-  {
-    std::lock_guard<std::mutex> lock(state->events_mutex);
-    if (!state->events.empty()) {
-      found = state->events.back();
-      state->events.pop_back();
-    }
-  }
-  cudaError_t error = cudaSuccess;
-  // Blocking: a thread that waits for hours of work must not spin.
-  if (!found) error = cudaEventCreateWithFlags(&found, cudaEventBlockingSync);
-  if (error == cudaSuccess) error = cudaEventRecord(found, queue_state(stream)->stream);
+  const cudaError_t error = record_event(state, queue_state(stream)->stream, &found);
   *event = found;
   return failure(state->index, error, "cudaEventRecord", nullptr, 0);
 }
@@ -165,10 +179,7 @@ ls_status event_wait(void *device, void *stream, void *event) {
 }
 
 void event_free(void *device, void *event) {
-  if (!event) return;
-  auto *state = static_cast<DeviceState *>(device);
-  std::lock_guard<std::mutex> lock(state->events_mutex);
-  state->events.push_back(static_cast<cudaEvent_t>(event));
+  if (event) recycle_event(static_cast<DeviceState *>(device), static_cast<cudaEvent_t>(event));
 }
 
 ls_status event_synchronize(void *device, void *event, char *error, size_t error_size) {
@@ -186,6 +197,18 @@ ls_status event_elapsed(void *device, void *from, void *to, double *milliseconds
   const cudaError_t error = cudaEventElapsedTime(&time, static_cast<cudaEvent_t>(from), static_cast<cudaEvent_t>(to));
   *milliseconds = static_cast<double>(time);
   return failure(state->index, error, "cudaEventElapsedTime", nullptr, 0);
+}
+
+ls_status copy_bytes(const ls_exec *exec, void *to, const void *from, int64_t bytes) {
+  cudaStream_t stream = stream_of(exec);
+  for (int64_t at = 0; at < bytes;) {
+    char *const target = static_cast<char *>(to) + at;
+    const char *const source = static_cast<const char *>(from) + at;
+    const int64_t piece = copy_piece(device_of(exec), target, source, bytes - at);
+    LS_TRY_CUDA(exec, cudaMemcpyAsync(target, source, static_cast<size_t>(piece), cudaMemcpyDefault, stream), "copy");
+    at += piece;
+  }
+  return LS_OK;
 }
 
 ls_status upload(const ls_exec *exec, void *device_address, const void *host, int64_t bytes) {

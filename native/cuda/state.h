@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -29,6 +29,12 @@ struct DeviceState {
   std::unique_ptr<DeviceArena> arena;
   std::unique_ptr<HostArena> host;
   cudaStream_t compute = nullptr;  // of the compute queue once it is open: pages are given back behind it
+
+  // What decommit gave back and the device may still use, in order. (memory.cc)
+  struct Return;
+  std::mutex returns_mutex;
+  std::deque<Return> returns;
+  void *refused = nullptr;  // what the last commit, which failed, was asked for; of the JavaScript thread
 
   std::mutex events_mutex;
   std::vector<cudaEvent_t> events;  // free ones
@@ -57,6 +63,9 @@ void make_current(const DeviceState *device);
 // Why device `index` can be used no more, or "". A device is lost for the rest of the process: CUDA's context is
 // broken.
 std::string lost(int index);
+// An event of the device's pool, recorded on the stream; *event is to be recycled in any case where it is not NULL.
+cudaError_t record_event(DeviceState *device, cudaStream_t stream, cudaEvent_t *event);
+void recycle_event(DeviceState *device, cudaEvent_t event);
 // Marks the device lost where CUDA does not get over `error`, and writes "what: error" into text.
 ls_status failure(int index, cudaError_t error, const char *what, char *text, size_t text_size);
 
@@ -72,6 +81,10 @@ void commit_error(void *device, char *error, size_t error_size);
 ls_status open_arenas(DeviceState *device, int64_t *page_bytes, char *error, size_t error_size);
 // True for an address of the pinned arena.
 bool is_host(const DeviceState *device, const void *address);
+// Of a copy of `bytes` between a and b as many as one call may move: CUDA refuses ranges that lie in two registrations.
+int64_t copy_piece(const DeviceState *device, const void *a, const void *b, int64_t bytes);
+// Gives back what the device is done with; wait: when it is. True if there was anything.
+bool give_back_finished(DeviceState *device, bool wait);
 
 // queue.cc
 ls_status queue_open(void *device, int32_t kind, void **stream);

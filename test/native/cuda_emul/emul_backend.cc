@@ -56,6 +56,11 @@ ls_status launch_status(const ls_exec *exec, cudaError_t error, const char *what
   return fail(exec, LS_DEVICE_FAILURE, "%s: %s", what, cudaGetErrorName(error));
 }
 
+ls_status copy_bytes(const ls_exec *exec, void *to, const void *from, int64_t bytes) {
+  return launch_status(exec, cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_of(exec)),
+                       "copy");
+}
+
 }  // namespace longseq::cuda
 
 namespace {
