@@ -7,8 +7,10 @@ namespace longseq::cuda {
 
 namespace {
 
-template <typename C>
+// kBlend: beta is not 0. With beta 0 whatever stands in y, NaN included, does not count: it is not read.
+template <typename C, bool kBlend>
 struct Axpby {
+  static constexpr unsigned kReads = kBlend ? 0b11 : 0b01, kWrites = 0b10;
   double alpha;
   C beta;
   const void *factor;  // a device scalar, NULL where absent
@@ -20,17 +22,20 @@ struct Axpby {
       scale *=
           factor_f64 ? *static_cast<const double *>(factor) : static_cast<double>(*static_cast<const float *>(factor));
     const C a = static_cast<C>(scale);
-    // With beta 0 whatever stands in y, NaN included, does not count: it is not read.
-    v[1] = beta == C(0) ? a * v[0] : fma(a, v[0], beta * v[1]);
+    v[1] = kBlend ? fma(a, v[0], beta * v[1]) : a * v[0];
   }
 };
 
 template <typename C>
 ls_status run(const ls_exec *exec, const ls_axpby_args *args) {
-  const int use[] = {kReads, args->beta == 0 ? kWrites : kReads | kWrites};
-  const Axpby<C> f{args->alpha, static_cast<C>(args->beta), args->factor.present ? args->factor.data : nullptr,
-                   args->factor.dtype == LS_F64};
-  return elementwise<C>(exec, {&args->x, &args->y}, use, f);
+  const auto apply = [&](auto f) {
+    f.alpha = args->alpha;
+    f.beta = static_cast<C>(args->beta);
+    f.factor = args->factor.present ? args->factor.data : nullptr;
+    f.factor_f64 = args->factor.dtype == LS_F64;
+    return elementwise<C>(exec, {&args->x, &args->y}, f);
+  };
+  return args->beta == 0 ? apply(Axpby<C, false>{}) : apply(Axpby<C, true>{});
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ LS_DEVICE C divide(C a, C b) {
 
 template <typename C>
 struct Binary {
+  static constexpr unsigned kReads = 0b011, kWrites = 0b100;
   int kind;
   LS_DEVICE void operator()(C (&v)[3]) const {
     const C a = v[0], b = v[1];
@@ -49,8 +50,7 @@ struct Binary {
 
 template <typename C>
 ls_status run(const ls_exec *exec, const ls_binary_args *args) {
-  return elementwise<C>(exec, {&args->a, &args->b, &args->y}, {kReads, kReads, kWrites},
-                        Binary<C>{static_cast<int>(args->kind)});
+  return elementwise<C>(exec, {&args->a, &args->b, &args->y}, Binary<C>{static_cast<int>(args->kind)});
 }
 
 }  // namespace

@@ -70,23 +70,62 @@ LS_HOST_DEVICE bf16 from_float<bf16>(float x) {
 #endif
 }
 
+// Two floats rounded to bfloat16, `low` in the low half.
+LS_DEVICE uint32_t bf16_pair(float low, float high) {
+#ifdef __CUDA_ARCH__
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return from_float<bf16>(low).bits | static_cast<uint32_t>(from_float<bf16>(high).bits) << 16;
+#endif
+}
+
 // ---- 16-byte vectors ----
 
-// As many elements of T as 16 bytes hold; loads and stores of one are single instructions.
-template <typename T>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(T);
-  T at[kSize];
+// N neighbours of T; N * sizeof(T) is 4, 8 or 16, so that loads and stores of one are single instructions.
+template <typename T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  static constexpr int kSize = N;
+  T at[N];
 };
 
-// p is aligned to 16 bytes.
+// As many as 16 bytes hold.
+template <typename T>
+using Vector = Pack<T, 16 / static_cast<int>(sizeof(T))>;
+
+// p is aligned to the whole pack.
+template <int N, typename T>
+LS_DEVICE Pack<T, N> load_pack(const T *p) {
+  return *reinterpret_cast<const Pack<T, N> *>(p);
+}
+template <int N, typename T>
+LS_DEVICE void store_pack(T *p, const Pack<T, N> &v) {
+  *reinterpret_cast<Pack<T, N> *>(p) = v;
+}
 template <typename T>
 LS_DEVICE Vector<T> load_vector(const T *p) {
-  return *reinterpret_cast<const Vector<T> *>(p);
+  return load_pack<Vector<T>::kSize>(p);
 }
 template <typename T>
 LS_DEVICE void store_vector(T *p, const Vector<T> &v) {
-  *reinterpret_cast<Vector<T> *>(p) = v;
+  store_pack<Vector<T>::kSize>(p, v);
+}
+
+// As load_pack and store_pack of 16 bytes, for what is not wanted again: the second cache lets go of it first.
+template <typename T>
+LS_DEVICE Vector<T> load_passing(const T *p) {
+  const uint4 words = __ldcs(reinterpret_cast<const uint4 *>(p));
+  Vector<T> v;
+  memcpy(&v, &words, 16);
+  return v;
+}
+
+// Brings the line of p into the second cache.
+LS_DEVICE void prefetch([[maybe_unused]] const void *p) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
 }
 
 // ---- tensors ----

@@ -9,6 +9,7 @@ namespace {
 
 template <typename C>
 struct Assign {
+  static constexpr unsigned kReads = 0b01, kWrites = 0b10;
   LS_DEVICE void operator()(C (&v)[2]) const { v[1] = v[0]; }
 };
 
@@ -73,10 +74,9 @@ bool single(int32_t dtype) { return dtype == LS_F32 || dtype == LS_BF16; }
 
 ls_status copy(const ls_exec *exec, const ls_copy_args *args) {
   const ls_tensor *const operands[] = {&args->src, &args->dst};
-  const int use[] = {kReads, kWrites};
   const int32_t from = args->src.dtype, to = args->dst.dtype;
   if (from == to) {
-    const Plan<2> plan(operands, use);
+    const Plan<2> plan(operands);
     if (plan.groups == 0) return LS_OK;
     const int64_t bytes = element_bytes(from);
     // Runs that lie alike: the copy engines, which also reach the host.
@@ -87,7 +87,7 @@ ls_status copy(const ls_exec *exec, const ls_copy_args *args) {
       case 8:
         return copy_same<int64_t>(exec, plan);
       case 4:
-        return copy_same<int32_t>(exec, plan);
+        return copy_same<float>(exec, plan);  // moves only: whatever the bits are, they stay
       case 2:
         return copy_same<bf16>(exec, plan);
       default:
@@ -95,9 +95,9 @@ ls_status copy(const ls_exec *exec, const ls_copy_args *args) {
     }
   }
   // Through a type that holds both exactly.
-  if (single(from) && single(to)) return elementwise<float>(exec, operands, use, Assign<float>{});
-  if (integral(from) && integral(to)) return elementwise<int64_t>(exec, operands, use, Assign<int64_t>{});
-  return elementwise<double>(exec, operands, use, Assign<double>{});
+  if (single(from) && single(to)) return elementwise<float>(exec, operands, Assign<float>{});
+  if (integral(from) && integral(to)) return elementwise<int64_t>(exec, operands, Assign<int64_t>{});
+  return elementwise<double>(exec, operands, Assign<double>{});
 }
 
 }  // namespace longseq::cuda

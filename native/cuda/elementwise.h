@@ -1,5 +1,9 @@
-// Walks tensors of equal sizes and any strides: a thread takes eight neighbours of the inner dim, in vectors of 16
-// bytes where an operand lies so, and hands them to a functor one element after the other.
+// Walks tensors of equal sizes and any strides: a thread takes eight elements of the inner dim, in vectors of 16 bytes
+// where all operands lie so, and hands them to a functor one element after the other.
+//
+// Where they do, all vectors of all operands are asked for before the first is used: a thread then has 16 bytes an
+// operand on their way (32 of float32), which fills the memory's latency at a quarter of the threads that fit. Float32
+// is taken in two runs of four, so that a warp reads and writes whole lines of 512 bytes.
 #ifndef LONGSEQ_CUDA_ELEMENTWISE_H
 #define LONGSEQ_CUDA_ELEMENTWISE_H
 
@@ -53,15 +57,13 @@ LS_HOST_DEVICE To convert(From value) {
 
 // ---- the order of the dims ----
 
-inline constexpr int kReads = 1, kWrites = 2;
-inline constexpr int kGroup = 8;  // neighbours that a thread takes
+inline constexpr int kGroup = 8;  // elements that a thread takes
 
 struct Operand {
   char *data;
   int64_t strides[LS_MAX_DIMS];  // of the outer dims, in elements
   int64_t inner_stride;
   int32_t dtype;
-  int32_t use;
   bool vector;  // every group of eight is contiguous and aligned to 16 bytes
 };
 
@@ -69,11 +71,13 @@ struct Operand {
 template <int K>
 struct Plan {
   int64_t inner = 0, groups = 0, inner_groups = 0;  // groups over all dims; those of one inner run
+  int64_t lined = 0;                                // warps all of whose groups lie below this have them in one run
+  bool vectors = false;                             // of all operands
   int32_t ndim = 0;                                 // of the outer dims
   int64_t sizes[LS_MAX_DIMS] = {};
   Operand operands[K] = {};
 
-  Plan(const ls_tensor *const (&tensors)[K], const int (&use)[K]) {
+  explicit Plan(const ls_tensor *const (&tensors)[K]) {
     const ls_tensor &key = *tensors[K - 1];
     int32_t order[LS_MAX_DIMS];
     int32_t count = 0;
@@ -108,7 +112,6 @@ struct Plan {
       Operand &one = operands[k];
       one.data = static_cast<char *>(tensors[k]->data);
       one.dtype = tensors[k]->dtype;
-      one.use = use[k];
       one.inner_stride = n == 0 ? 1 : strides[k][n - 1];
       const int64_t element = element_bytes(one.dtype);
       one.vector = one.inner_stride == 1 && element >= 2 && is_aligned(one.data);
@@ -116,7 +119,9 @@ struct Plan {
         one.strides[d] = strides[k][d];
         if (strides[k][d] * element % 16 != 0) one.vector = false;
       }
+      vectors = (k == 0 || vectors) && one.vector;
     }
+    lined = ndim == 0 ? inner / kGroup : inner % (32 * kGroup) == 0 ? groups : 0;
   }
 };
 
@@ -129,7 +134,7 @@ LS_DEVICE void load_typed(C (&values)[kGroup], const T *p, int64_t stride, bool 
     constexpr int size = Vector<T>::kSize < kGroup ? Vector<T>::kSize : kGroup;
 #pragma unroll
     for (int i = 0; i < kGroup; i += size) {
-      const Vector<T> v = load_vector(p + i);
+      const Pack<T, size> v = load_pack<size>(p + i);
 #pragma unroll
       for (int j = 0; j < size; ++j) values[i + j] = convert<C>(v.at[j]);
     }
@@ -144,10 +149,10 @@ LS_DEVICE void store_typed(T *p, const C (&values)[kGroup], int64_t stride, bool
     constexpr int size = Vector<T>::kSize < kGroup ? Vector<T>::kSize : kGroup;
 #pragma unroll
     for (int i = 0; i < kGroup; i += size) {
-      Vector<T> v;
+      Pack<T, size> v;
 #pragma unroll
       for (int j = 0; j < size; ++j) v.at[j] = convert<T>(values[i + j]);
-      store_vector(p + i, v);
+      store_pack<size>(p + i, v);
     }
   } else {
 #pragma unroll
@@ -188,16 +193,86 @@ struct PointeeOf<T *> {
 template <typename P>
 using Pointee = typename PointeeOf<P>::type;
 
+// Eight values as they lie in memory: a word each of float32, half a one of bfloat16. They are two runs of four,
+// `apart` elements from each other, or neighbours (kNeighbours).
+struct Words {
+  uint32_t at[kGroup];
+};
+
+template <bool kNeighbours, typename T>
+LS_DEVICE void load_words(Words &words, const T *p, int64_t apart) {
+  const uint32_t *const from = reinterpret_cast<const uint32_t *>(p);
+  if constexpr (sizeof(T) == 2 && kNeighbours) {
+    const Pack<uint32_t, 4> v = load_pack<4>(from);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words.at[i] = v.at[i];
+  } else {
+    constexpr int half = sizeof(T) == 2 ? 2 : 4;  // words of a run
+    const Pack<uint32_t, half> low = load_pack<half>(from), high = load_pack<half>(from + apart * half / 4);
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      words.at[i] = low.at[i];
+      words.at[half + i] = high.at[i];
+    }
+  }
+}
+
+template <typename T>
+LS_DEVICE float value_of(const Words &words, int i) {
+  if constexpr (sizeof(T) == 4) return as_float(words.at[i]);
+  const uint32_t pair = words.at[i / 2];
+  return as_float(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+}
+
+template <bool kNeighbours, typename T>
+LS_DEVICE void store_words(T *p, const float (&values)[kGroup], int64_t apart) {
+  uint32_t *const to = reinterpret_cast<uint32_t *>(p);
+  if constexpr (sizeof(T) == 2 && kNeighbours) {
+    Pack<uint32_t, 4> v;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v.at[i] = bf16_pair(values[2 * i], values[2 * i + 1]);
+    store_pack<4>(to, v);
+  } else {
+    constexpr int half = sizeof(T) == 2 ? 2 : 4;
+    Pack<uint32_t, half> low, high;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      low.at[i] = sizeof(T) == 2 ? bf16_pair(values[2 * i % kGroup], values[(2 * i + 1) % kGroup]) : as_bits(values[i]);
+      high.at[i] = sizeof(T) == 2 ? bf16_pair(values[(4 + 2 * i) % kGroup], values[(5 + 2 * i) % kGroup])
+                                  : as_bits(values[4 + i]);
+    }
+    store_pack<half>(to, low);
+    store_pack<half>(to + apart * half / 4, high);
+  }
+}
+
 // Stands for operands of several storage types.
 struct Mixed {};
 
+// Calls f with a typed null pointer for the storage of an operand.
+template <typename C, typename T, typename F>
+LS_DEVICE void with_operand(const Operand &one, const F &f) {
+  if constexpr (kDtypeOf<T> != LS_U8) {
+    f(static_cast<T *>(nullptr));
+  } else {
+    with_storage<C>(one.dtype, f);
+  }
+}
+
+// F::kReads and F::kWrites are sums of 1 << k over the operands that it reads or writes.
 template <typename C, typename T, int K, typename F>
 __global__ void __launch_bounds__(256) elementwise_kernel(Plan<K> plan, F f) {
+  constexpr bool neighbours = kDtypeOf<T> == LS_BF16;
   for (int64_t group = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; group < plan.groups;
        group += static_cast<int64_t>(gridDim.x) * 256) {
     int64_t outer = plan.ndim == 0 ? 0 : group / plan.inner_groups;
-    const int64_t first = (group - outer * plan.inner_groups) * kGroup;
+    int64_t first = (group - outer * plan.inner_groups) * kGroup, apart = 4;
     const int n = static_cast<int>(plan.inner - first < kGroup ? plan.inner - first : kGroup);
+    if (!neighbours && plan.vectors && (group | 31) < plan.lined) {
+      // The warp's eight times 32 elements as two lines of 128: each access of a warp is 16 bytes a lane, side by side.
+      first -= 4 * static_cast<int64_t>(threadIdx.x % 32);
+      apart = 128;
+    }
     int64_t offset[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) offset[k] = first * plan.operands[k].inner_stride;
@@ -209,25 +284,62 @@ __global__ void __launch_bounds__(256) elementwise_kernel(Plan<K> plan, F f) {
       for (int k = 0; k < K; ++k) offset[k] += rest * plan.operands[k].strides[d];
       outer = next;
     }
+    if constexpr (kDtypeOf<C> == LS_F32) {
+      if (plan.vectors && n == kGroup) {
+        Words words[K];
+        float values[K][kGroup];
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+          if (!(F::kReads >> k & 1)) continue;
+          with_operand<C, T>(plan.operands[k], [&](auto *type) {
+            using U = Pointee<decltype(type)>;
+            load_words<neighbours>(words[k], reinterpret_cast<const U *>(plan.operands[k].data) + offset[k], apart);
+          });
+        }
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+          if (!(F::kReads >> k & 1)) continue;
+          with_operand<C, T>(plan.operands[k], [&](auto *type) {
+            using U = Pointee<decltype(type)>;
+#pragma unroll
+            for (int i = 0; i < kGroup; ++i) values[k][i] = value_of<U>(words[k], i);
+          });
+        }
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) {
+          float element[K];
+#pragma unroll
+          for (int k = 0; k < K; ++k) element[k] = F::kReads >> k & 1 ? values[k][i] : 0.0f;
+          f(element);
+#pragma unroll
+          for (int k = 0; k < K; ++k) values[k][i] = element[k];
+        }
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+          if (!(F::kWrites >> k & 1)) continue;
+          with_operand<C, T>(plan.operands[k], [&](auto *type) {
+            using U = Pointee<decltype(type)>;
+            store_words<neighbours>(reinterpret_cast<U *>(plan.operands[k].data) + offset[k], values[k], apart);
+          });
+        }
+        continue;
+      }
+    }
     C values[K][kGroup];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const Operand &one = plan.operands[k];
-      if (!(one.use & kReads)) continue;
-      if constexpr (kDtypeOf<T> != LS_U8) {
-        load_typed(values[k], reinterpret_cast<const T *>(one.data) + offset[k], one.inner_stride, one.vector, n);
-      } else {
-        with_storage<C>(one.dtype, [&](auto *type) {
-          using U = Pointee<decltype(type)>;
-          load_typed(values[k], reinterpret_cast<const U *>(one.data) + offset[k], one.inner_stride, one.vector, n);
-        });
-      }
+      if (!(F::kReads >> k & 1)) continue;
+      with_operand<C, T>(one, [&](auto *type) {
+        using U = Pointee<decltype(type)>;
+        load_typed(values[k], reinterpret_cast<const U *>(one.data) + offset[k], one.inner_stride, one.vector, n);
+      });
     }
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       C element[K];
 #pragma unroll
-      for (int k = 0; k < K; ++k) element[k] = plan.operands[k].use & kReads ? values[k][i] : C(0);
+      for (int k = 0; k < K; ++k) element[k] = F::kReads >> k & 1 ? values[k][i] : C(0);
       f(element);
 #pragma unroll
       for (int k = 0; k < K; ++k) values[k][i] = element[k];
@@ -235,15 +347,11 @@ __global__ void __launch_bounds__(256) elementwise_kernel(Plan<K> plan, F f) {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const Operand &one = plan.operands[k];
-      if (!(one.use & kWrites)) continue;
-      if constexpr (kDtypeOf<T> != LS_U8) {
-        store_typed(reinterpret_cast<T *>(one.data) + offset[k], values[k], one.inner_stride, one.vector, n);
-      } else {
-        with_storage<C>(one.dtype, [&](auto *type) {
-          using U = Pointee<decltype(type)>;
-          store_typed(reinterpret_cast<U *>(one.data) + offset[k], values[k], one.inner_stride, one.vector, n);
-        });
-      }
+      if (!(F::kWrites >> k & 1)) continue;
+      with_operand<C, T>(one, [&](auto *type) {
+        using U = Pointee<decltype(type)>;
+        store_typed(reinterpret_cast<U *>(one.data) + offset[k], values[k], one.inner_stride, one.vector, n);
+      });
     }
   }
 }
@@ -255,11 +363,10 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
 }
 
-// Runs f(element) with K values of C over all elements; use[k] says whether f reads or writes operand k.
+// Runs f(element) with K values of C over all elements.
 template <typename C, int K, typename F>
-inline ls_status elementwise(const ls_exec *exec, const ls_tensor *const (&tensors)[K], const int (&use)[K],
-                             const F &f) {
-  const Plan<K> plan(tensors, use);
+inline ls_status elementwise(const ls_exec *exec, const ls_tensor *const (&tensors)[K], const F &f) {
+  const Plan<K> plan(tensors);
   if (plan.groups == 0) return LS_OK;
   const unsigned blocks = blocks_for(plan.groups, 256);
   bool same = true;

@@ -8,13 +8,14 @@ namespace {
 
 template <typename T>
 struct Store {
+  static constexpr unsigned kReads = 0, kWrites = 1;
   T value;
   LS_DEVICE void operator()(T (&element)[1]) const { element[0] = value; }
 };
 
 template <typename T>
 ls_status run(const ls_exec *exec, const ls_fill_args *args) {
-  const Plan<1> plan({&args->y}, {kWrites});
+  const Plan<1> plan({&args->y});
   if (plan.groups == 0) return LS_OK;
   const Store<T> store{convert<T>(args->value)};
   return LS_LAUNCH((elementwise_kernel<T, T, 1, Store<T>>), blocks_for(plan.groups, 256), 256, 0, exec, plan, store);

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kMostPieces) total_kernel(const double *partia
 
 // Workspace: a float64 for each of at most 1024 pieces (native/runtime/ops/norm_squared.cc).
 ls_status norm_squared(const ls_exec *exec, const ls_norm_squared_args *args) {
-  const Plan<1> plan({&args->x}, {kReads});
+  const Plan<1> plan({&args->x});
   if (plan.groups == 0) return LS_OK;
   const int64_t wanted = element_count(args->x) / 8192 + 1, blocks = wanted > kMostPieces ? kMostPieces : wanted;
   double *const partial = static_cast<double *>(exec->workspace);

@@ -43,6 +43,29 @@ LS_DEVICE T block_reduce(T value, const F &f) {
   }
 }
 
+// The sums of kCount values at once over a block of kThreads threads; every thread gets them. As block_reduce
+// otherwise.
+template <int kThreads, int kCount>
+LS_DEVICE void block_sums(float (&values)[kCount]) {
+  constexpr int warps = kThreads / 32;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = warp_reduce(values[i], Add{});
+  if constexpr (warps > 1) {
+    __shared__ float parts[kCount][warps];
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) parts[i][threadIdx.x / 32] = values[i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      values[i] = parts[i][0];
+#pragma unroll
+      for (int w = 1; w < warps; ++w) values[i] += parts[i][w];
+    }
+  }
+}
+
 }  // namespace longseq::cuda
 
 #endif  // LONGSEQ_CUDA_REDUCE_H

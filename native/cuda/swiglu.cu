@@ -11,6 +11,7 @@ namespace {
 // kSilu: SwiGLU alone, with one exponential; the others go by kind.
 template <bool kSilu>
 struct Forward {
+  static constexpr unsigned kReads = 0b011, kWrites = 0b100;
   int kind;
   LS_DEVICE void operator()(float (&v)[3]) const { v[2] = activate(kSilu ? LS_UNARY_SILU : kind, v[0]) * v[1]; }
 };
@@ -19,6 +20,7 @@ struct Forward {
 // up.
 template <bool kSilu>
 struct Backward {
+  static constexpr unsigned kReads = 0b00111, kWrites = 0b11000;
   int kind;
   LS_DEVICE void operator()(float (&v)[5]) const {
     const float gate = v[0], up = v[1], dy = v[2];
@@ -40,16 +42,16 @@ struct Backward {
 
 ls_status swiglu(const ls_exec *exec, const ls_swiglu_args *args) {
   const ls_tensor *const operands[] = {&args->gate, &args->up, &args->y};
-  const int use[] = {kReads, kReads, kWrites}, kind = static_cast<int>(args->kind);
-  return kind == LS_UNARY_SILU ? elementwise<float>(exec, operands, use, Forward<true>{kind})
-                               : elementwise<float>(exec, operands, use, Forward<false>{kind});
+  const int kind = static_cast<int>(args->kind);
+  return kind == LS_UNARY_SILU ? elementwise<float>(exec, operands, Forward<true>{kind})
+                               : elementwise<float>(exec, operands, Forward<false>{kind});
 }
 
 ls_status swiglu_backward(const ls_exec *exec, const ls_swiglu_backward_args *args) {
   const ls_tensor *const operands[] = {&args->gate, &args->up, &args->dy, &args->dup, &args->dgate};
-  const int use[] = {kReads, kReads, kReads, kWrites, kWrites}, kind = static_cast<int>(args->kind);
-  return kind == LS_UNARY_SILU ? elementwise<float>(exec, operands, use, Backward<true>{kind})
-                               : elementwise<float>(exec, operands, use, Backward<false>{kind});
+  const int kind = static_cast<int>(args->kind);
+  return kind == LS_UNARY_SILU ? elementwise<float>(exec, operands, Backward<true>{kind})
+                               : elementwise<float>(exec, operands, Backward<false>{kind});
 }
 
 }  // namespace longseq::cuda
