@@ -104,7 +104,6 @@
   X(ATTR_OPERATION_REDUCTION_DESC, 1612)                            \
   X(ATTR_OPERATION_RESHAPE_XDESC, 2200)                             \
   X(ATTR_OPERATION_RESHAPE_YDESC, 2201)                             \
-  X(ATTR_DEVICEPROP_HANDLE, 2701)                                   \
   X(ATTR_DEVICEPROP_JSON_REPRESENTATION, 2702)                      \
   X(ATTR_OPERATION_SDPA_FWD_QDESC, 2800)                            \
   X(ATTR_OPERATION_SDPA_FWD_KDESC, 2801)                            \

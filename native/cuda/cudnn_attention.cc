@@ -36,12 +36,15 @@ constexpr size_t kMostPlans = 256;
 
 Engine &engine_of(const DeviceState *state) {
   static std::mutex mutex;
-  static std::map<int, std::unique_ptr<Engine>> engines;
+  // Never destroyed: at exit cuDNN, opened later, is the first to end.
+  static auto &engines = *new std::map<int, std::unique_ptr<Engine>>;
   const std::lock_guard<std::mutex> lock(mutex);
   std::unique_ptr<Engine> &engine = engines[state->index];
   if (engine) return *engine;
   engine = std::make_unique<Engine>();
-  const VendorLibrary file = open_vendor("libcudnn.so.9", "nvidia-cudnn-cu13", false);
+  // cuDNN compiles with it, and looks for it by name only: one that is open is found.
+  open_vendor("libnvrtc.so.13", "nvidia-cuda-nvrtc", false);
+  const VendorLibrary file = open_vendor("libcudnn.so.9", "nvidia-cudnn-cu13", false, cudnn::unfit);
   if (!file.handle) {
     engine->error = file.error;
     return *engine;
@@ -53,7 +56,7 @@ Engine &engine_of(const DeviceState *state) {
     engine->error = std::string("cudnnCreate: ") + engine->library->get_error_string(status);
     return *engine;
   }
-  engine->device = cudnn::Device::of_handle(engine->library, engine->handle, &engine->error);
+  engine->device = cudnn::Device::of_handle(engine->library, engine->handle);
   return *engine;
 }
 
@@ -71,33 +74,33 @@ const CachedPlan &plan_of(Engine *engine, const cudnn::Geometry &geometry, bool 
   return made;
 }
 
-// Lengths and offsets of packed documents, from host numbers. The copies leave pageable memory before they return.
+// Lengths and offsets of packed documents, from host numbers: one copy, laid out as the workspace has them.
 ls_status give_documents(const ls_exec *exec, const CudnnAttention &c, const CudnnWorkspace &w,
                          const cudnn::AttentionGraph &ports, std::vector<void *> *pointers) {
   if (!c.geometry.packed) return LS_OK;
   char *const workspace = static_cast<char *>(exec->workspace);
-  cudaStream_t const stream = stream_of(exec);
+  const auto documents = static_cast<size_t>(c.geometry.documents);
+  const size_t offset_bytes = 8 * (documents + 1);
+  std::vector<char> notes(static_cast<size_t>(w.offsets - w.lengths_q) + ports.offsets.size() * offset_bytes);
   const auto give = [&](cudnn::Uid uid, int64_t at, const void *values, size_t bytes) {
     (*pointers)[static_cast<size_t>(uid - 1)] = workspace + at;
-    const cudaError_t error = cudaMemcpyAsync(workspace + at, values, bytes, cudaMemcpyHostToDevice, stream);
-    return error == cudaSuccess ? LS_OK : launch_status(exec, error, "copy of document lengths");
+    memcpy(notes.data() + (at - w.lengths_q), values, bytes);
   };
-  const auto documents = static_cast<size_t>(c.geometry.documents);
   for (const bool of_keys : {false, true}) {
     const std::vector<int64_t> &rows = of_keys ? c.rows_k : c.rows_q;
     const std::vector<int32_t> lengths(rows.begin(), rows.end());
-    LS_TRY(give(of_keys ? ports.lengths_k : ports.lengths_q, of_keys ? w.lengths_k : w.lengths_q, lengths.data(),
-                4 * documents));
+    give(of_keys ? ports.lengths_k : ports.lengths_q, of_keys ? w.lengths_k : w.lengths_q, lengths.data(),
+         4 * documents);
   }
   int64_t at = w.offsets;
   for (const cudnn::Offsets &offsets : ports.offsets) {
     std::vector<int64_t> elements = offsets.of_keys ? c.begin_k : c.begin_q;
     elements.push_back(offsets.of_keys ? c.geometry.total_k : c.geometry.total_q);
     for (int64_t &element : elements) element *= offsets.stride;
-    LS_TRY(give(offsets.uid, at, elements.data(), 8 * elements.size()));
-    at += static_cast<int64_t>(8 * elements.size());
+    give(offsets.uid, at, elements.data(), offset_bytes);
+    at += static_cast<int64_t>(offset_bytes);
   }
-  return LS_OK;
+  return upload_note(exec, workspace + w.lengths_q, notes.data(), static_cast<int64_t>(notes.size()));
 }
 
 // Rows first .. first + count - 1 of a tensor of rows.
@@ -194,7 +197,7 @@ struct Call {
   ls_status run(const ls_exec *exec, const char *op) {
     std::string error;
     if (cached->plan->run(engine->handle, pointers, exec->workspace, &error)) return LS_OK;
-    return fail(exec, LS_DEVICE_FAILURE, "%s: %s", op, error.c_str());
+    return library_failure(exec, LS_DEVICE_FAILURE, op, error.c_str());
   }
 };
 

@@ -48,6 +48,8 @@ class Builder {
     t.name = name;
     t.sizes = {g.documents, g.heads, g.rows_q, 1};
     t.strides = {g.heads * g.total_q, g.total_q, 1, 1};
+    // Those of some heads of many begin anywhere, and so does each head where the rows are no multiple of four.
+    t.alignment = 4;
     t.ragged = offsets(false, 1);
     return graph().add(t).uid;
   }

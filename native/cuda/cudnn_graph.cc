@@ -156,15 +156,8 @@ std::string to_json(const Graph &graph) {
 
 // ---- devices ----
 
-std::unique_ptr<Device> Device::of_handle(const Library *library, Handle handle, std::string *error) {
-  std::unique_ptr<Device> device(new Device(library, handle));
-  Status status = library->create_descriptor(BACKEND_DEVICEPROP_DESCRIPTOR, &device->properties);
-  if (status == STATUS_SUCCESS)
-    status = library->set_attribute(device->properties, ATTR_DEVICEPROP_HANDLE, TYPE_HANDLE, 1, &handle);
-  if (status == STATUS_SUCCESS) status = library->finalize(device->properties);
-  if (status == STATUS_SUCCESS) return device;
-  *error = "cuDNN cannot read the device's properties: " + last_error(library, status);
-  return nullptr;
+std::unique_ptr<Device> Device::of_handle(const Library *library, Handle handle) {
+  return std::unique_ptr<Device>(new Device(library, handle));
 }
 
 std::unique_ptr<Device> Device::described(const Library *library, const std::string &json, std::string *error) {
@@ -229,12 +222,11 @@ class PlanBuilder {
   void make_tensor(const Tensor &t) {
     const std::string what = "tensor " + t.name;
     const Descriptor d = create(BACKEND_TENSOR_DESCRIPTOR, what);
-    const int64_t alignment = 16;
     set_type(d, ATTR_TENSOR_DATA_TYPE, t.type, what);
     set(d, ATTR_TENSOR_DIMENSIONS, TYPE_INT64, 4, t.sizes.data(), what);
     set(d, ATTR_TENSOR_STRIDES, TYPE_INT64, 4, t.strides.data(), what);
     set(d, ATTR_TENSOR_UNIQUE_ID, TYPE_INT64, 1, &t.uid, what);
-    set(d, ATTR_TENSOR_BYTE_ALIGNMENT, TYPE_INT64, 1, &alignment, what);
+    set(d, ATTR_TENSOR_BYTE_ALIGNMENT, TYPE_INT64, 1, &t.alignment, what);
     set(d, ATTR_TENSOR_IS_VIRTUAL, TYPE_BOOLEAN, 1, &t.is_virtual, what);
     set(d, ATTR_TENSOR_IS_BY_VALUE, TYPE_BOOLEAN, 1, &t.by_value, what);
     if (t.ragged) set_descriptor(d, ATTR_TENSOR_RAGGED_OFFSET_DESC, tensor(t.ragged), what);
@@ -349,7 +341,7 @@ class PlanBuilder {
     const Descriptor heuristics = create(BACKEND_ENGINEHEUR_DESCRIPTOR, "heuristics");
     set_descriptor(heuristics, ATTR_ENGINEHEUR_OPERATION_GRAPH, operations, "heuristics");
     set(heuristics, ATTR_ENGINEHEUR_MODE, TYPE_HEUR_MODE, 1, &mode, "heuristics");
-    set_descriptor(heuristics, ATTR_ENGINEHEUR_DEVICEPROP, device_.properties, "heuristics");
+    if (!device_.handle) set_descriptor(heuristics, ATTR_ENGINEHEUR_DEVICEPROP, device_.properties, "heuristics");
     if (const Status status = library_->finalize(heuristics); status != STATUS_SUCCESS) {
       note("heuristics", status);
       return false;

@@ -37,6 +37,7 @@ struct Tensor {
   Dims sizes{}, strides{};
   bool is_virtual = false;  // lives inside the fused kernel
   bool by_value = false;    // one number of the host, `value`
+  int64_t alignment = 16;   // bytes that its address is a multiple of
   double value = 0;
   // Ragged: batch b starts at element ragged[b] * ragged_multiplier, not at b * strides[0]. cuDNN knows the multiplier
   // by itself (a full-head gradient shares the offsets of the gradient that it is reduced to).
@@ -89,14 +90,14 @@ std::string to_json(const Graph &graph);
 class Device {
  public:
   // The GPU of a cuDNN handle.
-  static std::unique_ptr<Device> of_handle(const Library *library, Handle handle, std::string *error);
+  static std::unique_ptr<Device> of_handle(const Library *library, Handle handle);
   // A described GPU; nothing can run.
   static std::unique_ptr<Device> described(const Library *library, const std::string &json, std::string *error);
   ~Device();
 
   const Library *const library;
-  const Handle handle;  // null: described
-  Descriptor properties = nullptr;
+  const Handle handle;              // null: described
+  Descriptor properties = nullptr;  // of a described one
 
  private:
   Device(const Library *l, Handle h) : library(l), handle(h) {}

@@ -17,11 +17,31 @@ bool resolve(void *library, const char *name, Function *function, std::string *e
   return *function != nullptr;
 }
 
+// "9.24.0" of 92400.
+std::string version_text(size_t version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
+
 }  // namespace
+
+std::string unfit(void *file) {
+  std::string missing;
+  size_t (*version)() = nullptr, (*cuda)() = nullptr;
+  if (!resolve(file, "cudnnGetVersion", &version, &missing) || !resolve(file, "cudnnGetCudartVersion", &cuda, &missing))
+    return missing;
+  if (version() < kOldestVersion)
+    return "its version is " + version_text(version()) + ", at least " + version_text(kOldestVersion) + " is needed";
+  if (cuda() / 1000 != kCuda)
+    return "it is built for CUDA " + std::to_string(cuda() / 1000) + ", one for CUDA " + std::to_string(kCuda) +
+           " is needed";
+  return "";
+}
 
 const Library *open_library(const std::string &path, std::string *error) {
   static std::mutex mutex;
-  static std::map<std::string, std::unique_ptr<Library>> opened;
+  // Never destroyed, as all that stands for an open library: threads and cuDNN's own exit handlers may come later.
+  static auto &opened = *new std::map<std::string, std::unique_ptr<Library>>;
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = opened.find(path); found != opened.end()) return found->second.get();
   void *file = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -31,8 +51,8 @@ const Library *open_library(const std::string &path, std::string *error) {
   }
   auto library = std::make_unique<Library>();
   library->path = path;
-  std::string missing;
-  const bool complete = resolve(file, "cudnnGetVersion", &library->get_version, &missing) &&
+  std::string missing = unfit(file);
+  const bool complete = missing.empty() && resolve(file, "cudnnGetVersion", &library->get_version, &missing) &&
                         resolve(file, "cudnnGetErrorString", &library->get_error_string, &missing) &&
                         resolve(file, "cudnnGetLastErrorString", &library->get_last_error_string, &missing) &&
                         resolve(file, "cudnnCreate", &library->create, &missing) &&
@@ -44,17 +64,12 @@ const Library *open_library(const std::string &path, std::string *error) {
                         resolve(file, "cudnnBackendSetAttribute", &library->set_attribute, &missing) &&
                         resolve(file, "cudnnBackendGetAttribute", &library->get_attribute, &missing) &&
                         resolve(file, "cudnnBackendExecute", &library->execute, &missing);
-  if (complete) {
-    library->version = library->get_version();
-    if (library->version < kOldestVersion)
-      missing = "its version is " + std::to_string(library->version) + ", at least " + std::to_string(kOldestVersion) +
-                " is needed";
-  }
-  if (!missing.empty()) {
+  if (!complete) {
     dlclose(file);
     *error = "cuDNN at " + path + " cannot be used: " + missing;
     return nullptr;
   }
+  library->version = library->get_version();
   return (opened[path] = std::move(library)).get();
 }
 

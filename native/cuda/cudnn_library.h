@@ -10,6 +10,8 @@ namespace longseq::cuda::cudnn {
 
 // Oldest library whose attention graphs we build: the diagonal band mask operation in a forward sub-graph.
 constexpr size_t kOldestVersion = 92100;
+// CUDA's major version that it has to be built for.
+constexpr size_t kCuda = 13;
 
 struct Library {
   size_t (*get_version)();
@@ -28,6 +30,10 @@ struct Library {
   size_t version;    // e.g. 92400 for 9.24.0
   std::string path;  // as opened
 };
+
+// What is wrong with the library behind a handle of dlopen, in a few words, or "". Wheels for CUDA 12 hold a
+// libcudnn.so.9 too, which wants CUDA 12's cuBLAS and NVRTC.
+std::string unfit(void *file);
 
 // Opens libcudnn.so.9 at `path` (its sub-libraries lie beside it). Stays open for the life of the process.
 // Null where it cannot be used, with one line in `error`: path, and what is missing or too old.

@@ -10,7 +10,7 @@ namespace {
 
 std::mutex mutex;
 std::map<void *, Fault *> &records() {
-  static std::map<void *, Fault *> all;
+  static auto &all = *new std::map<void *, Fault *>;
   return all;
 }
 

@@ -71,7 +71,7 @@ using Key = std::tuple<int, int, int, int, uint64_t, uint64_t, uint64_t, int64_t
 
 std::mutex choices_mutex;
 std::map<Key, cublasLtMatmulAlgo_t> &choices() {
-  static std::map<Key, cublasLtMatmulAlgo_t> map;
+  static auto &map = *new std::map<Key, cublasLtMatmulAlgo_t>;
   return map;
 }
 
@@ -168,7 +168,7 @@ ls_status gemm(const ls_exec *exec, const Gemm &g) {
     call("cublasLtMatmulAlgoGetHeuristic", [&] {
       return lt.MatmulAlgoGetHeuristic(handle, d.operation, d.a, d.b, d.c, d.c, d.preference, 1, &result, &found);
     });
-    if (status == CUBLAS_STATUS_SUCCESS && found == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (status == CUBLAS_STATUS_SUCCESS) status = found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : result.state;
     if (status == CUBLAS_STATUS_SUCCESS) {
       algorithm = result.algo;
       std::lock_guard<std::mutex> lock(choices_mutex);
@@ -181,11 +181,8 @@ ls_status gemm(const ls_exec *exec, const Gemm &g) {
                      &algorithm, g.workspace, static_cast<size_t>(g.workspace_bytes), stream);
   });
   if (status == CUBLAS_STATUS_SUCCESS) return launch_status(exec, cudaGetLastError(), "cublasLtMatmul");
-  // A failure of CUDA itself says more, and may have cost the device.
-  const cudaError_t cuda = cudaGetLastError();
-  if (cuda != cudaSuccess) return launch_status(exec, cuda, what);
-  return fail(exec, status == CUBLAS_STATUS_NOT_SUPPORTED ? LS_UNSUPPORTED : LS_DEVICE_FAILURE, "%s: %s", what,
-              lt.GetStatusName(status));
+  return library_failure(exec, status == CUBLAS_STATUS_NOT_SUPPORTED ? LS_UNSUPPORTED : LS_DEVICE_FAILURE, what,
+                         lt.GetStatusName(status));
 }
 
 }  // namespace longseq::cuda

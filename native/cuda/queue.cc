@@ -12,10 +12,12 @@ namespace {
 
 // Half of a queue's staging memory: large enough for the full rate of PCIe, small enough to pin without a wait.
 constexpr int64_t kStagingBytes = int64_t{8} << 20;
+// A slot for numbers of an op: lengths and offsets of some hundred documents. As many slots as tasks run ahead.
+constexpr int64_t kNoteBytes = 64 << 10;
 
 std::mutex lost_mutex;
 std::map<int, std::string> &lost_devices() {
-  static std::map<int, std::string> devices;
+  static auto &devices = *new std::map<int, std::string>;  // threads may look while the process ends
   return devices;
 }
 
@@ -95,6 +97,10 @@ cudaStream_t stream_of(const ls_exec *exec) {
 
 int multiprocessors(const ls_exec *exec) { return device_of(exec)->properties.multiProcessorCount; }
 
+int64_t most_shared(const ls_exec *exec) {
+  return static_cast<int64_t>(device_of(exec)->properties.sharedMemPerBlockOptin);
+}
+
 ls_status launch_status(const ls_exec *exec, cudaError_t error, const char *what) {
   if (error == cudaSuccess) return fault_status(exec->device, exec->error, exec->error_size);
   return failure(device_of(exec)->index, error, what, exec->error, exec->error_size);
@@ -125,7 +131,10 @@ void queue_close(void *device, void *stream) {
   if (state->compute == queue->stream) state->compute = nullptr;
   for (cudaEvent_t event : queue->staged)
     if (event) cudaEventDestroy(event);
+  for (cudaEvent_t event : queue->noted)
+    if (event) cudaEventDestroy(event);
   if (queue->staging) cudaFreeHost(queue->staging);
+  if (queue->notes) cudaFreeHost(queue->notes);
   cudaStreamDestroy(queue->stream);
 }
 
@@ -235,6 +244,39 @@ ls_status upload(const ls_exec *exec, void *device_address, const void *host, in
   }
   // All of `host` has been read: the copy itself may still be on its way, in order with what comes next.
   return LS_OK;
+}
+
+ls_status upload_note(const ls_exec *exec, void *device_address, const void *host, int64_t bytes) {
+  if (bytes > kNoteBytes) return upload(exec, device_address, host, bytes);
+  cudaStream_t stream = stream_of(exec);
+  QueueState *queue = queue_of(exec);
+  if (!queue->notes) {
+    void *memory = nullptr;
+    LS_TRY_CUDA(exec, cudaHostAlloc(&memory, QueueState::kNotes * kNoteBytes, cudaHostAllocDefault),
+                "2 MiB of pinned memory for an op's numbers");
+    queue->notes = static_cast<char *>(memory);
+  }
+  cudaEvent_t &noted = queue->noted[queue->note];
+  char *const slot = queue->notes + queue->note * kNoteBytes;
+  queue->note = (queue->note + 1) % QueueState::kNotes;
+  if (noted)
+    LS_TRY_CUDA(exec, cudaEventSynchronize(noted), "copy of an op's numbers");
+  else
+    LS_TRY_CUDA(exec, cudaEventCreateWithFlags(&noted, cudaEventDisableTiming | cudaEventBlockingSync),
+                "copy of an op's numbers");
+  memcpy(slot, host, static_cast<size_t>(bytes));
+  LS_TRY_CUDA(exec, cudaMemcpyAsync(device_address, slot, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream),
+              "copy of an op's numbers");
+  LS_TRY_CUDA(exec, cudaEventRecord(noted, stream), "copy of an op's numbers");
+  return LS_OK;
+}
+
+ls_status library_failure(const ls_exec *exec, ls_status status, const char *what, const char *why) {
+  // The library's CUDA runtime is not ours: only what broke the context is seen by both.
+  const cudaError_t error = cudaStreamQuery(stream_of(exec));
+  cudaGetLastError();
+  if (error != cudaSuccess && error != cudaErrorNotReady) return launch_status(exec, error, what);
+  return fail(exec, status, "%s: %s", what, why);
 }
 
 ls_status download(const ls_exec *exec, void *host, const void *device_address, int64_t bytes) {

@@ -52,6 +52,11 @@ struct QueueState {
   // Two halves of pinned memory that uploads and downloads pass through, made at the first.
   char *staging = nullptr;
   cudaEvent_t staged[2] = {};
+  // Pinned slots for numbers that an op brings along, taken in turn.
+  static constexpr int kNotes = 32;
+  char *notes = nullptr;
+  cudaEvent_t noted[kNotes] = {};
+  int note = 0;  // the next
 };
 
 inline DeviceState *device_of(const ls_exec *exec) { return static_cast<DeviceState *>(exec->device); }
@@ -68,6 +73,12 @@ cudaError_t record_event(DeviceState *device, cudaStream_t stream, cudaEvent_t *
 void recycle_event(DeviceState *device, cudaEvent_t event);
 // Marks the device lost where CUDA does not get over `error`, and writes "what: error" into text.
 ls_status failure(int index, cudaError_t error, const char *what, char *text, size_t text_size);
+
+// Copies a few numbers to the device in order with the stream, as upload does, but waits for nothing in a queue of
+// usual length.
+ls_status upload_note(const ls_exec *exec, void *device_address, const void *host, int64_t bytes);
+// `status` with "what: why" for a call of a vendor's library that failed, or what CUDA says where the device is lost.
+ls_status library_failure(const ls_exec *exec, ls_status status, const char *what, const char *why);
 
 // ---- entries of the table, by file ----
 

@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { type GraphCase, graphCase, line } from "./cudnn_cases.js";
-import { declaredValues, findCudnn, plans } from "./plans_tool.js";
+import { declaredValues, findCudnn, openedCudnn, plans } from "./plans_tool.js";
 
 const million = 1 << 20;
 const one = (direction: "forward" | "backward", rows: number, more: Partial<GraphCase> = {}) =>
@@ -103,6 +103,12 @@ t.test("our declarations carry the values of cuDNN's header", async (t) => {
   t.same(wrong, []);
   t.ok(declared.size > 100);
   t.comment(`${declared.size} values compared`);
+});
+
+t.test("a cuDNN of another version is named with what is needed", async (t) => {
+  t.match(openedCudnn(90_800, 13_000), /libcudnn\.so\.9 cannot be used: its version is 9\.8\.0, at least 9\.21\.0/);
+  t.match(openedCudnn(92_400, 12_090), /cannot be used: it is built for CUDA 12, one for CUDA 13 is needed/);
+  t.match(openedCudnn(92_400, 13_000), /cannot be used: it lacks cudnn/);
 });
 
 for (const [device, capability] of [

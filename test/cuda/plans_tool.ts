@@ -43,6 +43,22 @@ function driverFolder(): string {
   return dirname(compiled("libcuda.so.1", "gcc", ["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1"], [source]));
 }
 
+/** What is said of a libcudnn.so.9 of these versions; of one that says nothing else. */
+export function openedCudnn(version: number, cudart: number): string {
+  const library = compiled(
+    "libcudnn.so.9",
+    "gcc",
+    ["-shared", "-fPIC"],
+    [join(packageRoot, "test/native/cudnn/fake_cudnn.c")],
+  );
+  const result = spawnSync(plansTool(), [library, join(packageRoot, "test/cuda/device_h200.json")], {
+    input: "",
+    encoding: "utf8",
+    env: { ...process.env, LONGSEQ_FAKE_CUDNN: String(version), LONGSEQ_FAKE_CUDART: String(cudart) },
+  });
+  return result.stderr;
+}
+
 /** The values that our declarations give cuDNN's enumerations. */
 export function declaredValues(): Map<string, number> {
   const result = spawnSync(plansTool(), [], { encoding: "utf8" });
