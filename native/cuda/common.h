@@ -113,6 +113,7 @@ LS_DEVICE void store_vector(T *p, const Vector<T> &v) {
 }
 
 // As load_pack and store_pack of 16 bytes, for what is not wanted again: the second cache lets go of it first.
+#if defined(__CUDACC__) || defined(LS_CUDA_EMUL)  // no name of the host's compiler
 template <typename T>
 LS_DEVICE Vector<T> load_passing(const T *p) {
   const uint4 words = __ldcs(reinterpret_cast<const uint4 *>(p));
@@ -120,6 +121,7 @@ LS_DEVICE Vector<T> load_passing(const T *p) {
   memcpy(&v, &words, 16);
   return v;
 }
+#endif
 
 // Brings the line of p into the second cache.
 LS_DEVICE void prefetch([[maybe_unused]] const void *p) {
