@@ -112,14 +112,20 @@ LS_DEVICE void store_vector(T *p, const Vector<T> &v) {
   store_pack<Vector<T>::kSize>(p, v);
 }
 
-// As load_pack and store_pack of 16 bytes, for what is not wanted again: the second cache lets go of it first.
+// Value i of what lies in memory as words: one each of float32, two of bfloat16. Held as words, a bfloat16 takes half a
+// register; as a type of its own it would take one.
+template <typename T, int N>
+LS_DEVICE float value_of(const uint32_t (&words)[N], int i) {
+  if constexpr (sizeof(T) == 4) return as_float(words[i]);
+  const uint32_t pair = words[i / 2 % N];
+  return as_float(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+}
+
+// 16 bytes that are not wanted again: the second cache lets go of them first.
 #if defined(__CUDACC__) || defined(LS_CUDA_EMUL)  // no name of the host's compiler
-template <typename T>
-LS_DEVICE Vector<T> load_passing(const T *p) {
-  const uint4 words = __ldcs(reinterpret_cast<const uint4 *>(p));
-  Vector<T> v;
-  memcpy(&v, &words, 16);
-  return v;
+LS_DEVICE Pack<uint32_t, 4> load_passing(const void *p) {
+  const uint4 words = __ldcs(static_cast<const uint4 *>(p));
+  return {{words.x, words.y, words.z, words.w}};
 }
 #endif
 
@@ -191,6 +197,9 @@ cudaStream_t stream_of(const ls_exec *exec);
 
 // Streaming multiprocessors of the device, for grids that stride. (native/cuda/queue.cc)
 int multiprocessors(const ls_exec *exec);
+
+// Bytes of shared memory that one block may have. (native/cuda/queue.cc)
+int64_t most_shared(const ls_exec *exec);
 
 // LS_OK, or LS_DEVICE_FAILURE with "what: CUDA's name and text" in exec->error. A failure that the device does not get
 // over marks it lost. (native/cuda/queue.cc)

@@ -217,13 +217,6 @@ LS_DEVICE void load_words(Words &words, const T *p, int64_t apart) {
   }
 }
 
-template <typename T>
-LS_DEVICE float value_of(const Words &words, int i) {
-  if constexpr (sizeof(T) == 4) return as_float(words.at[i]);
-  const uint32_t pair = words.at[i / 2];
-  return as_float(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
-}
-
 template <bool kNeighbours, typename T>
 LS_DEVICE void store_words(T *p, const float (&values)[kGroup], int64_t apart) {
   uint32_t *const to = reinterpret_cast<uint32_t *>(p);
@@ -302,7 +295,7 @@ __global__ void __launch_bounds__(256) elementwise_kernel(Plan<K> plan, F f) {
           with_operand<C, T>(plan.operands[k], [&](auto *type) {
             using U = Pointee<decltype(type)>;
 #pragma unroll
-            for (int i = 0; i < kGroup; ++i) values[k][i] = value_of<U>(words[k], i);
+            for (int i = 0; i < kGroup; ++i) values[k][i] = value_of<U>(words[k].at, i);
           });
         }
 #pragma unroll

@@ -126,15 +126,16 @@ LS_DEVICE void store_run(T *p, const float (&values)[kRun]) {
 template <typename H, int kRun, typename T>
 struct HeldRow {
   static constexpr int kRuns = H::kValues / kRun;
-  Pack<T, kRun> runs[kRuns];
+  static constexpr int kWords = kRun * static_cast<int>(sizeof(T)) / 4;
+  Pack<uint32_t, kWords> runs[kRuns];
 
   // The first column of run r.
   static LS_DEVICE int column(int r) { return (r * H::kThreads + static_cast<int>(threadIdx.x)) * kRun; }
   LS_DEVICE void load(const T *row, int width) {
 #pragma unroll
     for (int r = 0; r < kRuns; ++r) {
-      runs[r] = Pack<T, kRun>{};
-      if (column(r) < width) runs[r] = load_pack<kRun>(row + column(r));
+      runs[r] = Pack<uint32_t, kWords>{};
+      if (column(r) < width) runs[r] = load_pack<kWords>(reinterpret_cast<const uint32_t *>(row + column(r)));
     }
   }
   static LS_DEVICE void announce(const T *row, int width) {
@@ -142,7 +143,7 @@ struct HeldRow {
     for (int r = 0; r < kRuns; ++r)
       if (column(r) < width) prefetch(row + column(r));
   }
-  LS_DEVICE float at(int r, int i) const { return to_float(runs[r].at[i]); }
+  LS_DEVICE float at(int r, int i) const { return value_of<T>(runs[r].at, i); }
 };
 
 // Rows of a block in y.

@@ -90,6 +90,13 @@ const specs: Spec[] = [
   { shape: [11, 1025], x: "bfloat16", weight: "bfloat16", y: "bfloat16", strided: true },
   { shape: [300, 130], strided: true, accumulate: true, bias: true },
   { shape: [20, 257], mean: 30, bias: true },
+  // Widths on both sides of what a warp, 128 and 256 threads hold.
+  { shape: [20, 128], mean: 30, bias: true },
+  { shape: [9, 520], x: "bfloat16", weight: "bfloat16", y: "bfloat16", accumulate: true },
+  { shape: [9, 1536], mean: 30, bias: true, accumulate: true },
+  { shape: [5, 4096], x: "bfloat16", y: "bfloat16", bias: true },
+  { shape: [3, 6144], weight: "bfloat16", bias: true },
+  { shape: [3, 8200] },
   { shape: [64] },
   { shape: [0, 8] },
   { shape: [3, 0], bias: true },

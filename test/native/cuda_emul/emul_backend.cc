@@ -51,6 +51,9 @@ cudaStream_t stream_of(const ls_exec *exec) { return static_cast<cudaStream_t>(e
 // Few, so that grids which stride do so here.
 int multiprocessors(const ls_exec *) { return 3; }
 
+// Little, so that rows which do not fit are met here.
+int64_t most_shared(const ls_exec *) { return 20 << 10; }
+
 ls_status launch_status(const ls_exec *exec, cudaError_t error, const char *what) {
   if (error == cudaSuccess) return fault_status(exec->device, exec->error, exec->error_size);
   return fail(exec, LS_DEVICE_FAILURE, "%s: %s", what, cudaGetErrorName(error));
