@@ -124,11 +124,14 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
   }
   const ls_backend *backend = device.backend();
   const OpDesc *op = &desc;
-  task.run = [backend, op, on_cpu, copy, workspace_data, workspace_bytes, keep = std::move(keep)](const ls_exec &base) {
+  // meta only accounts for what the CPU would do: nothing is behind its addresses.
+  const bool runs_on_cpu = on_cpu && !device.meta();
+  task.run = [backend, op, runs_on_cpu, copy, workspace_data, workspace_bytes,
+              keep = std::move(keep)](const ls_exec &base) {
     ls_exec exec = base;
     exec.workspace = workspace_data;
     exec.workspace_bytes = workspace_bytes;
-    if (!on_cpu) return op->call(backend, &exec, copy.get());
+    if (!runs_on_cpu) return op->call(backend, &exec, copy.get());
     // What the stream was given before may still write what is read here.
     if (backend->queue_synchronize) {
       const ls_status status = backend->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size);
