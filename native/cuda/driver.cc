@@ -35,13 +35,17 @@ std::string version_text(int version) {
 
 // Empty where all is well.
 std::string try_open() {
-  void *library = nullptr;
-  // The second name is that of the Windows Subsystem for Linux.
-  for (const char *name : {"libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"})
-    if (!library) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  std::string why;
+  void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    why = dlerror();
+    // In the Windows Subsystem for Linux.
+    library = dlopen("/usr/lib/wsl/lib/libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  }
   if (!library)
-    return std::string("there is no NVIDIA driver: libcuda.so.1 is not found; install driver ") + kNeededDriver +
-           " or newer, or use device: cpu";
+    return "there is no NVIDIA driver: libcuda.so.1 is not found" +
+           (why.find("No such file") == std::string::npos ? " or cannot be opened (" + why + ")" : "") +
+           "; install driver " + kNeededDriver + " or newer, or use device: cpu";
 #define LS_STRING_OF(name) #name
 #define LS_STRING(name) LS_STRING_OF(name)
 #define LS_FIND(name)                                                                                                 \

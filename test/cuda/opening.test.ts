@@ -45,6 +45,16 @@ t.test("a build without nvcc says what is missing and how it is made", async (t)
   t.match(open("cuda", {}), { code: "UNSUPPORTED", message: /liblongseq_cuda\.so is missing.*setup\.mjs --cuda/ });
 });
 
+t.test("no driver, or a file that is none", async (t) => {
+  if (!built) return t.notOk(built, "no backend was built: nothing to open");
+  // The first libcuda.so.1 that the loader meets decides: on a machine with a GPU too.
+  const folder = join(t.testdir({ libraries: { "libcuda.so.1": "no library" } }), "libraries");
+  t.match(open("cuda", { LD_LIBRARY_PATH: folder, LONGSEQ_CUDA_LIBS: libraries(t, both) }), {
+    code: "UNSUPPORTED",
+    message: /there is no NVIDIA driver: libcuda\.so\.1 .*cannot be opened \(.*\); install driver 580 or newer, or use/,
+  });
+});
+
 for (const [mode, message] of [
   ["old", /driver is too old: it supports CUDA 12\.4, longseq needs 13\.0; install driver 580 or newer/],
   ["none", /finds no device; .*--gpus all/],

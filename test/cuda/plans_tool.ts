@@ -20,7 +20,13 @@ const headers = [
 ];
 
 /** Compiles into build/test/cudnn/NAME-HASH unless it is there; another process may do the same at the same time. */
-function compiled(name: string, compiler: string, options: string[], inputs: string[], also: string[] = []): string {
+export function compiled(
+  name: string,
+  compiler: string,
+  options: string[],
+  inputs: string[],
+  also: string[] = [],
+): string {
   const hash = createHash("sha256").update(options.join(" "));
   for (const file of [...inputs, ...also]) hash.update(readFileSync(file));
   const path = join(folder, `${name}-${hash.digest("hex").slice(0, 16)}`, name);
@@ -43,15 +49,13 @@ function driverFolder(): string {
   return dirname(compiled("libcuda.so.1", "gcc", ["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1"], [source]));
 }
 
+/** A libcudnn.so.9 that says its version, LONGSEQ_FAKE_CUDNN, and what it was built for, LONGSEQ_FAKE_CUDART. */
+export const fakeCudnn = (): string =>
+  compiled("libcudnn.so.9", "gcc", ["-shared", "-fPIC"], [join(packageRoot, "test/native/cudnn/fake_cudnn.c")]);
+
 /** What is said of a libcudnn.so.9 of these versions; of one that says nothing else. */
 export function openedCudnn(version: number, cudart: number): string {
-  const library = compiled(
-    "libcudnn.so.9",
-    "gcc",
-    ["-shared", "-fPIC"],
-    [join(packageRoot, "test/native/cudnn/fake_cudnn.c")],
-  );
-  const result = spawnSync(plansTool(), [library, join(packageRoot, "test/cuda/device_h200.json")], {
+  const result = spawnSync(plansTool(), [fakeCudnn(), join(packageRoot, "test/cuda/device_h200.json")], {
     input: "",
     encoding: "utf8",
     env: { ...process.env, LONGSEQ_FAKE_CUDNN: String(version), LONGSEQ_FAKE_CUDART: String(cudart) },

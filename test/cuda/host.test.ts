@@ -1,0 +1,164 @@
+// The host side of the CUDA backend, memory, streams, events, copies and failures, over stand-ins for the driver and the
+// runtime that hold it to CUDA's rules: memory is not there before it is mapped nor after, streams run behind, a copy
+// stays within one registration, nothing goes while a kernel or a copy works on it.
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import t, { type Test } from "tap";
+import { binding, packageRoot } from "../../lib/binding.js";
+import { assumedCuda, Device } from "../../lib/tensor/device.js";
+import { Tensor } from "../../lib/tensor/tensor.js";
+import { compiled, fakeCudnn } from "./plans_tool.js";
+
+t.setTimeout(0);
+
+const MiB = 2 ** 20;
+const native = join(packageRoot, "native");
+const stand = join(packageRoot, "test/native/cuda_host");
+const folders = [
+  ...[process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"].flatMap((path) =>
+    path ? [join(path, "include")] : [],
+  ),
+  join(packageRoot, ".cache/cuda/nvidia/cu13/include"),
+];
+/** The folders of CUDA's headers; null where one is missing. */
+const headers = (() => {
+  const found = ["cuda_runtime.h", "cuda.h", "cublasLt.h"].map((name) =>
+    folders.find((folder) => existsSync(join(folder, name))),
+  );
+  return found.includes(undefined) ? null : [...new Set(found as string[])];
+})();
+
+// All host files but those that call cuBLASLt: no op is computed here.
+const inFolder = readdirSync(join(native, "cuda")).map((name) => join(native, "cuda", name));
+const sources = inFolder.filter((path) => /\.cc$/.test(path) && !/(gemm_cublaslt|matmul)\.cc$/.test(path));
+const used = inFolder
+  .filter((path) => /\.h$/.test(path))
+  .concat(join(native, "include/longseq/backend.h"), join(native, "runtime/ops/cudnn_attention.h"))
+  .concat(join(stand, "cudart.h"));
+
+/** The backend over the stand-ins, and a folder with the driver's and cuBLASLt's. */
+function build(t: Test, include: string[]): { library: string; libraries: string } {
+  const options = ["-std=c++20", "-O1", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"].concat(
+    [native, join(native, "include"), join(native, "cuda"), stand].map((folder) => `-I${folder}`),
+    include.map((folder) => `-isystem${folder}`),
+  );
+  const own = ["cudart.cc", "ops.cc"].map((name) => join(stand, name));
+  const library = compiled("cuda_host.so", "g++", options, [...sources, ...own], used);
+  const soname = [...options, "-Wl,-soname,libcuda.so.1"];
+  const driver = compiled("libcuda.so.1", "g++", soname, [join(stand, "libcuda.cc")]);
+  const libraries = join(t.testdir({ libraries: {} }), "libraries");
+  mkdirSync(libraries, { recursive: true });
+  symlinkSync(driver, join(libraries, "libcuda.so.1"));
+  symlinkSync(join(packageRoot, "build/test/fake_cublaslt.so"), join(libraries, "libcublasLt.so.13"));
+  return { library, libraries };
+}
+
+t.test("meta in place of a GPU touches no host memory either", async (t) => {
+  const device = new Device("meta", { profile: assumedCuda });
+  const x = Tensor.empty([1000], { device, tier: "host" });
+  binding.ops.fill(x.native(), 1);
+  await device.synchronize();
+  t.equal(device.memory("host").live, 4096, "it is accounted for");
+});
+
+if (headers === null) {
+  t.comment("CUDA's headers are not installed: nothing was built, nothing is judged");
+  t.pass("no headers");
+} else {
+  const { library, libraries } = build(t, headers);
+
+  /** What a program of host_programs.ts prints; it must end well. */
+  const program = async (name: string, environment: NodeJS.ProcessEnv = {}): Promise<Record<string, unknown>> => {
+    const path = fileURLToPath(new URL("host_programs.ts", import.meta.url));
+    const child = spawn(process.execPath, [...process.execArgv, "--import=tsx", path, name], {
+      cwd: packageRoot,
+      env: {
+        PATH: process.env.PATH,
+        HOME: process.env.HOME,
+        LD_LIBRARY_PATH: libraries,
+        LONGSEQ_CUDA_LIBS: libraries,
+        LONGSEQ_TEST_BACKEND: library,
+        ...environment,
+      },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let [out, errors] = ["", ""];
+    child.stdout.on("data", (chunk: Buffer) => {
+      out += chunk;
+    });
+    child.stderr.on("data", (chunk: Buffer) => {
+      errors += chunk;
+    });
+    const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
+      child.on("close", (...ended) => resolve(ended as [number | null, string | null])),
+    );
+    if (code !== 0) throw new Error(`${name} ended with ${code ?? signal}: ${errors}`);
+    return JSON.parse(out);
+  };
+
+  for (const [what, memory] of [
+    ["plenty of memory", 1024 * MiB],
+    ["hardly enough: commits wait for what is on its way back", 100 * MiB],
+  ] as const)
+    t.test(`blocks that come and go under slow kernels: ${what}`, async (t) => {
+      const found = await program("churn", { LONGSEQ_FAKE_DELAY: "300", LONGSEQ_FAKE_MEMORY: String(memory) });
+      t.match(found, { wrong: [], live: 0, reserved: 0 });
+    });
+
+  t.test("out of device memory: the breakdown, what to change, and life after it", async (t) => {
+    const found = await program("outOfMemory", {
+      LONGSEQ_FAKE_MEMORY: String(128 * MiB),
+      LONGSEQ_FAKE_DELAY: "2000",
+    });
+    t.match(found.refused, {
+      code: "OUT_OF_MEMORY",
+      message:
+        /out of device memory on cuda: 200\.0+ MiB more .*\(params 40\.0+ MiB\).*CUDA_ERROR_OUT_OF_MEMORY.*memory\.tile_mlp/,
+    });
+    t.same(found.read, [3, 4, 5]);
+  });
+
+  t.test("pinned memory that is refused", async (t) => {
+    const found = await program("pinned", { LONGSEQ_FAKE_PINNED: String(128 * MiB) });
+    t.match(found.refused, {
+      code: "OUT_OF_MEMORY",
+      message:
+        /out of host memory on cuda: .*\(checkpoints 60\.0+ MiB\).*pinning 64 MiB .* was refused: cudaErrorMemoryAllocation.*memory\.host_limit/,
+    });
+  });
+
+  t.test("copies over the borders of pinned chunks, which go back behind them", async (t) => {
+    t.same(await program("chunks", { LONGSEQ_FAKE_DELAY: "5000" }), { same: true });
+  });
+
+  t.test("attention: cudnn without cuDNN, and with one that is too old", async (t) => {
+    const nowhere = join(t.testdir({ cudnn: {} }), "cudnn");
+    symlinkSync(join(packageRoot, "build/test/fake_cublaslt.so"), join(nowhere, "libcublasLt.so.13"));
+    const missing = await program("forcedCudnn", { LONGSEQ_CUDA_LIBS: nowhere });
+    t.match(missing.refused, {
+      code: "UNSUPPORTED",
+      message:
+        /attention: cudnn cannot be had: libcudnn\.so\.9 is not found in LONGSEQ_CUDA_LIBS .*pip install nvidia-cudnn-cu13/,
+    });
+    symlinkSync(fakeCudnn(), join(nowhere, "libcudnn.so.9"));
+    const old = await program("forcedCudnn", { LONGSEQ_CUDA_LIBS: nowhere, LONGSEQ_FAKE_CUDNN: "90100" });
+    t.match(old.refused, { code: "UNSUPPORTED", message: /its version is 9\.1\.0, at least 9\.21\.0 is needed/ });
+  });
+
+  t.test("a kernel that fails: op, shapes and rank are named, the device is lost, the process ends well", async (t) => {
+    const found = await program("kernel");
+    const failed = {
+      code: "DEVICE_FAILURE",
+      message: /failed on rank 0.*cudaErrorIllegalAddress .*the device is lost/,
+    };
+    t.match(found.first, failed);
+    t.match(found.second, failed);
+    t.match(found.opening, { code: "DEVICE_FAILURE", message: /lost to this process by an earlier failure/ });
+  });
+
+  t.test("a run with every state on the host breaks none of CUDA's rules", async (t) => {
+    t.match(await program("training", { LONGSEQ_FAKE_DELAY: "100" }), { steps: 3, live: 0 });
+  });
+}
