@@ -161,6 +161,21 @@ LS_DEVICE void store_typed(T *p, const C (&values)[kGroup], int64_t stride, bool
   }
 }
 
+// kRun neighbours, at most 16 bytes an access.
+template <typename T, int kRun>
+LS_DEVICE void store_run(T *p, const float (&values)[kRun]) {
+  if constexpr (sizeof(T) == 2) {
+    Pack<uint32_t, kRun / 2> v;
+#pragma unroll
+    for (int i = 0; i < kRun / 2; ++i) v.at[i] = bf16_pair(values[2 * i], values[2 * i + 1]);
+    store_pack<kRun / 2>(reinterpret_cast<uint32_t *>(p), v);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kRun; i += 4)
+      store_pack<4>(p + i, Pack<float, 4>{{values[i], values[i + 1], values[i + 2], values[i + 3]}});
+  }
+}
+
 // Calls f with a typed null pointer for a dtype that may stand where arithmetic is in C.
 template <typename C, typename F>
 LS_DEVICE void with_storage(int32_t dtype, const F &f) {

@@ -108,20 +108,6 @@ LS_DEVICE void load_run(float (&values)[kRun], const T *p) {
     for (int j = 0; j < size; ++j) values[i + j] = to_float(v.at[j]);
   }
 }
-template <typename T, int kRun>
-LS_DEVICE void store_run(T *p, const float (&values)[kRun]) {
-  if constexpr (sizeof(T) == 2) {
-    Pack<uint32_t, kRun / 2> v;
-#pragma unroll
-    for (int i = 0; i < kRun / 2; ++i) v.at[i] = bf16_pair(values[2 * i], values[2 * i + 1]);
-    store_pack<kRun / 2>(reinterpret_cast<uint32_t *>(p), v);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kRun; i += 4)
-      store_pack<4>(p + i, Pack<float, 4>{{values[i], values[i + 1], values[i + 2], values[i + 3]}});
-  }
-}
-
 // A thread's part of a row as it lies in memory; zeros beyond the row's end.
 template <typename H, int kRun, typename T>
 struct HeldRow {

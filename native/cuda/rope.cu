@@ -1,5 +1,6 @@
 // Rotary position embedding (Su et al., arXiv 2104.09864) in the half-split form of Llama; the backward is `inverse`.
-// Bytes: x once, y once; FLOPs: 6 a pair, and some 50 in float64 a token and frequency, shared by all heads.
+// Bytes: x once, y once, 8 of a position; FLOPs: 6 a pair, and some 50 in float64 a token and frequency, shared by all
+// heads. A block takes as many tokens as have 256 angles together, and asks for the first values before it makes those.
 #include "elementwise.h"
 #include "entries.h"
 
@@ -19,64 +20,135 @@ LS_DEVICE void angle(int64_t position, float inv_freq, float &cosine, float &sin
   sincospif(static_cast<float>(rest * 0.31830988618379067154), &sine, &cosine);
 }
 
-// A block takes one token after the other: its threads make the cos and sin of the token's pairs, then turn those of
-// all heads, eight neighbouring pairs at a time.
+// What a kernel has to know of x and y.
 template <typename X, typename Y>
-__global__ void __launch_bounds__(kThreads)
-    rope_kernel(const X *x, int64_t x_token, int64_t x_head, bool x_vector, Y *y, int64_t y_token, int64_t y_head,
-                bool y_vector, const int64_t *positions, const float *inv_freq, int64_t tokens, int64_t heads,
-                int64_t size, int64_t half, float scaling, bool inverse, bool in_place) {
-  __shared__ float cosines[kPairs], sines[kPairs];
-  const int64_t rest = size - 2 * half;
-  for (int64_t t = blockIdx.x; t < tokens; t += gridDim.x) {
-    const X *const from = x + t * x_token;
-    Y *const to = y + t * y_token;
-    for (int64_t first = 0; first < half; first += kPairs) {
-      const int pairs = static_cast<int>(half - first < kPairs ? half - first : kPairs);
-      __syncthreads();
-      if (static_cast<int>(threadIdx.x) < pairs) {
-        float c, s;
-        angle(positions[t], inv_freq[first + threadIdx.x], c, s);
-        cosines[threadIdx.x] = c * scaling;
-        sines[threadIdx.x] = s * (inverse ? -scaling : scaling);
-      }
-      __syncthreads();
-      // heads * size is that of one token: 32 bits hold it.
-      const unsigned groups = static_cast<unsigned>((pairs + kGroup - 1) / kGroup);
-      for (unsigned item = threadIdx.x; item < static_cast<unsigned>(heads) * groups; item += kThreads) {
-        const unsigned head = item / groups;
-        const int i = static_cast<int>(item - head * groups) * kGroup;
-        const int n = pairs - i < kGroup ? pairs - i : kGroup;
-        const X *const xs = from + head * x_head + first + i;
-        Y *const ys = to + head * y_head + first + i;
-        float a[kGroup], b[kGroup];
-        load_typed(a, xs, 1, x_vector, n);
-        load_typed(b, xs + half, 1, x_vector, n);
-#pragma unroll
-        for (int j = 0; j < kGroup; ++j) {
-          const float c = j < n ? cosines[i + j] : 0.0f, s = j < n ? sines[i + j] : 0.0f;
-          const float low = fmaf(-b[j], s, a[j] * c), high = fmaf(a[j], s, b[j] * c);
-          a[j] = low;
-          b[j] = high;
-        }
-        store_typed(ys, a, 1, y_vector, n);
-        store_typed(ys + half, b, 1, y_vector, n);
-      }
-    }
-    if (rest == 0 || in_place) continue;
-    for (unsigned item = threadIdx.x; item < static_cast<unsigned>(heads * rest); item += kThreads) {
-      const unsigned head = item / static_cast<unsigned>(rest);
-      const int64_t i = 2 * half + item - head * rest;
-      to[head * y_head + i] = convert<Y>(from[head * x_head + i]);
-    }
+struct Operands {
+  const X *x;
+  int64_t x_token, x_head;
+  Y *y;
+  int64_t y_token, y_head;
+  const int64_t *positions;
+  const float *inv_freq;
+  int64_t tokens;
+  int heads, half;
+  int64_t rest;  // values of a head that are copied as they are; 0 where x is y
+  float scaling, sine_scaling;
+};
+
+// The values of a token that no angle turns.
+template <typename X, typename Y>
+LS_DEVICE void copy_rest(const Operands<X, Y> &o, int64_t t) {
+  // heads * rest is that of one token: 32 bits hold it.
+  const unsigned rest = static_cast<unsigned>(o.rest);
+  for (unsigned item = threadIdx.x; item < static_cast<unsigned>(o.heads) * rest; item += kThreads) {
+    const unsigned head = item / rest;
+    const int64_t i = 2 * o.half + static_cast<int64_t>(item - head * rest);
+    o.y[t * o.y_token + head * o.y_head + i] = convert<Y>(o.x[t * o.x_token + head * o.x_head + i]);
   }
 }
 
-// Groups of eight pairs, in both halves, begin at multiples of 16 bytes.
-bool vectors(const ls_tensor &x, int64_t half) {
+// Whole vectors of at most 256 pairs: a block has tokens first .. first + turn - 1; a thread turns runs of as many
+// pairs as 16 bytes hold, kAhead of them at a time.
+template <typename X, typename Y>
+__global__ void __launch_bounds__(kThreads) rope_vectors_kernel(Operands<X, Y> o, int turn) {
+  constexpr int kRun = sizeof(X) == 2 && sizeof(Y) == 2 ? 8 : 4, kAhead = 2;
+  constexpr int kWords = kRun * static_cast<int>(sizeof(X)) / 4;
+  __shared__ float cosines[kPairs], sines[kPairs];
+  const unsigned runs = static_cast<unsigned>(o.half / kRun), of_token = static_cast<unsigned>(o.heads) * runs;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * turn; first < o.tokens;
+       first += static_cast<int64_t>(gridDim.x) * turn) {
+    const int tokens = static_cast<int>(o.tokens - first < turn ? o.tokens - first : turn);
+    const unsigned items = static_cast<unsigned>(tokens) * of_token;
+    Pack<uint32_t, kWords> low[kAhead], high[kAhead];
+    const auto place = [&](unsigned item, int &token, int64_t &head, int &i) {
+      token = static_cast<int>(item / of_token);
+      const unsigned in_token = item - static_cast<unsigned>(token) * of_token;
+      head = in_token / runs;
+      i = static_cast<int>(in_token % runs) * kRun;
+    };
+    const auto load = [&](unsigned begin) {
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const unsigned item = begin + static_cast<unsigned>(k * kThreads);
+        if (item >= items) continue;
+        int token, i;
+        int64_t head;
+        place(item, token, head, i);
+        const X *const from = o.x + (first + token) * o.x_token + head * o.x_head + i;
+        low[k] = load_pack<kWords>(reinterpret_cast<const uint32_t *>(from));
+        high[k] = load_pack<kWords>(reinterpret_cast<const uint32_t *>(from + o.half));
+      }
+    };
+    load(threadIdx.x);
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < tokens * o.half) {
+      const int token = static_cast<int>(threadIdx.x) / o.half, pair = static_cast<int>(threadIdx.x) % o.half;
+      float c, s;
+      angle(o.positions[first + token], o.inv_freq[pair], c, s);
+      cosines[threadIdx.x] = c * o.scaling;
+      sines[threadIdx.x] = s * o.sine_scaling;
+    }
+    __syncthreads();
+    for (unsigned begin = threadIdx.x; begin < items; begin += kAhead * kThreads) {
+      if (begin != threadIdx.x) load(begin);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const unsigned item = begin + static_cast<unsigned>(k * kThreads);
+        if (item >= items) continue;
+        int token, i;
+        int64_t head;
+        place(item, token, head, i);
+        float a[kRun], b[kRun];
+#pragma unroll
+        for (int j = 0; j < kRun; ++j) {
+          const float x = value_of<X>(low[k].at, j), y = value_of<X>(high[k].at, j);
+          const float c = cosines[token * o.half + i + j], s = sines[token * o.half + i + j];
+          a[j] = fmaf(-y, s, x * c);
+          b[j] = fmaf(x, s, y * c);
+        }
+        Y *const to = o.y + (first + token) * o.y_token + head * o.y_head + i;
+        store_run(to, a);
+        store_run(to + o.half, b);
+      }
+    }
+    for (int token = 0; o.rest != 0 && token < tokens; ++token) copy_rest(o, first + token);
+  }
+}
+
+// Any layout and size: a block takes one token after the other, a thread one pair.
+template <typename X, typename Y>
+__global__ void __launch_bounds__(kThreads) rope_kernel(Operands<X, Y> o) {
+  __shared__ float cosines[kPairs], sines[kPairs];
+  for (int64_t t = blockIdx.x; t < o.tokens; t += gridDim.x) {
+    for (int first = 0; first < o.half; first += kPairs) {
+      const unsigned pairs = static_cast<unsigned>(o.half - first < kPairs ? o.half - first : kPairs);
+      __syncthreads();
+      if (threadIdx.x < pairs) {
+        float c, s;
+        angle(o.positions[t], o.inv_freq[first + static_cast<int>(threadIdx.x)], c, s);
+        cosines[threadIdx.x] = c * o.scaling;
+        sines[threadIdx.x] = s * o.sine_scaling;
+      }
+      __syncthreads();
+      // heads * pairs is that of one token: 32 bits hold it.
+      for (unsigned item = threadIdx.x; item < static_cast<unsigned>(o.heads) * pairs; item += kThreads) {
+        const unsigned head = item / pairs, i = item - head * pairs;
+        const X *const from = o.x + t * o.x_token + head * o.x_head + first + i;
+        Y *const to = o.y + t * o.y_token + head * o.y_head + first + i;
+        const float a = to_float(from[0]), b = to_float(from[o.half]), c = cosines[i], s = sines[i];
+        to[0] = from_float<Y>(fmaf(-b, s, a * c));
+        to[o.half] = from_float<Y>(fmaf(a, s, b * c));
+      }
+    }
+    if (o.rest != 0) copy_rest(o, t);
+  }
+}
+
+// Runs of eight pairs, in both halves, begin at multiples of 16 bytes.
+bool vectors(const ls_tensor &x) {
   const int64_t element = element_bytes(x.dtype);
   return is_aligned(x.data) && (x.strides[0] * element % 16 == 0 || x.sizes[0] == 1) &&
-         (x.strides[1] * element % 16 == 0 || x.sizes[1] == 1) && half * element % 16 == 0;
+         (x.strides[1] * element % 16 == 0 || x.sizes[1] == 1);
 }
 
 }  // namespace
@@ -84,17 +156,32 @@ bool vectors(const ls_tensor &x, int64_t half) {
 ls_status rope(const ls_exec *exec, const ls_rope_args *args) {
   const ls_tensor &x = args->x, &y = args->y;
   if (element_count(x) == 0) return LS_OK;
-  const int64_t half = args->inv_freq.sizes[0];
+  const int64_t half = args->inv_freq.sizes[0], tokens = x.sizes[0];
+  const float scaling = static_cast<float>(args->scaling);
   return dispatch_float(x.dtype, [&](auto x_tag) {
     using X = typename decltype(x_tag)::type;
     return dispatch_float(y.dtype, [&](auto y_tag) {
       using Y = typename decltype(y_tag)::type;
-      return LS_LAUNCH((rope_kernel<X, Y>), blocks_for(x.sizes[0], 1), kThreads, 0, exec,
-                       static_cast<const X *>(x.data), x.strides[0], x.strides[1], vectors(x, half),
-                       static_cast<Y *>(y.data), y.strides[0], y.strides[1], vectors(y, half),
-                       static_cast<const int64_t *>(args->positions.data),
-                       static_cast<const float *>(args->inv_freq.data), x.sizes[0], x.sizes[1], x.sizes[2], half,
-                       static_cast<float>(args->scaling), args->inverse != 0, x.data == y.data);
+      const Operands<X, Y> operands{static_cast<const X *>(x.data),
+                                    x.strides[0],
+                                    x.strides[1],
+                                    static_cast<Y *>(y.data),
+                                    y.strides[0],
+                                    y.strides[1],
+                                    static_cast<const int64_t *>(args->positions.data),
+                                    static_cast<const float *>(args->inv_freq.data),
+                                    tokens,
+                                    static_cast<int>(x.sizes[1]),
+                                    static_cast<int>(half),
+                                    x.data == y.data ? 0 : x.sizes[2] - 2 * half,
+                                    scaling,
+                                    args->inverse != 0 ? -scaling : scaling};
+      if (half > 0 && half % kGroup == 0 && half <= kPairs && vectors(x) && vectors(y)) {
+        const int64_t turn = kPairs / half;
+        return LS_LAUNCH((rope_vectors_kernel<X, Y>), blocks_for(tokens, turn), kThreads, 0, exec, operands,
+                         static_cast<int>(turn));
+      }
+      return LS_LAUNCH((rope_kernel<X, Y>), blocks_for(tokens, 1), kThreads, 0, exec, operands);
     });
   });
 }

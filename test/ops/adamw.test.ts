@@ -98,6 +98,8 @@ export const cases: Case[] = [
   one({ shape: [4, 4], steps: 4, master: true, eps: 0.1 }),
   one({ shape: [31], steps: 20, betas: [0, 0.5] }),
   one({ shape: [50_003], steps: 2 }),
+  one({ shape: [2, 2048], steps: 2, param: "bfloat16", master: true }),
+  one({ shape: [2049], steps: 2, param: "bfloat16", grad: "bfloat16", master: true }),
   one({ shape: [65], steps: 3, gradScale: 1e-6 }),
   one({ shape: [65], steps: 3, gradScale: 1e4 }),
   one({ shape: [0, 3], steps: 1 }),

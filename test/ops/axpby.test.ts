@@ -48,6 +48,12 @@ export const cases: Case[] = [
   one({ shape: [130], alpha: 2, beta: 0, factor: ["float32", 0.75] }),
   one({ shape: [130], alpha: 0, beta: 2 }),
   one({ shape: [100_003], alpha: 0.1, beta: 0.9 }),
+  // Rows of whole vectors with gaps between them: those of many warps, of parts of one, and of more than one dtype.
+  one({ shape: [5, 512], alpha: 2, beta: 0.5, lies: ["steps", "rows"] }),
+  one({ shape: [5, 264], x: "bfloat16", alpha: 2, beta: 1, lies: ["rows", "steps"] }),
+  one({ shape: [3, 2, 256], x: "bfloat16", alpha: 2, beta: 1, lies: ["steps", "rows"] }),
+  one({ shape: [7, 256], x: "bfloat16", y: "bfloat16", alpha: 2, beta: 1, lies: ["steps", "steps"] }),
+  one({ shape: [1027], y: "bfloat16", alpha: 0.5, beta: 0 }),
   one({ shape: [], alpha: 2, beta: 1 }),
   one({ shape: [0, 3], alpha: 2, beta: 1 }),
   doubles(0),

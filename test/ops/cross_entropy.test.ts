@@ -12,7 +12,7 @@ interface Spec {
   scale?: number;
   /** Every so-manieth row is ignored; 1: all. */
   ignoreEvery?: number;
-  strided?: boolean;
+  strided?: boolean | "steps";
   /** Logits lie in [-spread, spread) + shift. */
   spread?: number;
   shift?: number;
@@ -42,7 +42,7 @@ const one = (spec: Spec): Case => ({
   name: JSON.stringify(spec),
   body(bench: Bench) {
     const { rows, width, logits = "float32", dlogits = "float32", scale = 1 } = spec;
-    const kind = spec.strided ? "gaps" : "rows";
+    const kind = spec.strided === "steps" ? "steps" : spec.strided ? "gaps" : "rows";
     const x = bench.input([rows, width], logits, kind, spec.spread ?? 5, spec.shift ?? 0);
     const labels = Array.from({ length: rows }, (_, row) =>
       spec.ignoreEvery && row % spec.ignoreEvery === 0 ? -100 : bench.random.below(width),
@@ -79,7 +79,7 @@ export const cases: Case[] = [
   // Rows that lie in registers of 128, 256 and 512 threads, in shared memory as well, and beyond both.
   one({ rows: 3, width: 5_000, dlogits: "in place", lse: true, ignoreEvery: 2 }),
   one({ rows: 3, width: 10_007, dlogits: "bfloat16", strided: true }),
-  one({ rows: 3, width: 10_000, dlogits: "bfloat16", scale: 0.01 }),
+  one({ rows: 3, width: 10_000, dlogits: "bfloat16", scale: 0.01, strided: "steps" }),
   one({ rows: 3, width: 33_003, dlogits: "in place" }),
   one({ rows: 5, width: 39_992, dlogits: "in place", ignoreEvery: 3 }),
   one({ rows: 2, width: 80_004, logits: "bfloat16", dlogits: "in place" }),

@@ -18,15 +18,16 @@ import {
   tolerance,
 } from "./strided.js";
 
-/** How a tensor lies in memory. rows: contiguous; gaps: unused elements between the rows; columns: the first dim changes
- * fastest; spread: every third element. */
-export type Lie = "rows" | "gaps" | "columns" | "spread";
+/** How a tensor lies in memory. rows: contiguous; gaps: unused elements between the rows; steps: eight of them, so that
+ * rows of eights begin at whole vectors; columns: the first dim changes fastest; spread: every third element. */
+export type Lie = "rows" | "gaps" | "steps" | "columns" | "spread";
 
 export function lie(shape: readonly number[], kind: Lie | Layout): Layout {
   if (typeof kind === "object") return kind;
   const order = shape.map((_, i) => i);
   if (kind === "rows") return contiguous(shape);
   if (kind === "gaps") return layout(shape, order, 3);
+  if (kind === "steps") return layout(shape, order, 8);
   if (kind === "columns") return layout(shape, order.reverse(), 2);
   return layout(shape, order, 1, 3);
 }

@@ -70,6 +70,11 @@ const specs: Spec[] = [
   { shape: [40, 2, 96], x: "bfloat16", layout: "gaps", inverse: true },
   { shape: [40, 2, 96], y: "bfloat16", layout: "heads first" },
   { shape: [2000, 2, 32], positions: "15 million" },
+  // Several tokens a block, the last of them not full; more values than are asked for ahead.
+  { shape: [9, 32, 128], x: "bfloat16", y: "bfloat16", positions: "any" },
+  { shape: [7, 9, 64], x: "bfloat16", positions: "15 million", inverse: true },
+  { shape: [10, 20, 64], y: "bfloat16", rotary: 32 },
+  { shape: [3, 5, 528], rotary: 512, layout: "heads first" },
   { shape: [5, 2, 10], rotary: 0 },
   { shape: [0, 2, 8] },
   { shape: [4, 0, 8] },

@@ -34,6 +34,9 @@ export const cases: Case[] = [0, 1, 2, 3].flatMap((kind) => [
 ]);
 cases.push(
   one(0, [3, 33_000], "float32", "float32", "rows", "rows"),
+  one(0, [5, 768], "float32", "float32", "steps", "rows", true),
+  one(1, [5, 256], "bfloat16", "float32", "rows", "steps"),
+  one(0, [5, 296], "bfloat16", "bfloat16", "steps", "steps", true),
   one(0, [1, 1], "float32", "float32", "rows", "rows"),
   one(0, [0, 6], "float32", "float32", "rows", "rows"),
   one(0, [6, 0], "bfloat16", "bfloat16", "rows", "rows"),
