@@ -183,6 +183,14 @@ bool host_memory(const TensorHandle &handle) {
   return std::strcmp(handle.device->backend()->name, "cpu") == 0 || handle.storage->tier != LS_TIER_DEVICE;
 }
 
+// Copies that a stream was given before may still be at work on what lies on the host.
+FileStatus settle(const Device &device, const ls_exec &exec) {
+  const auto synchronize = device.backend()->queue_synchronize;
+  if (!synchronize || synchronize(exec.device, exec.stream, exec.error, exec.error_size) == LS_OK)
+    return FileStatus::success();
+  return FileStatus::argument(device.name() + " has failed: " + exec.error);
+}
+
 Napi::Value number_value(Napi::Env env, int64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
 
 // openSafetensors(path) -> Promise<{handle, entries: [{name, dtype, shape, elements, bytes}], metadata, bytes}>
@@ -250,12 +258,16 @@ Napi::Value read_safetensors(const Napi::CallbackInfo &info) {
   const bool nothing = count == 0 || handle.device->meta();
   const bool host = host_memory(handle);
   auto device = handle.device;
+  device->order(LS_QUEUE_COMPUTE, handle.storage, true);
   return ordered_promise(
       info.Env(), device, "read_safetensors", reader->path(),
       [reader, entry, begin, count, dtype, tensor, nothing, host, device](const ls_exec &exec) {
         if (nothing) return FileStatus::success();
         const CancelCheck cancelled = [device] { return device->cancelled(); };
-        if (host) return reader->read_into(*entry, begin, count, tensor.data, dtype, cancelled);
+        if (host) {
+          if (FileStatus status = settle(*device, exec); !status.ok()) return status;
+          return reader->read_into(*entry, begin, count, tensor.data, dtype, cancelled);
+        }
         return reader->read_through(
             *entry, begin, count, dtype,
             [&](const void *bytes, int64_t at, int64_t size) {
@@ -380,12 +392,19 @@ Napi::Value write_safetensors(const Napi::CallbackInfo &info) {
   const int64_t count = elements(tensor);
   const bool host = host_memory(handle);
   auto device = handle.device;
+  device->order(LS_QUEUE_COMPUTE, handle.storage, false);
   return ordered_promise(
       info.Env(), device, "write_safetensors", path,
       [box, name, tensor, dtype, count, host, device, path](const ls_exec &exec) {
         std::lock_guard<std::mutex> lock(box->mutex);
         const CancelCheck cancelled = [device] { return device->cancelled(); };
-        if (host || count == 0) return box->writer->write(name, tensor.data, count, dtype, cancelled);
+        if (host || count == 0) {
+          if (FileStatus status = settle(*device, exec); !status.ok()) {
+            box->writer->abandon();
+            return status;
+          }
+          return box->writer->write(name, tensor.data, count, dtype, cancelled);
+        }
         const int64_t item = safe_dtype_bits(dtype) / 8;
         const int64_t piece = std::min(count, kIoChunkBytes / item);
         const std::unique_ptr<char[]> buffer(new char[static_cast<size_t>(piece * item)]);

@@ -133,6 +133,10 @@ if (headers === null) {
     t.same(await program("chunks", { LONGSEQ_FAKE_DELAY: "5000" }), { same: true });
   });
 
+  t.test("host memory is saved as the copies before leave it", async (t) => {
+    t.same(await program("saving", { LONGSEQ_FAKE_DELAY: "50000" }), { saved: [2] });
+  });
+
   t.test("attention: cudnn without cuDNN, and with one that is too old", async (t) => {
     const nowhere = join(t.testdir({ cudnn: {} }), "cudnn");
     symlinkSync(join(packageRoot, "build/test/fake_cublaslt.so"), join(nowhere, "libcublasLt.so.13"));

@@ -93,6 +93,29 @@ const programs: Record<string, () => Promise<unknown>> = {
     return { same: data.every((value, i) => value === source[i]) };
   },
 
+  /** What copies leave in host memory is saved, though they are under way when that is asked for. */
+  async saving() {
+    const folder = mkdtempSync(join(tmpdir(), "longseq-host-"));
+    try {
+      const device = new Device("cuda", { threads: 1 });
+      const kept = Tensor.empty([1000], { device, tier: "host" });
+      binding.ops.fill(kept.native(), 1);
+      await device.synchronize();
+      const x = Tensor.full([1000], 2, { device });
+      binding.ops.copy(x.native(), kept.native(), queues.copyOut);
+      const path = join(folder, "x.safetensors");
+      const { handle } = await binding.createSafetensors(path, [{ name: "x", dtype: "F32", shape: [1000] }], []);
+      await binding.writeSafetensors(handle, "x", kept.native());
+      await binding.finishSafetensors(handle);
+      const reader = await binding.openSafetensors(path);
+      const bytes = await binding.readSafetensorsBytes(reader.handle, "x", 0, 1000, "F32");
+      binding.closeSafetensors(reader.handle);
+      return { saved: [...new Set(new Float32Array(bytes))] };
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+
   async kernel() {
     const device = new Device("cuda", { threads: 1 });
     const x = Tensor.full([4, 8], 1, { device });
