@@ -46,8 +46,6 @@ Queue::~Queue() {
   }
   arrived_.notify_all();
   thread_.join();
-  for (const Mark &mark : marks_)
-    if (mark.event) backend_->event_free(exec_.device, mark.event);
   if (base_event_) backend_->event_free(exec_.device, base_event_);
 }
 
@@ -76,7 +74,7 @@ bool Queue::ended(uint64_t sequence) const {
 void Queue::join(uint64_t sequence, const Queue &waiter) {
   wait(sequence);
   if (!has_stream()) return;
-  void *event = nullptr;
+  std::shared_ptr<void> event;
   {
     std::lock_guard<std::mutex> lock(marks_mutex_);
     const Mark &mark = marks_[sequence % kAhead];
@@ -85,17 +83,18 @@ void Queue::join(uint64_t sequence, const Queue &waiter) {
     event = mark.event;
     if (waiter.has_stream()) {
       // A failure here is one of the device, which the next task meets.
-      backend_->event_wait(exec_.device, waiter.exec_.stream, event);
+      backend_->event_wait(exec_.device, waiter.exec_.stream, event.get());
       return;
     }
   }
+  // The mark may meanwhile serve a later task: this event is ours until the wait is over, and stands for no other.
   char ignored[256];
-  backend_->event_synchronize(exec_.device, event, ignored, sizeof ignored);
+  backend_->event_synchronize(exec_.device, event.get(), ignored, sizeof ignored);
 }
 
 ls_status Queue::retire(Mark &mark, char *error, size_t error_size) {
   if (!mark.event) return LS_OK;
-  const ls_status status = backend_->event_synchronize(exec_.device, mark.event, error, error_size);
+  const ls_status status = backend_->event_synchronize(exec_.device, mark.event.get(), error, error_size);
   std::lock_guard<std::mutex> lock(marks_mutex_);
   if (status == LS_OK) report(mark);
   retired_.store(mark.sequence, std::memory_order_release);
@@ -107,7 +106,7 @@ ls_status Queue::retire(Mark &mark, char *error, size_t error_size) {
 void Queue::report(Mark &mark) {
   if (!mark.name) return;
   double milliseconds = 0;
-  if (backend_->event_elapsed(exec_.device, base_event_, mark.event, &milliseconds) == LS_OK) {
+  if (backend_->event_elapsed(exec_.device, base_event_, mark.event.get(), &milliseconds) == LS_OK) {
     const int64_t end = base_ns_ + static_cast<int64_t>(milliseconds * 1e6);
     const int64_t start = std::min(std::max(mark.start_ns, last_end_ns_), end);
     recorder_->op(mark.name, kind_, mark.enqueued_ns, start, end, mark.bytes, mark.flops);
@@ -119,9 +118,13 @@ void Queue::report(Mark &mark) {
 ls_status Queue::mark_end(uint64_t sequence, Task &task, bool record, int64_t start_ns) {
   std::lock_guard<std::mutex> lock(marks_mutex_);
   Mark &mark = marks_[sequence % kAhead];
-  if (mark.event) backend_->event_free(exec_.device, mark.event);
+  // Before the next is recorded, so that it can be the same.
   mark = Mark{};
-  const ls_status status = backend_->event_record(exec_.device, exec_.stream, &mark.event);
+  void *event = nullptr;
+  const ls_status status = backend_->event_record(exec_.device, exec_.stream, &event);
+  if (event)
+    mark.event = {event,
+                  [backend = backend_, device = exec_.device](void *done) { backend->event_free(device, done); }};
   if (status != LS_OK) return status;
   mark.sequence = sequence;
   if (record) {
@@ -142,7 +145,7 @@ void Queue::flush_records() {
   for (uint64_t sequence = last < kAhead ? 1 : last - kAhead + 1; sequence <= last; ++sequence) {
     Mark &mark = marks_[sequence % kAhead];
     if (mark.sequence != sequence || !mark.name) continue;
-    if (backend_->event_synchronize(exec_.device, mark.event, ignored, sizeof ignored) == LS_OK) report(mark);
+    if (backend_->event_synchronize(exec_.device, mark.event.get(), ignored, sizeof ignored) == LS_OK) report(mark);
   }
 }
 

@@ -91,8 +91,8 @@ class Queue {
   // The end of a task on the stream, and what the recorder wants to know of it.
   struct Mark {
     uint64_t sequence = 0;
-    void *event = nullptr;
-    const char *name = nullptr;  // null: not recorded
+    std::shared_ptr<void> event;  // of the backend; freed when nobody waits for it any more
+    const char *name = nullptr;   // null: not recorded
     int64_t enqueued_ns = 0, start_ns = 0, bytes = 0;
     double flops = 0;
   };
