@@ -88,7 +88,7 @@ export const onMeta = (
 ): Measurement =>
   measure({ model: parseModelConfig(fields, { file: "bench" }), dtype, train, on }, planFor(plan, tokens), {
     micro: { tokens, documents: 1 },
-    shortest: null,
+    others: [],
     accumulation: 1,
     evaluation: null,
   });

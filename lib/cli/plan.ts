@@ -69,8 +69,8 @@ export async function plan(
   const facts: PlanFacts = { model, dtype, work, tokens, limits, rates, on: standIn(config, profile) };
   const choice = chooseMemory(config, facts);
   choice.warnings.forEach(warn);
-  const { peaks, categories: by, ops } = choice.measured;
-  const shares = limits.shares(peaks);
+  const { peaks, needs, categories: by, ops } = choice.measured;
+  const shares = limits.shares(needs);
   // The rates of a GPU are those of all of it.
   const threads = profile ? 1 : config.threads === "auto" ? availableParallelism() : config.threads;
   const seconds = estimatedSeconds(rates, dtype, ops, threads);

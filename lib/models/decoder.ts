@@ -87,6 +87,11 @@ export class Decoder extends Module {
     this.#units = [this.embedTokens, ...this.layers, this.norm].map((module) => module.parameters());
   }
 
+  /** Most bytes of checkpoints so far that stayed on the device as they are. */
+  get checkpointBytesOnDevice(): number {
+    return this.#store.mostOnDevice;
+  }
+
   /** The parameters that a backward needs first behind the norm; none without checkpoints. */
   firstBackward(every: number): readonly Parameter[] | undefined {
     const count = this.layers.length;
@@ -261,6 +266,11 @@ export class CausalLM extends Module {
         throw new ArgumentError(`configureMemory: headChunks is ${headChunks}, expected a whole number, 1 or more`);
       this.#memory.headChunks = nearestDivisor(this.config.numHeads, headChunks);
     }
+  }
+
+  /** Most bytes of checkpoints so far that stayed on the device as they are. */
+  get checkpointBytesOnDevice(): number {
+    return this.model.checkpointBytesOnDevice;
   }
 
   /** The last hidden states, behind the final norm: [T, H]. */

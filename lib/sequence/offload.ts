@@ -27,6 +27,7 @@ export class CheckpointStore {
   #options: OffloadOptions = { tier: "none", deviceBytes: 0, format: "native", directory: null, prefetch: true };
   readonly #entries: Entry[] = [];
   #onDevice = 0;
+  #mostOnDevice = 0;
   /** Bytes that the largest checkpoint sent out; staging holds two such. */
   #largest = 0;
   readonly #leaving: Tensor[] = [];
@@ -35,6 +36,11 @@ export class CheckpointStore {
 
   get options(): OffloadOptions {
     return this.#options;
+  }
+
+  /** Most bytes so far that stayed on the device as they are. */
+  get mostOnDevice(): number {
+    return this.#mostOnDevice;
   }
 
   /** For checkpoints from now on. */
@@ -60,12 +66,13 @@ export class CheckpointStore {
   grown(bytes: number): void {
     this.#onDevice += bytes;
     const { tier, deviceBytes, format } = this.#options;
-    if (tier === "none" && format === "native") return;
-    for (const oldest of this.#entries) {
-      if (this.#onDevice <= deviceBytes) break;
-      this.#onDevice -= oldest.out(this.#destination(), format === "native" ? null : format);
-      this.#largest = Math.max(this.#largest, oldest.bytesOut);
-    }
+    if (tier !== "none" || format !== "native")
+      for (const oldest of this.#entries) {
+        if (this.#onDevice <= deviceBytes) break;
+        this.#onDevice -= oldest.out(this.#destination(), format === "native" ? null : format);
+        this.#largest = Math.max(this.#largest, oldest.bytesOut);
+      }
+    this.#mostOnDevice = Math.max(this.#mostOnDevice, this.#onDevice);
   }
 
   #destination(): Destination {

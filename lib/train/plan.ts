@@ -258,7 +258,7 @@ class Bench {
   }
 
   fits(setting: Setting): boolean {
-    return this.#facts.limits.fits(this.of(setting).peaks);
+    return this.#facts.limits.fits(this.of(setting).needs);
   }
 
   get exhausted(): boolean {
@@ -329,11 +329,11 @@ function byCategory(categories: Record<string, number>): string {
 function tooSmall(rungs: readonly Rung[], bench: Bench, facts: PlanFacts): ConfigError {
   const { limits } = facts;
   const tried = rungs.map((rung) => ({ rung, measured: bench.of(rung) }));
-  const excess = ({ measured }: (typeof tried)[number]) => limits.excess(measured.peaks);
+  const excess = ({ measured }: (typeof tried)[number]) => limits.excess(measured.needs);
   type Tier = "device" | "host";
   const least = (among: typeof tried, tier: Tier) =>
     among.reduce<(typeof tried)[number] | undefined>(
-      (best, one) => (best && best.measured.peaks[tier] <= one.measured.peaks[tier] ? best : one),
+      (best, one) => (best && best.measured.needs[tier] <= one.measured.needs[tier] ? best : one),
       undefined,
     );
   // With the other limit as it is, if that can be.
@@ -347,7 +347,7 @@ function tooSmall(rungs: readonly Rung[], bench: Bench, facts: PlanFacts): Confi
   );
   const short: Tier = forHost ? "host" : "device";
   const found = forHost ?? forDevice ?? (least(tried, "device") as (typeof tried)[number]);
-  const { peaks, categories } = found.measured;
+  const { needs, categories } = found.measured;
   const both = forHost === undefined && forDevice === undefined;
   const shown = (tier: Tier) => {
     const limit = limits[tier];
@@ -357,20 +357,20 @@ function tooSmall(rungs: readonly Rung[], bench: Bench, facts: PlanFacts): Confi
       ? `memory.${tier}_limit is auto, with ${formatBytes(limits.total)} for device and host together`
       : `memory.${tier}_limit is ${exactly(limit)}`;
   };
-  const needs = (tier: Tier) => `at least ${exactly(peaks[tier])} of ${tier} memory (${byCategory(categories[tier])})`;
+  const needed = (tier: Tier) => `at least ${exactly(needs[tier])} of ${tier} memory (${byCategory(categories[tier])})`;
   const tiers: Tier[] = both ? ["device", "host"] : [short];
   const { tokens, documents } = facts.work.micro;
   return new ConfigError(
     `${tiers.map(shown).join(" and ")}; a step of ${tokens} tokens${documents > 1 ? ` in ${documents} documents` : ""} ` +
-      `needs ${tiers.map(needs).join(" and ")}, with ${describeSetting(bench.plan(found.rung))}; ` +
+      `needs ${tiers.map(needed).join(" and ")}, with ${describeSetting(bench.plan(found.rung))}; ` +
       `raise ${tiers.map((tier) => `memory.${tier}_limit`).join(" and ")}, use a shorter data.sequence_length` +
       `${rungs.length < 3 ? ", leave more keys of memory to auto" : ""}, or a smaller model`,
     {
       short: tiers,
       deviceLimit: limits.device ?? limits.total,
       hostLimit: limits.host ?? limits.total,
-      deviceBytes: peaks.device,
-      hostBytes: peaks.host,
+      deviceBytes: needs.device,
+      hostBytes: needs.host,
       categories: Object.fromEntries(tiers.map((tier) => [tier, categories[tier]])),
       runs: bench.runs,
     },
@@ -399,7 +399,12 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
         "memory.checkpoint.keep_attention: true changes nothing where a checkpoint spans several layers " +
           `(every is ${setting.checkpointEvery}): attention's results are kept within the layers that are run again`,
       );
-    return { plan: bench.plan(setting), rung, measured: bench.of(setting), runs: bench.runs, warnings };
+    const measured = bench.of(setting);
+    const plan = bench.plan(setting);
+    // All, or no more than of the largest batch: others would fill their share better, and take more than it did.
+    const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
+    const deviceBytes = all ? plan.deviceBytes : Math.min(plan.deviceBytes, measured.resident);
+    return { plan: { ...plan, deviceBytes }, rung, measured, runs: bench.runs, warnings };
   };
   const rungs = ladder(memory, model);
   if (before !== undefined) {

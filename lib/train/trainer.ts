@@ -401,7 +401,7 @@ class Run {
     this.#signal?.addEventListener("abort", this.#abort, { once: true });
     this.#checkAborted();
     device.resetPeaks();
-    const shares = limits.shares(choice.measured.peaks);
+    const shares = limits.shares(choice.measured.needs);
     device.setLimit(shares.device);
     device.setLimit(shares.host, "host");
     const model = await this.#giveUp(openModel(config, device, dtype, plan, this.#signal));
