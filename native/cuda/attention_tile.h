@@ -1,9 +1,10 @@
-// What attention's kernels share: their arguments, which keys a query attends, tiles in shared memory and their
-// products.
+// What attention's kernels share: their arguments, which keys a query attends,
+// tiles in shared memory and their products.
 //
-// Rows and columns: in the forward and in dq's kernel rows are queries and columns keys; in the kernel of dk and dv
-// rows are keys and columns queries. Either way each row attends one interval of columns, and both ends grow with the
-// row.
+// Rows and columns: in the forward and in dq's kernel rows are queries and
+// columns keys; in the kernel of dk and dv rows are keys and columns queries.
+// Either way each row attends one interval of columns, and both ends grow with
+// the row.
 #ifndef LONGSEQ_CUDA_ATTENTION_TILE_H
 #define LONGSEQ_CUDA_ATTENTION_TILE_H
 
@@ -47,7 +48,8 @@ LS_DEVICE Interval attended(const AttentionParams &p, bool of_keys, int64_t row)
   if (p.cu_seqlens != nullptr) {
     if (p.documents <= 0 || position < p.cu_seqlens[0]) return {0, 0};
     if (position >= p.cu_seqlens[p.documents]) return {static_cast<int>(count), static_cast<int>(count)};
-    // The last document that starts at or before the position; empty ones before it are passed over.
+    // The last document that starts at or before the position; empty ones
+    // before it are passed over.
     int64_t at = 0, behind = p.documents;
     while (behind - at > 1) {
       const int64_t middle = at + (behind - at) / 2;
@@ -77,49 +79,94 @@ LS_DEVICE Interval attended(const AttentionParams &p, bool of_keys, int64_t row)
   return {static_cast<int>(lo), static_cast<int>(hi)};
 }
 
+// How much of a tile of columns some rows attend.
+enum class Reach { none, part, whole };
+
 // What the rows of a block attend.
 struct RowBounds {
-  Interval first, last;  // of the first and the last row
+  int begin, end;        // columns that any row attends lie in between
   const Interval *rows;  // in shared memory; readable after the next barrier
-  // Whether every row attends all columns at .. end - 1.
-  LS_DEVICE bool whole(int at, int end) const { return last.lo <= at && end <= first.hi; }
+  // Rows row .. row + count - 1 of the block and columns at .. end - 1; both
+  // ends of intervals grow with the row.
+  LS_DEVICE Reach reach(int row, int count, int at, int to) const {
+    const Interval first = rows[row], last = rows[row + count - 1];
+    if (last.hi <= at || to <= first.lo) return Reach::none;
+    return last.lo <= at && to <= first.hi ? Reach::whole : Reach::part;
+  }
 };
 template <int kRows, int kThreads>
 LS_DEVICE RowBounds row_bounds(const AttentionParams &p, bool of_keys, int64_t row0, int64_t total, void *shared) {
   Interval *rows = static_cast<Interval *>(shared);
   for (int i = static_cast<int>(threadIdx.x); i < kRows; i += kThreads)
     rows[i] = attended(p, of_keys, min(row0 + i, total - 1));
-  return {attended(p, of_keys, row0), attended(p, of_keys, min(row0 + kRows, total) - 1), rows};
+  return {attended(p, of_keys, row0).lo, attended(p, of_keys, min(row0 + kRows, total) - 1).hi, rows};
 }
 
-// Distance of two rows [D] in shared memory, in elements: an odd number of 16-byte pieces, so that the eight rows of an
-// ldmatrix lie in different banks.
+// Distance of two rows [D] in shared memory, in elements: an odd number of
+// 16-byte pieces, so that the eight rows of an ldmatrix lie in different banks.
 template <int kD>
 inline constexpr int kStride = kD + 8;
 
-// Starts copying rows first .. first + kRows - 1 of a head; rows beyond `total` and columns beyond d become zeros.
+// Starts copying rows first .. first + kRows - 1 of a head; rows beyond `total`
+// and columns beyond d become zeros. The first row exists. A thread keeps to
+// one piece of 16 bytes of every kStep-th row, so that a copy costs few
+// instructions.
 template <int kRows, int kD, int kThreads>
 LS_DEVICE void load_tile(bf16 *shared, const HeadTensor &from, int64_t head, int64_t first, int64_t total, int d,
                          bool vectors) {
-  constexpr int kPieces = kD / 8;
+  constexpr int kPieces = kD / 8, kStep = kThreads / kPieces, kCopies = (kRows + kStep - 1) / kStep;
+  const int own = static_cast<int>(threadIdx.x) / kPieces, column = static_cast<int>(threadIdx.x) % kPieces * 8;
+  if (kThreads % kPieces != 0 && own >= kStep) return;
   const bf16 *source = static_cast<const bf16 *>(from.data) + head * from.head + first * from.row;
-  // Rows of the tile that exist.
-  const int there = static_cast<int>(min(total - first, static_cast<int64_t>(kRows)));
-#pragma unroll 1
-  for (int at = static_cast<int>(threadIdx.x); at < kRows * kPieces; at += kThreads) {
-    const int row = at / kPieces, column = at % kPieces * 8;
-    const bool inside = row < there && column < d;
-    const bf16 *piece = source + (inside ? row * from.row + column : 0);
-    bf16 *to = shared + row * kStride<kD> + column;
+  // Rows of the tile that have something in this column.
+  const int there = column < d ? static_cast<int>(min(total - first, static_cast<int64_t>(kRows))) : 0;
+  bf16 *to = shared + own * kStride<kD> + column;
+#pragma unroll 2
+  for (int i = 0; i < kCopies; ++i, to += kStep * kStride<kD>) {
+    const int row = own + i * kStep;
+    if (kRows % kStep != 0 && row >= kRows) break;
+    const bool inside = row < there;
+    const bf16 *piece = inside ? source + row * from.row + column : source;
     if (vectors) {
       cp_async_16(to, piece, inside);
     } else {
-      for (int i = 0; i < 8; ++i) to[i] = inside && column + i < d ? piece[i] : bf16{0};
+      for (int e = 0; e < 8; ++e) to[e] = inside && column + e < d ? piece[e] : bf16{0};
     }
   }
 }
 
-// acc [16 kM, 8 kN] += a [16 kM, D] . b [8 kN, D]^T, both in shared memory.
+// The fragments of rows [16 kM, kD] at `a`, for all products with them.
+template <int kM, int kD>
+LS_DEVICE void load_fragments(uint32_t (&fragments)[kD / 16][kM][4], const bf16 *a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bf16 *a_row = a + lane % 16 * kStride<kD> + lane / 16 * 8;
+#pragma unroll
+  for (int k = 0; k < kD / 16; ++k)
+#pragma unroll
+    for (int m = 0; m < kM; ++m) ldmatrix_x4(fragments[k][m], a_row + m * 16 * kStride<kD> + k * 16);
+}
+
+// acc [16 kM, 8 kN] += a [16 kM, D] . b [8 kN, D]^T, a in fragments, b in
+// shared memory.
+template <int kM, int kN, int kD>
+LS_DEVICE void multiply_fragments(float (&acc)[kM][kN][4], const uint32_t (&a)[kD / 16][kM][4], const bf16 *b) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bf16 *b_row = b + (lane / 16 * 8 + lane % 8) * kStride<kD> + lane / 8 % 2 * 8;
+#pragma unroll
+  for (int k = 0; k < kD / 16; ++k)
+#pragma unroll
+    for (int n = 0; n < kN; n += 2) {
+      uint32_t fb[4];
+      ldmatrix_x4(fb, b_row + n * 8 * kStride<kD> + k * 16);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        mma_bf16(acc[m][n], a[k][m], fb[0], fb[1]);
+        mma_bf16(acc[m][n + 1], a[k][m], fb[2], fb[3]);
+      }
+    }
+}
+
+// The same with both in shared memory.
 template <int kM, int kN, int kD>
 LS_DEVICE void multiply_rows(float (&acc)[kM][kN][4], const bf16 *a, const bf16 *b) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -143,7 +190,8 @@ LS_DEVICE void multiply_rows(float (&acc)[kM][kN][4], const bf16 *a, const bf16 
   }
 }
 
-// acc [16 kM, 8 kN] += bf16(s) [16 kM, 8 kK] . b [8 kK, 8 kN], s in fragments, b in shared memory with rows of kD.
+// acc [16 kM, 8 kN] += bf16(s) [16 kM, 8 kK] . b [8 kK, 8 kN], s in fragments,
+// b in shared memory with rows of kD.
 template <int kM, int kN, int kK, int kD>
 LS_DEVICE void multiply_columns(float (&acc)[kM][kN][4], const float (&s)[kM][kK][4], const bf16 *b) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -171,18 +219,23 @@ LS_DEVICE void multiply_columns(float (&acc)[kM][kN][4], const float (&s)[kM][kK
   }
 }
 
-// Puts a warp's fragments, times `factor` of each half, into rows [kD] of floats in shared memory.
-template <int kN, int kD>
-LS_DEVICE void stage_rows(float *shared, int row, int column, const float (&acc)[kN][4], const float (&factor)[2]) {
+// Puts a warp's fragments, times `factor` of each half (or adds them to what is
+// there), into rows [kD] of floats in shared memory.
+template <int kN, int kD, bool kAdd = false>
+LS_DEVICE void stage_rows(float *shared, int row, const float (&acc)[kN][4], const float (&factor)[2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  float *to = shared + (row + lane / 4) * kStride<kD> + column + lane % 4 * 2;
+  float *to = shared + (row + lane / 4) * kStride<kD> + lane % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kN; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) to[e / 2 * 8 * kStride<kD> + n * 8 + e % 2] = acc[n][e] * factor[e / 2];
+    for (int e = 0; e < 4; ++e) {
+      float &place = to[e / 2 * 8 * kStride<kD> + n * 8 + e % 2];
+      place = kAdd ? place + acc[n][e] * factor[e / 2] : acc[n][e] * factor[e / 2];
+    }
 }
 
-// Writes (or adds) the staged rows row0 .. row0 + kRows - 1 to a head of an output, between two barriers.
+// Writes (or adds) the staged rows row0 .. row0 + kRows - 1 to a head of an
+// output, between two barriers.
 template <int kRows, int kD, int kThreads>
 LS_DEVICE void flush_rows(const HeadTensor &to, int64_t head, int64_t row0, int64_t total, int d, const float *shared,
                           bool accumulate) {
@@ -208,7 +261,8 @@ LS_DEVICE void flush_rows(const HeadTensor &to, int64_t head, int64_t row0, int6
 ls_status attention_float32(const ls_exec *exec, const AttentionParams &p);
 ls_status attention_backward_float32(const ls_exec *exec, const AttentionParams &p);
 
-// bfloat16 through tensor cores, one file a head size (native/cuda/attention_d*.cu), for D up to that size.
+// bfloat16 through tensor cores, one file a head size
+// (native/cuda/attention_d*.cu), for D up to that size.
 #define LS_ATTENTION_SIZES(X) X(64) X(96) X(128) X(256)
 #define LS_DECLARE(size)                                                      \
   ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p); \

@@ -80,6 +80,11 @@ inline void cp_async_16(void *shared, const void *global, bool inside) {
     emul::die("cp.async: an address is not aligned to 16 bytes");
   emul::async_copy(shared, global, 16, inside ? 16 : 0);
 }
+inline void cp_async_4(void *shared, const void *global, bool inside) {
+  if (reinterpret_cast<uintptr_t>(shared) % 4 != 0 || (inside && reinterpret_cast<uintptr_t>(global) % 4 != 0))
+    emul::die("cp.async: an address is not aligned to 4 bytes");
+  emul::async_copy(shared, global, 4, inside ? 4 : 0);
+}
 inline void cp_async_commit() { emul::async_commit(); }
 template <int Remaining>
 void cp_async_wait() {
