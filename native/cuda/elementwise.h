@@ -163,6 +163,16 @@ LS_DEVICE void store_typed(T *p, const C (&values)[kGroup], int64_t stride, bool
 
 // kRun neighbours, at most 16 bytes an access.
 template <typename T, int kRun>
+LS_DEVICE void load_run(float (&values)[kRun], const T *p) {
+  constexpr int size = kRun * sizeof(T) <= 16 ? kRun : 16 / static_cast<int>(sizeof(T));
+#pragma unroll
+  for (int i = 0; i < kRun; i += size) {
+    const Pack<T, size> v = load_pack<size>(p + i);
+#pragma unroll
+    for (int j = 0; j < size; ++j) values[i + j] = to_float(v.at[j]);
+  }
+}
+template <typename T, int kRun>
 LS_DEVICE void store_run(T *p, const float (&values)[kRun]) {
   if constexpr (sizeof(T) == 2) {
     Pack<uint32_t, kRun / 2> v;

@@ -5,6 +5,7 @@
 #include "elementwise.h"
 #include "entries.h"
 #include "fault.h"
+#include "reduce.h"
 #include "sort.h"
 
 namespace longseq::cuda {
@@ -40,37 +41,51 @@ __global__ void __launch_bounds__(256)
 }
 
 // A warp takes a place in the sorted list and 256 columns. Where an id begins, it walks the id's tokens to the end and
-// adds their gradients, in order, four rows on their way at a time; elsewhere it has nothing to do.
+// adds their gradients, in order: the lanes look up 32 places at once, and 128 bytes a lane are on their way at a
+// time.
+// Elsewhere it has nothing to do.
 template <typename T>
 __global__ void __launch_bounds__(256)
     embedding_backward_kernel(const uint32_t *ids, const uint32_t *places, const T *dy, int64_t dy_stride,
                               bool dy_vector, float *dtable, int64_t table_stride, bool table_vector, int64_t tokens,
                               int64_t width, int64_t vocabulary) {
-  constexpr int kAhead = 4;
+  constexpr int kAhead = sizeof(T) == 2 ? 8 : 4;
   const int64_t chunks = ceil_div(width, 32 * kGroup), items = tokens * chunks;
   const int lane = static_cast<int>(threadIdx.x % 32);
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32; item < items;
        item += static_cast<int64_t>(gridDim.x) * 8) {
     const int64_t at = item / chunks, i = (item - at * chunks) * (32 * kGroup) + lane * kGroup;
     const uint32_t id = ids[at];
-    if ((at > 0 && ids[at - 1] == id) || id >= vocabulary || i >= width) continue;
-    const int n = static_cast<int>(width - i < kGroup ? width - i : kGroup);
+    if ((at > 0 && ids[at - 1] == id) || id >= vocabulary) continue;
+    // Lanes beyond the width come along: the warp talks to itself. Where rows are whole vectors they have none.
+    const int n = static_cast<int>(width - i >= kGroup ? kGroup : width > i ? width - i : 0);
+    const bool whole = dy_vector && width % kGroup == 0;
     float *const to = dtable + static_cast<int64_t>(id) * table_stride + i;
     float sum[kGroup];
     load_typed(sum, to, 1, table_vector, n);
-    for (int64_t first = at; first < tokens && ids[first] == id; first += kAhead) {
-      float rows[kAhead][kGroup];
-      bool same[kAhead];
+    for (int64_t first = at, count = 32; count == 32; first += 32) {
+      const bool same = first + lane < tokens && ids[first + lane] == id;
+      const uint32_t place = same ? places[first + lane] : 0;
+      count = __popc(__ballot_sync(kAllLanes, same));  // the list is sorted: those lanes come first
+      for (int begin = 0; whole && begin < count; begin += kAhead) {
+        Words words[kAhead];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        same[k] = first + k < tokens && ids[first + k] == id;
-        if (same[k]) load_typed(rows[k], dy + places[first + k] * dy_stride + i, 1, dy_vector, n);
+        for (int k = 0; k < kAhead; ++k) {
+          const int64_t row = __shfl_sync(kAllLanes, place, begin + k);
+          if (n > 0 && begin + k < count) load_words<true>(words[k], dy + row * dy_stride + i, 4);
+        }
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k)
+          if (n > 0 && begin + k < count)
+#pragma unroll
+            for (int j = 0; j < kGroup; ++j) sum[j] += value_of<T>(words[k].at, j);
       }
+      for (int k = 0; !whole && k < count; ++k) {
+        const T *const row = dy + static_cast<int64_t>(__shfl_sync(kAllLanes, place, k)) * dy_stride + i;
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k)
-        if (same[k])
-#pragma unroll
-          for (int j = 0; j < kGroup; ++j) sum[j] += rows[k][j];
+        for (int j = 0; j < kGroup; ++j)
+          if (j < n) sum[j] += to_float(row[j]);
+      }
     }
     store_typed(to, sum, 1, table_vector, n);
   }

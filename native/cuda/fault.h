@@ -25,14 +25,16 @@ ls_status fault_status(void *device, char *error, size_t error_size);
 // For device_close.
 void forget_faults(void *device);
 
-// The lowest index wins, whichever thread comes first. index < 2^32. A template, since host files know no atomicMin.
-template <typename Record>
-LS_DEVICE void note_fault(Record *fault, FaultKind kind, int64_t index, int32_t value, int64_t limit) {
+#if defined(__CUDACC__) || defined(LS_CUDA_EMUL)
+// The lowest index wins, whichever thread comes first. index < 2^32.
+LS_DEVICE void note_fault(Fault *fault, FaultKind kind, int64_t index, int32_t value, int64_t limit) {
   if (fault == nullptr) return;
   fault->limit[kind] = limit;
+  __threadfence_system();  // the host reads it after the record
   atomicMin(&fault->first[kind], static_cast<unsigned long long>(index) << 32 |
                                      static_cast<unsigned long long>(static_cast<uint32_t>(value)));
 }
+#endif
 
 }  // namespace longseq::cuda
 

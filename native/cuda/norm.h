@@ -98,16 +98,6 @@ struct Hold {
   static constexpr int kRun = sizeof(X) == 2 && sizeof(Y) == 2 && kValues > 8 ? 8 : 4;
 };
 
-template <typename T, int kRun>
-LS_DEVICE void load_run(float (&values)[kRun], const T *p) {
-  constexpr int size = kRun * sizeof(T) <= 16 ? kRun : 16 / static_cast<int>(sizeof(T));
-#pragma unroll
-  for (int i = 0; i < kRun; i += size) {
-    const Pack<T, size> v = load_pack<size>(p + i);
-#pragma unroll
-    for (int j = 0; j < size; ++j) values[i + j] = to_float(v.at[j]);
-  }
-}
 // A thread's part of a row as it lies in memory; zeros beyond the row's end.
 template <typename H, int kRun, typename T>
 struct HeldRow {

@@ -53,7 +53,8 @@ template <typename X, typename Y>
 __global__ void __launch_bounds__(kThreads) rope_vectors_kernel(Operands<X, Y> o, int turn) {
   constexpr int kRun = sizeof(X) == 2 && sizeof(Y) == 2 ? 8 : 4, kAhead = 2;
   constexpr int kWords = kRun * static_cast<int>(sizeof(X)) / 4;
-  __shared__ float cosines[kPairs], sines[kPairs];
+  __shared__ __align__(16) float cosines[kPairs];
+  __shared__ __align__(16) float sines[kPairs];
   const unsigned runs = static_cast<unsigned>(o.half / kRun), of_token = static_cast<unsigned>(o.heads) * runs;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * turn; first < o.tokens;
        first += static_cast<int64_t>(gridDim.x) * turn) {
@@ -98,13 +99,14 @@ __global__ void __launch_bounds__(kThreads) rope_vectors_kernel(Operands<X, Y> o
         int token, i;
         int64_t head;
         place(item, token, head, i);
-        float a[kRun], b[kRun];
+        float a[kRun], b[kRun], cosine[kRun], sine[kRun];
+        load_run(cosine, cosines + token * o.half + i);
+        load_run(sine, sines + token * o.half + i);
 #pragma unroll
         for (int j = 0; j < kRun; ++j) {
           const float x = value_of<X>(low[k].at, j), y = value_of<X>(high[k].at, j);
-          const float c = cosines[token * o.half + i + j], s = sines[token * o.half + i + j];
-          a[j] = fmaf(-y, s, x * c);
-          b[j] = fmaf(x, s, y * c);
+          a[j] = fmaf(-y, sine[j], x * cosine[j]);
+          b[j] = fmaf(x, sine[j], y * cosine[j]);
         }
         Y *const to = o.y + (first + token) * o.y_token + head * o.y_head + i;
         store_run(to, a);

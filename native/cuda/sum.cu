@@ -129,23 +129,27 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = static_cast<int>(threadIdx.x % kColumns), y = static_cast<int>(threadIdx.x / kColumns);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t line = item / (blocks * pieces), rest = item - line * (blocks * pieces);
-    const int64_t piece = rest / blocks, column = (rest - piece * blocks) * kColumns + lane;
-    const bool inside = column < kept.inner();
-    const int64_t result = line * kept.inner() + (inside ? column : 0);
+    const int64_t piece = rest / blocks, at = (rest - piece * blocks) * kColumns + lane;
+    const bool inside = at < kept.inner();
+    const int64_t result = line * kept.inner() + (inside ? at : 0);
     int64_t x_offset, y_offset;
     kept.offsets(result, x_offset, y_offset);
     const int64_t end = piece_begin(reduced.count, pieces, piece + 1);
     double sum = 0;
-    if (inside)
-      for (int64_t term = piece_begin(reduced.count, pieces, piece) + y; term < end; term += kColumnRows) {
+    const int64_t begin = piece_begin(reduced.count, pieces, piece) + y;
+    if (inside && reduced.ndim == 1) {
+      const T *const column = x + x_offset;
+      // Eight terms on their way at a time.
+#pragma unroll 8
+      for (int64_t term = begin; term < end; term += kColumnRows)
+        sum += convert<double>(column[term * reduced.inner_stride()]);
+    } else if (inside) {
+      for (int64_t term = begin; term < end; term += kColumnRows) {
         int64_t offset, unused;
-        if (reduced.ndim == 1) {
-          offset = term * reduced.inner_stride();
-        } else {
-          reduced.offsets(term, offset, unused);
-        }
+        reduced.offsets(term, offset, unused);
         sum += convert<double>(x[x_offset + offset]);
       }
+    }
     __syncthreads();
     parts[y][lane] = sum;
     __syncthreads();
@@ -156,11 +160,16 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A warp adds up the pieces of one result.
 __global__ void __launch_bounds__(kThreads) sum_pieces_kernel(Dims kept, int64_t pieces, Output output) {
-  const int64_t result = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t result = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (result >= kept.count) return;
   double sum = 0;
-  for (int64_t piece = 0; piece < pieces; ++piece) sum += output.partial[piece * output.outputs + result];
+#pragma unroll 8
+  for (int64_t piece = threadIdx.x % 32; piece < pieces; piece += 32)
+    sum += output.partial[piece * output.outputs + result];
+  sum = warp_reduce(sum, Add{});
+  if (threadIdx.x % 32 != 0) return;
   int64_t x_offset, y_offset;
   kept.offsets(result, x_offset, y_offset);
   output.finish(y_offset, sum);
@@ -198,7 +207,7 @@ ls_status run(const ls_exec *exec, const ls_sum_args *args) {
                      vector, pieces, output));
   }
   if (pieces == 1) return LS_OK;
-  return LS_LAUNCH(sum_pieces_kernel, blocks_for(kept.count, kThreads), kThreads, 0, exec, kept, pieces, output);
+  return LS_LAUNCH(sum_pieces_kernel, blocks_for(kept.count, kThreads / 32), kThreads, 0, exec, kept, pieces, output);
 }
 
 }  // namespace

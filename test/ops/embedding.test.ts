@@ -54,6 +54,10 @@ const one = (spec: Spec): Case => ({
 
 export const cases: Case[] = [
   one({ tokens: 1, vocabulary: 1, width: 1 }),
+  // Ids that come more often than a warp looks up at once; rows of whole vectors that no warp fills.
+  one({ tokens: 200, vocabulary: 3, width: 264, y: "bfloat16" }),
+  one({ tokens: 97, vocabulary: 2, width: 520 }),
+  one({ tokens: 64, vocabulary: 9, width: 24, same: 4 }),
   one({ tokens: 50, vocabulary: 13, width: 33 }),
   one({ tokens: 200, vocabulary: 1000, width: 64, strided: true }),
   one({ tokens: 90, vocabulary: 40, width: 130, table: "bfloat16", y: "bfloat16", strided: true }),
