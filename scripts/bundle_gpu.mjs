@@ -3,7 +3,9 @@
 // plain JavaScript, runtime dependencies, golden models, run.sh. docs/gpu.md says how it is used.
 //
 //   node scripts/bundle_gpu.mjs
-//   node scripts/bundle_gpu.mjs --trial FOLDER     the same files there, not packed, Node and binaries as links
+//   node scripts/bundle_gpu.mjs --cudnn            build/gpu_bundle/longseq_cudnn.tar.xz: those of the fetched cuDNN's
+//                                                  libraries that attention loads, for a machine whose own is too old
+//   node scripts/bundle_gpu.mjs --trial FOLDER     the bundle's files there, not packed, Node and binaries as links
 import { spawnSync } from "node:child_process";
 import {
   chmodSync,
@@ -21,10 +23,11 @@ import { root } from "./hash.mjs";
 
 /** Of the archive: what travels with it has its limits. */
 const MOST_BYTES = 45e6;
+const cudnn = process.argv[2] === "--cudnn";
 const trial = process.argv[2] === "--trial" ? resolve(process.argv[3] ?? "") : null;
 const folder = join(root, "build/gpu_bundle");
 const made = trial ?? join(folder, "longseq_gpu");
-const archive = join(folder, "longseq_gpu.tar.xz");
+const archive = join(folder, `longseq_${cudnn ? "cudnn" : "gpu"}.tar.xz`);
 
 function fail(message) {
   console.error(`bundle:gpu: ${message}`);
@@ -59,7 +62,29 @@ function program(from, to) {
   run("strip", ["--strip-unneeded", join(made, to)]);
 }
 
-rmSync(trial ?? folder, { recursive: true, force: true });
+/** Packs folders below `from`. -T1: the same bytes on any machine. The filter for x86 code is worth a tenth. */
+function pack(from, names, preset) {
+  const owner = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner"];
+  run("tar", ["-C", from, ...owner, "-I", `xz -T1 --x86 --lzma2=preset=${preset}`, "-cf", archive, ...names]);
+  const { size } = statSync(archive);
+  console.log(`${archive}: ${(size / 1e6).toFixed(1)} MB`);
+  return size;
+}
+
+if (cudnn) {
+  // Without the engines that come compiled, and without the heuristics for convolutions, plans are the same ones
+  // (test/cuda/cudnn_plans.test.ts makes them from the whole).
+  const from = join(root, ".cache/cuda");
+  const names = ["libcudnn.so.9", "libcudnn_graph.so.9", "libcudnn_engines_runtime_compiled.so.9"];
+  const libraries = names.map((name) => join("nvidia/cudnn/lib", name));
+  for (const name of libraries)
+    if (!existsSync(join(from, name))) fail(`${join(from, name)} is missing; run node scripts/fetch_cuda.mjs`);
+  mkdirSync(folder, { recursive: true });
+  pack(from, libraries, 9);
+  process.exit(0);
+}
+
+rmSync(made, { recursive: true, force: true });
 mkdirSync(made, { recursive: true });
 
 program(process.execPath, "node");
@@ -84,10 +109,6 @@ writeFileSync(
 );
 
 if (trial === null) {
-  // -T1: the same bytes on any machine.
-  const owner = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner"];
-  run("tar", ["-C", folder, ...owner, "-I", "xz -6 -T1", "-cf", archive, "longseq_gpu"]);
-  const { size } = statSync(archive);
-  console.log(`${archive}: ${(size / 1e6).toFixed(1)} MB`);
+  const size = pack(folder, ["longseq_gpu"], 6);
   if (size > MOST_BYTES) fail(`the archive is larger than ${MOST_BYTES / 1e6} MB`);
 }

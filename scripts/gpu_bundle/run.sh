@@ -4,7 +4,8 @@
 #   ./run.sh check [--part N] ...    ./run.sh bench [--part N] ...    ./run.sh doctor    ./run.sh node FILE ...
 #
 # NVIDIA's libraries: LONGSEQ_CUDA_LIBS names their folders; else those beside python3's torch are taken, where there are
-# any, and then what the loader finds by itself. LONGSEQ_GPU_OUT is the folder of results (here: results/).
+# any, and then what the loader finds by itself. LONGSEQ_CUDNN is a folder that longseq_cudnn.tar.xz was unpacked in (the
+# one beside this file by default): its cuDNN comes before python3's. LONGSEQ_GPU_OUT is the folder of results (results/).
 case $0 in
   */*) here=${0%/*} ;;
   *) here=. ;;
@@ -18,6 +19,15 @@ libs = [lib for folder in folders if folder for lib in sorted(glob.glob(folder +
 # Those that are named are the only ones looked into: without cuBLAS among them they would not do.
 print(":".join(libs) if any(glob.glob(lib + "/libcublasLt.so.*") for lib in libs) else "")
 ' 2>/dev/null)
+  cudnn=${LONGSEQ_CUDNN:-$here/..}/nvidia/cudnn/lib
+  if [ -e "$cudnn/libcudnn.so.9" ]; then
+    # It looks for the compiler of its kernels in ../../cu13/lib.
+    for lib in $(IFS=:; echo $found) /usr/local/cuda/lib64; do
+      [ -e "$lib/libnvrtc.so.13" ] && [ ! -e "$cudnn/../../cu13" ] && mkdir -p "$cudnn/../../cu13" &&
+        ln -s "$lib" "$cudnn/../../cu13/lib"
+    done
+    found=$cudnn:${found:-/usr/local/cuda/lib64}
+  fi
   if [ -n "$found" ]; then
     LONGSEQ_CUDA_LIBS=$found
     export LONGSEQ_CUDA_LIBS
