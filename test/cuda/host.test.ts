@@ -162,7 +162,28 @@ if (headers === null) {
     t.match(found.opening, { code: "DEVICE_FAILURE", message: /lost to this process by an earlier failure/ });
   });
 
-  t.test("a run with every state on the host breaks none of CUDA's rules", async (t) => {
-    t.match(await program("training", { LONGSEQ_FAKE_DELAY: "100" }), { steps: 3, live: 0 });
+  const host = { optimizer: "host", params: "host", gradients: "host" };
+  const tiles = { tileMlp: 20, tileLoss: 17 };
+  const checkpoint = { every: 1, keepAttention: true };
+  const settings: [what: string, memory: object][] = [
+    ["nothing", {}],
+    ["all on the host", { ...tiles, headChunks: 2, checkpoint: { ...checkpoint, offload: "host" }, offload: host }],
+    ["checkpoints on the disk", { checkpoint: { ...checkpoint, offload: "disk" } }],
+    ["packed checkpoints", { ...tiles, checkpoint: { ...checkpoint, offload: "host", format: "int8" } }],
+    ["segments, optimizer on the host", { checkpoint: { every: 2, offload: "host" }, offload: { optimizer: "host" } }],
+    ["parameters on the host", { ...tiles, offload: { params: "host" } }],
+  ];
+  const training = (memory: object, more: NodeJS.ProcessEnv = {}) =>
+    program("training", { LONGSEQ_FAKE_DELAY: "200", LONGSEQ_TEST_MEMORY: JSON.stringify(memory), ...more });
+  for (const [what, memory] of settings)
+    t.test(`a run breaks none of CUDA's rules: ${what}`, async (t) => {
+      t.match(await training(memory), { steps: 3, live: 0 });
+    });
+
+  t.test("the stand-in notices streams that do not wait for each other", async (t) => {
+    const [, memory] = settings[1] as (typeof settings)[0];
+    await t.rejects(training(memory, { LONGSEQ_FAKE_DEAF: "1" }), {
+      message: /ended with 99: .*two streams work on the same memory and nothing orders them/s,
+    });
   });
 }

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { binding } from "../../lib/binding.js";
+import type { ConfigInput } from "../../lib/config/index.js";
 import { Device } from "../../lib/tensor/device.js";
 import { Tensor } from "../../lib/tensor/tensor.js";
 import { queues } from "../../lib/tensor/tiers.js";
@@ -130,22 +131,16 @@ const programs: Record<string, () => Promise<unknown>> = {
     return { refused: await failure(() => new Device("cuda", { threads: 1, attention: "cudnn" })) };
   },
 
-  /** A whole run with all states on the host: what is computed means nothing, where memory goes is real. */
+  /** A whole run with the memory settings of LONGSEQ_TEST_MEMORY: what is computed means nothing, its memory is real. */
   async training() {
     const folder = mkdtempSync(join(tmpdir(), "longseq-host-"));
     try {
       const rows = writeRows(join(folder, "rows.jsonl"), 24);
       const device = new Device("cuda", { threads: 1 });
-      const memory = {
-        tileMlp: 20,
-        tileLoss: 17,
-        headChunks: 2,
-        checkpoint: { every: 1, keepAttention: true, offload: "host" },
-        offload: { optimizer: "host", params: "host", gradients: "host" },
-      } as const;
-      const { steps } = await run(tiny(rows, join(folder, "run"), { memory, train: { steps: 3, batchSize: 2 } }), {
-        device,
-      });
+      const memory = JSON.parse(process.env.LONGSEQ_TEST_MEMORY as string) as NonNullable<ConfigInput["memory"]>;
+      // Wide enough for blocks of whole pages.
+      const options = { memory, hidden: 512, layers: 4, train: { steps: 3, batchSize: 2 } };
+      const { steps } = await run(tiny(rows, join(folder, "run"), options), { device });
       return { steps: steps.length, live: device.memory().live, host: device.memory("host").live };
     } finally {
       rmSync(folder, { recursive: true });

@@ -1,9 +1,10 @@
 // The part of the CUDA runtime that the CUDA backend's host files call, on threads: a stream works off what it is given
 // behind the host's back, an event is a point of it. For tests without a GPU.
 //
-// What a job works on may be neither unregistered nor freed before it is done, a copy may touch no memory that is not
-// pinned, and no range of two registrations: breaking a rule ends the process, or fails as it would with CUDA.
-// LONGSEQ_FAKE_PINNED: bytes that may be registered. LONGSEQ_FAKE_DELAY: microseconds that every job takes.
+// What a job works on may be neither unregistered nor freed before it is done, jobs of two streams that share it must
+// be ordered, a copy may touch no range of two registrations: breaking a rule ends the process, or fails as with CUDA.
+// LONGSEQ_FAKE_DEAF: streams do not wait for events, to show that this is noticed. LONGSEQ_FAKE_PINNED: bytes that may
+// be registered. LONGSEQ_FAKE_DELAY: microseconds that every job takes.
 #include "cudart.h"
 
 #include <dlfcn.h>
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -23,14 +25,22 @@
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Time = std::chrono::steady_clock;
+
+// How far each stream has come, as far as somebody knows.
+using Clock = std::map<const void *, uint64_t>;
+
+void merge(Clock &to, const Clock &from) {
+  for (const auto &[stream, time] : from) to[stream] = std::max(to[stream], time);
+}
 
 // One recording of an event.
 struct Moment {
   std::mutex mutex;
   std::condition_variable changed;
   bool happened = false;
-  Clock::time_point time;
+  Time::time_point time;
+  Clock clock;  // what has come before it
 
   void wait() {
     std::unique_lock<std::mutex> lock(mutex);
@@ -43,7 +53,7 @@ struct Moment {
   void happen() {
     std::lock_guard<std::mutex> lock(mutex);
     happened = true;
-    time = Clock::now();
+    time = Time::now();
     changed.notify_all();
   }
 };
@@ -64,12 +74,26 @@ cudaError_t give(cudaError_t error = cudaSuccess) {
   std::_Exit(99);
 }
 
+// What jobs work on that are not over. A lock for all of it: tests are small.
+struct Order {
+  struct Use {
+    FakeAccess access;
+    const void *stream;
+    uint64_t time;
+  };
+  std::mutex mutex;
+  std::list<Use> uses;
+};
+Order &order() {
+  static Order &all = *new Order;
+  return all;
+}
+thread_local Clock host_clock;  // what this thread has waited for
+
 struct Pinned {
   std::mutex mutex;
   std::map<const char *, size_t> ranges;
   size_t bytes = 0;
-  std::multimap<const char *, size_t> busy;  // host memory that jobs work on
-  long registers = 0;
 };
 Pinned &pinned() {
   static Pinned &all = *new Pinned;
@@ -101,6 +125,7 @@ struct CUstream_st {
   std::condition_variable arrived;
   std::deque<std::function<void()>> jobs;
   bool stop = false;
+  Clock clock;  // of the last job
   std::thread thread{[this] { run(); }};
 
   void run() {
@@ -125,16 +150,55 @@ struct CUstream_st {
   }
   std::shared_ptr<Moment> mark() {
     auto moment = std::make_shared<Moment>();
+    std::lock_guard<std::mutex> lock(order().mutex);
+    moment->clock = clock;
+    merge(moment->clock, host_clock);
     add([moment] { moment->happen(); });
     return moment;
   }
 };
 
-void fake_launch(cudaStream_t stream, std::function<cudaError_t()> kernel) {
-  stream->add([kernel = std::move(kernel)] {
-    if (failure != cudaSuccess) return;
-    if (delay() > 0) usleep(static_cast<useconds_t>(delay()));
-    if (const cudaError_t error = kernel(); error != cudaSuccess) failure = error;
+namespace {
+
+bool share(const FakeAccess &a, const FakeAccess &b) {
+  return a.begin < b.begin + b.bytes && b.begin < a.begin + a.bytes;
+}
+
+// The host knows what has come before the moment.
+void learn(const Moment &moment) {
+  std::lock_guard<std::mutex> lock(order().mutex);
+  merge(host_clock, moment.clock);
+}
+
+// Nobody works on memory that goes.
+void check_idle(const void *begin, size_t bytes) {
+  std::lock_guard<std::mutex> lock(order().mutex);
+  for (const Order::Use &use : order().uses)
+    if (share(use.access, {static_cast<const char *>(begin), bytes, true}))
+      broken("pinned memory is given back while a job works on it");
+}
+
+}  // namespace
+
+void fake_launch(cudaStream_t stream, std::vector<FakeAccess> accesses, std::function<cudaError_t()> kernel) {
+  std::lock_guard<std::mutex> lock(order().mutex);
+  merge(stream->clock, host_clock);
+  const uint64_t now = ++stream->clock[stream];
+  auto mine = std::make_shared<std::vector<std::list<Order::Use>::iterator>>();
+  for (const FakeAccess &access : accesses)
+    for (const Order::Use &use : order().uses)
+      if (use.stream != stream && (use.access.writes || access.writes) && share(use.access, access) &&
+          stream->clock[use.stream] < use.time)
+        broken("jobs of two streams work on the same memory and nothing orders them");
+  for (const FakeAccess &access : accesses)
+    mine->push_back(order().uses.insert(order().uses.end(), {access, stream, now}));
+  stream->add([mine, kernel = std::move(kernel)] {
+    if (failure == cudaSuccess) {
+      if (delay() > 0) usleep(static_cast<useconds_t>(delay()));
+      if (const cudaError_t error = kernel(); error != cudaSuccess) failure = error;
+    }
+    std::lock_guard<std::mutex> lock(order().mutex);
+    for (const auto &use : *mine) order().uses.erase(use);
   });
 }
 
@@ -195,14 +259,21 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return give();
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  stream->mark()->wait();
+  const auto moment = stream->mark();
+  moment->wait();
+  learn(*moment);
   return give();
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   return give(stream->mark()->over() ? cudaSuccess : cudaErrorNotReady);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  if (auto moment = event->get()) stream->add([moment] { moment->wait(); });
+  static const bool deaf = std::getenv("LONGSEQ_FAKE_DEAF") != nullptr;
+  if (auto moment = event->get(); moment && !deaf) {
+    std::lock_guard<std::mutex> lock(order().mutex);
+    merge(stream->clock, moment->clock);
+    stream->add([moment] { moment->wait(); });
+  }
   return give();
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
@@ -220,7 +291,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return give();
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  if (auto moment = event->get()) moment->wait();
+  if (auto moment = event->get()) {
+    moment->wait();
+    learn(*moment);
+  }
   return give();
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -246,16 +320,13 @@ cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned) {
   if (next != pinned().ranges.end() && next->first < begin + bytes) broken("memory is registered twice");
   pinned().ranges[begin] = bytes;
   pinned().bytes += bytes;
-  ++pinned().registers;
   return give();
 }
 static void leave(void *memory, bool counted) {
   std::lock_guard<std::mutex> lock(pinned().mutex);
   const auto found = pinned().ranges.find(static_cast<char *>(memory));
   if (found == pinned().ranges.end()) broken("memory is unregistered that is not registered");
-  for (const auto &[begin, bytes] : pinned().busy)
-    if (begin < found->first + found->second && found->first < begin + bytes)
-      broken("pinned memory is given back while a copy works on it");
+  check_idle(found->first, found->second);
   if (counted) pinned().bytes -= found->second;
   pinned().ranges.erase(found);
 }
@@ -269,24 +340,18 @@ cudaError_t cudaFreeHost(void *memory) {
   return give();
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  std::lock_guard<std::mutex> lock(pinned().mutex);
-  for (const void *const side : {static_cast<const void *>(to), from}) {
-    const char *const begin = static_cast<const char *>(side);
-    for (const auto &[start, size] : pinned().ranges)
-      if (begin < start + size && start < begin + bytes && (begin < start || begin + bytes > start + size))
-        return give(cudaErrorInvalidValue);
-    pinned().busy.emplace(begin, bytes);
-  }
-  fake_launch(stream, [=] {
-    std::memcpy(to, from, bytes);
-    return cudaSuccess;
-  });
-  stream->add([=] {
+  {
     std::lock_guard<std::mutex> lock(pinned().mutex);
     for (const void *const side : {static_cast<const void *>(to), from}) {
-      const auto found = pinned().busy.find(static_cast<const char *>(side));
-      if (found != pinned().busy.end()) pinned().busy.erase(found);
+      const char *const begin = static_cast<const char *>(side);
+      for (const auto &[start, size] : pinned().ranges)
+        if (begin < start + size && start < begin + bytes && (begin < start || begin + bytes > start + size))
+          return give(cudaErrorInvalidValue);
     }
+  }
+  fake_launch(stream, {{static_cast<char *>(to), bytes, true}, {static_cast<const char *>(from), bytes, false}}, [=] {
+    std::memcpy(to, from, bytes);
+    return cudaSuccess;
   });
   return give();
 }
