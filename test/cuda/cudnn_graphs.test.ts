@@ -66,6 +66,7 @@ const taken: [string, Partial<Problem>][] = [
 /** What cuDNN cannot do or not well enough, and the word of the reason that must say so. */
 const refusals: [string, Partial<Problem>, RegExp][] = [
   ["an odd head size", { headSize: 20 }, /multiple of 8/],
+  ["one row", { rowsQ: 1, rowsK: 1 }, /one row/],
   ["a negative scale", { scale: -0.3 }, /scale/],
   ["rows without a key", { rowsQ: 5, rowsK: 5, kOffset: 2 }, /attend no key/],
   ["rows behind a window's last key", { rowsQ: 9, rowsK: 3, window: 2 }, /attend no key/],
@@ -255,12 +256,14 @@ t.test("what cuDNN does not take is refused with the reason", async (t) => {
   const answers = runs(refusals.flatMap(([, more]) => [{ ...base, ...more }]));
   for (const [i, [name, , reason]] of refusals.entries()) t.match(answers[i], { refused: reason }, name);
   const backward = { ...base, direction: "backward" as const };
-  const [delta, packed, wide] = runs([
+  const [delta, packed, wide, newer] = runs([
     { ...backward, giveDelta: true },
     { ...backward, capability: 80, documents: [0, 3, 7] },
     { ...backward, capability: 80, headSize: 256 },
+    { ...backward, capability: 120, documents: [0, 3, 7] },
   ]);
   t.match(delta, { refused: /delta/ });
   t.match(packed, { refused: /packed documents on this GPU/ });
+  t.match(newer, { refused: /packed documents on this GPU/ });
   t.match(wide, { refused: /head size above 128 on this GPU/ });
 });

@@ -113,6 +113,7 @@ void common(const Args &a, CudnnAttention *c) {
     if (std::string why = misfit(name, *t); !why.empty()) return refuse(why);
   const int64_t q_end = a.q_offset + a.q.sizes[0], k_end = a.k_offset + a.k.sizes[0];
   if (a.q.sizes[0] == 0 || a.k.sizes[0] == 0) return refuse("there are no rows");
+  if (a.q.sizes[0] == 1 && a.k.sizes[0] == 1) return refuse("there is one row");
 
   // Documents that have query rows, each with the keys that its rows can see.
   std::vector<Segment> segments;
@@ -214,6 +215,9 @@ inline int64_t plan_bytes(const AttentionGeometry &g, bool backward, int32_t cap
   return 256 + (g.grouped() ? 2 * full : 0);
 }
 
+// GPUs that Ampere's kernels serve, whose backward of packed documents in memory of their size is known to be wrong.
+inline bool ampere_style(int32_t capability) { return capability < 90 || capability >= 120; }
+
 // The tensors whose offsets a packed graph wants, one for each distinct side and stride.
 inline int64_t offset_count(const AttentionGeometry &g, bool backward) {
   std::vector<std::pair<bool, int64_t>> distinct;
@@ -251,8 +255,8 @@ inline CudnnAttention cudnn_case(const ls_attention_backward_args &a, int32_t ca
   if (a.deterministic) refuse("its deterministic backward takes memory quadratic in the length");
   if (a.delta.present) refuse("delta is given; its graph makes delta itself");
   if (a.dk.dtype != a.dv.dtype) refuse("dk and dv differ in dtype");
-  if (capability < 90 && g.packed) refuse("packed documents on this GPU");
-  if (capability < 90 && g.head_size > 128) refuse("a head size above 128 on this GPU");
+  if (cudnn_attention::ampere_style(capability) && g.packed) refuse("packed documents on this GPU");
+  if (cudnn_attention::ampere_style(capability) && g.head_size > 128) refuse("a head size above 128 on this GPU");
   if (std::string why = cudnn_attention::misfit("dout", a.dout); !why.empty()) refuse(why);
   if (!c.refused.empty()) return c;
   g.dout = cudnn_attention::strides(a.dout);
