@@ -1,14 +1,21 @@
 // Attention in float32: plain fused multiply-adds, right to float32's last digits; tensor cores would round to TF32.
 //
-// FLOPs as attention_kernels.h counts them. A row of queries (or keys) belongs to four neighbouring lanes: each makes
-// every fourth score and holds a quarter of the result.
+// FLOPs as attention_kernels.h counts them. Bytes: rows once, columns once a block of rows, as floats. Shared memory:
+// rows and columns of a tile as floats, at most 99 KiB. A row of queries (or keys) belongs to four neighbouring lanes:
+// each makes every fourth score and holds a quarter of the result.
 #include "attention_tile.h"
 
 namespace longseq::cuda {
 
 namespace {
 
-constexpr int kRows = 64, kThreads = 4 * kRows, kColumns = 32, kOwn = kColumns / 4;
+// Tiles of a head size: those of 256 leave each GPU's 99 KiB of shared memory a block enough, as do those of 128.
+template <int kD>
+struct Tile {
+  static constexpr int kRows = kD <= 128 ? 64 : 32, kThreads = 4 * kRows, kColumns = kD <= 128 ? 32 : 16;
+  // Scores of a row that one lane makes.
+  static constexpr int kOwn = kColumns / 4;
+};
 
 // Rows [D] in shared memory: 4 floats of padding keep rows in different banks.
 template <int kD>
@@ -18,7 +25,7 @@ template <int kCount, int kD>
 LS_DEVICE void load_rows(float *shared, const HeadTensor &from, int64_t head, int64_t first, int64_t total, int d) {
   const float *source = static_cast<const float *>(from.data) + head * from.head + first * from.row;
   const int there = static_cast<int>(min(total - first, static_cast<int64_t>(kCount)));
-  for (int at = static_cast<int>(threadIdx.x); at < kCount * kD; at += kThreads) {
+  for (int at = static_cast<int>(threadIdx.x); at < kCount * kD; at += Tile<kD>::kThreads) {
     const int row = at / kD, column = at % kD;
     shared[row * kFloats<kD> + column] = row < there && column < d ? source[row * from.row + column] : 0.0f;
   }
@@ -39,10 +46,10 @@ LS_DEVICE float dot(const float *a, const float *b) {
 // acc, the lane's quarter of a row of the result, += sum over the tile's columns j of weight_j * b[j]. The weight of
 // column j lies with lane j % 4 of the four, as its number j / 4.
 template <int kD>
-LS_DEVICE void add_rows(float (&acc)[kD / 4], const float (&weights)[kOwn], const float *b) {
+LS_DEVICE void add_rows(float (&acc)[kD / 4], const float (&weights)[Tile<kD>::kOwn], const float *b) {
   const int quarter = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll
-  for (int j = 0; j < kColumns; ++j) {
+  for (int j = 0; j < Tile<kD>::kColumns; ++j) {
     const float weight = __shfl_sync(0xffffffffu, weights[j / 4], j % 4, 4);
     const float *row = b + j * kFloats<kD> + quarter * 4;
 #pragma unroll
@@ -84,7 +91,8 @@ LS_DEVICE float quad_sum(float x) {
 }
 
 template <int kD>
-__global__ void __launch_bounds__(kThreads, 1) forward_kernel(const AttentionParams p) {
+__global__ void __launch_bounds__(Tile<kD>::kThreads, 1) forward_kernel(const AttentionParams p) {
+  constexpr int kRows = Tile<kD>::kRows, kColumns = Tile<kD>::kColumns, kOwn = Tile<kD>::kOwn;
   LS_DYNAMIC_SHARED(float, shared);
   float *q = shared, *k = q + kRows * kFloats<kD>, *v = k + kColumns * kFloats<kD>;
   const int own = static_cast<int>(threadIdx.x) / 4, quarter = static_cast<int>(threadIdx.x) % 4;
@@ -127,9 +135,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const AttentionPar
   if (quarter == 0) p.lse[head * p.queries + row] = sum > 0 ? top + logf(sum) : -INFINITY;
 }
 
-// As attention_backward_kernel: rows are keys (dk and dv, over the heads of the group) or queries (dq).
+// Rows are keys (dk and dv, over the heads of the group) or queries (dq).
 template <int kD, bool kOfKeys>
-__global__ void __launch_bounds__(kThreads, 1) backward_kernel(const AttentionParams p) {
+__global__ void __launch_bounds__(Tile<kD>::kThreads, 1) backward_kernel(const AttentionParams p) {
+  constexpr int kRows = Tile<kD>::kRows, kColumns = Tile<kD>::kColumns, kOwn = Tile<kD>::kOwn;
   LS_DYNAMIC_SHARED(float, shared);
   float *r1 = shared, *r2 = r1 + kRows * kFloats<kD>, *c1 = r2 + kRows * kFloats<kD>, *c2 = c1 + kColumns * kFloats<kD>;
   const int own = static_cast<int>(threadIdx.x) / 4, quarter = static_cast<int>(threadIdx.x) % 4;
@@ -179,19 +188,21 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const AttentionPa
 
 template <int kD>
 ls_status launch_forward(const ls_exec *exec, const AttentionParams &p) {
+  constexpr int kRows = Tile<kD>::kRows, kBytes = (kRows + 2 * Tile<kD>::kColumns) * kFloats<kD> * 4;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.queries, kRows)), static_cast<unsigned>(p.heads));
-  return LS_LAUNCH((forward_kernel<kD>), grid, dim3(kThreads), (kRows + 2 * kColumns) * kFloats<kD> * 4, exec, p);
+  return LS_LAUNCH((forward_kernel<kD>), grid, dim3(Tile<kD>::kThreads), kBytes, exec, p);
 }
 
 template <int kD>
 ls_status launch_backward(const ls_exec *exec, const AttentionParams &p) {
-  constexpr int kBytes = 2 * (kRows + kColumns) * kFloats<kD> * 4;
+  constexpr int kRows = Tile<kD>::kRows, kBytes = 2 * (kRows + Tile<kD>::kColumns) * kFloats<kD> * 4;
+  static_assert(kBytes <= 99 << 10);
   const dim3 of_keys(static_cast<unsigned>(ceil_div(p.keys, kRows)), static_cast<unsigned>(p.heads / p.group));
   const dim3 of_queries(static_cast<unsigned>(ceil_div(p.queries, kRows)), static_cast<unsigned>(p.heads));
   // Where the columns are none, zeros are written all the same.
-  if (p.keys > 0) LS_TRY((LS_LAUNCH((backward_kernel<kD, true>), of_keys, dim3(kThreads), kBytes, exec, p)));
+  if (p.keys > 0) LS_TRY((LS_LAUNCH((backward_kernel<kD, true>), of_keys, dim3(Tile<kD>::kThreads), kBytes, exec, p)));
   if (p.queries == 0) return LS_OK;
-  return LS_LAUNCH((backward_kernel<kD, false>), of_queries, dim3(kThreads), kBytes, exec, p);
+  return LS_LAUNCH((backward_kernel<kD, false>), of_queries, dim3(Tile<kD>::kThreads), kBytes, exec, p);
 }
 
 }  // namespace

@@ -1,12 +1,9 @@
-// FlashAttention (arXiv 2205.14135, 2307.08691) in bfloat16 on tensor cores,
-// forward and backward, for one head size; attention_d*.cu instantiate it.
-// docs/cuda_attention.md has the tables: registers, shared memory, what limits
-// what.
+// FlashAttention (arXiv 2205.14135, 2307.08691) in bfloat16 on tensor cores, forward and backward, for one head size;
+// attention_d*.cu instantiate it. docs/cuda_attention.md has the tables: registers, shared memory, what limits what.
 //
-// With c the pairs attended: the forward does 4 N D c FLOPs on tensor cores,
-// the backward 14 N D c (dk and dv in one kernel, dq in another, each making
-// the scores again, so that no sum depends on timing; the op counts 8).
-// Workspace: delta, 4 bytes a query and head.
+// With c the pairs attended: the forward does 4 N D c FLOPs on tensor cores, the backward 14 N D c (dk and dv in one
+// kernel, dq in another, each making the scores again, so that no sum depends on timing; the op counts 8). Workspace:
+// delta, 4 bytes a query and head.
 #ifndef LONGSEQ_CUDA_ATTENTION_KERNELS_H
 #define LONGSEQ_CUDA_ATTENTION_KERNELS_H
 
@@ -16,8 +13,7 @@ namespace longseq::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
-// Shared memory of the kernels below; elements are of bfloat16, bytes those of
-// a launch.
+// Shared memory of the kernels below; elements are of bfloat16, bytes those of a launch.
 template <int kD, int kM, int kWarps, int kColumns>
 struct ForwardTile {
   static constexpr int kRows = kM * 16 * kWarps;
@@ -30,8 +26,8 @@ struct KeysTile {
   static constexpr int kRows = kM * 8 * kWarps;
   // Weights of one tile, in floats.
   static constexpr int kWeights = kRows * kColumns;
-  // k and v, at the end dk and then dv as floats; three stages of q and dout;
-  // two tiles of weights; three of lse and delta.
+  // k and v, at the end dk and then dv as floats; three stages of q and dout; two tiles of weights; three of lse and
+  // delta.
   static constexpr int kBytes = (2 * kRows + 6 * kColumns) * kStride<kD> * 2 + 2 * kWeights * 4 + 6 * kColumns * 4 +
                                 kRows * static_cast<int>(sizeof(Interval));
 };
@@ -43,9 +39,8 @@ struct QueriesTile {
       (2 * kRows + 4 * kColumns) * kStride<kD> * 2 + 2 * kRows * 4 + kRows * static_cast<int>(sizeof(Interval));
 };
 
-// LS_UNSUPPORTED where a block of this GPU may not have as much shared memory
-// as the tiles take: 163 KiB on compute capability 8.0 and 227 on 9.0 are
-// enough for all, 99 on 8.6 and 8.9 are not.
+// LS_UNSUPPORTED where a block of this GPU may not have as much shared memory as the tiles take: 163 KiB on compute
+// capability 8.0 and 227 on 9.0 are enough for all, 99 on 8.6 and 8.9 are not.
 template <typename Kernel>
 ls_status tiles_fit(const ls_exec *exec, [[maybe_unused]] Kernel *kernel, int bytes, int head_size) {
   stream_of(exec);  // makes the device current
@@ -58,18 +53,15 @@ ls_status tiles_fit(const ls_exec *exec, [[maybe_unused]] Kernel *kernel, int by
               head_size, (bytes + 1023) / 1024);
 }
 
-// The lane's places in a fragment: value e of tile n stands in row lane / 4 + e
-// / 2 * 8, column 8 n + lane % 4 * 2 + e % 2.
+// The lane's places in a fragment: value e of tile n stands in row lane / 4 + e / 2 * 8, column 8 n + lane % 4 * 2 + e
+// % 2.
 
-// o and lse of 16 kM kWarps queries of one head, kColumns keys at a time, each
-// warp 16 kM of the queries. K and V come one tile ahead into two stages; one
-// barrier a tile. Grid: tiles of queries, the longest first, x N.
+// o and lse of 16 kM kWarps queries of one head, kColumns keys at a time, each warp 16 kM of the queries. K and V come
+// one tile ahead into two stages; one barrier a tile. Grid: tiles of queries, the longest first, x N.
 //
-// Bytes: q and o once; of k and v what the queries attend, once a block, mostly
-// from the second-level cache: 8 kColumns D bytes for 8 kWarps 16 kM kColumns D
-// FLOPs. Shared memory: (16 kM kWarps + 4 kColumns) (D + 8) 2 bytes, the first
-// for q, the others two stages of k and v; o passes through all of it as
-// floats.
+// Bytes: q and o once; of k and v what the queries attend, once a block, mostly from the second-level cache: 8 kColumns
+// D bytes for 8 kWarps 16 kM kColumns D FLOPs. Shared memory: (16 kM kWarps + 4 kColumns) (D + 8) 2 bytes, the first
+// for q, the others two stages of k and v; o passes through all of it as floats.
 template <int kD, int kM, int kWarps, int kColumns>
 __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const AttentionParams p) {
   using Tile = ForwardTile<kD, kM, kWarps, kColumns>;
@@ -82,8 +74,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const
   const int lane = static_cast<int>(threadIdx.x) % 32, own = static_cast<int>(threadIdx.x) / 32 * kM * 16;
   const int64_t row0 = (gridDim.x - 1 - static_cast<int64_t>(blockIdx.x)) * kRows;
   const int64_t head = blockIdx.y, key_head = head / p.group;
-  // The sign goes into q below. A factor of nothing keeps what is masked
-  // masked.
+  // The sign goes into q below. A factor of nothing keeps what is masked masked.
   const float scale = fmaxf(fabsf(p.scale), 1e-30f) * kLog2E;
 
   const RowBounds bounds = row_bounds<kRows, kThreads>(p, false, row0, p.queries, shared + Tile::kElements);
@@ -115,8 +106,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const
   int stage = 0;
 #pragma unroll 1
   for (int at = begin; at < end; at += kColumns, stage ^= 1) {
-    // This tile is there, and all warps are done with the one before it, whose
-    // stage is filled next.
+    // This tile is there, and all warps are done with the one before it, whose stage is filled next.
     cp_async_wait<0>();
     __syncthreads();
     if (at + kColumns < end) load_columns(stage ^ 1, at + kColumns);
@@ -126,8 +116,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const
     const Reach reach = bounds.reach(own, kM * 16, at, at + kColumns);
     if (reach == Reach::none) continue;
     const bf16 *k = stages + stage * kStage, *v = k + kColumns * kStride<kD>;
-    // A product added to -INFINITY stays there: masked places need no register
-    // of their own afterwards.
+    // A product added to -INFINITY stays there: masked places need no register of their own afterwards.
     float s[kM][kN][4] = {};
     if (reach == Reach::part) {
 #pragma unroll
@@ -163,8 +152,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const
         x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
         grown |= x > top[m][h];
       }
-    // Far into a long row the greatest score hardly ever grows: what would be a
-    // product with 1 is left out.
+    // Far into a long row the greatest score hardly ever grows: what would be a product with 1 is left out.
     if (__any_sync(0xffffffffu, grown)) {
 #pragma unroll
       for (int m = 0; m < kM; ++m)
@@ -218,9 +206,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const
   flush_rows<kRows, kD, kThreads>(p.o, head, row0, p.queries, p.d, staged, false);
 }
 
-// Weights exp(scale s - lse), zero where not attended. `lse` is that of the
-// tile's first column (kOfKeys: rows are keys) or of the warp's first row;
-// `rows` are the warp's.
+// Weights exp(scale s - lse), zero where not attended. `lse` is that of the tile's first column (kOfKeys: rows are
+// keys) or of the warp's first row; `rows` are the warp's.
 template <bool kOfKeys, int kM, int kN>
 LS_DEVICE void weigh(float (&s)[kM][kN][4], float scale, const float *lse, Reach reach, const Interval *rows, int at) {
   const int lane = static_cast<int>(threadIdx.x) % 32, row = lane / 4, column = lane % 4 * 2;
@@ -248,9 +235,8 @@ LS_DEVICE void weigh(float (&s)[kM][kN][4], float scale, const float *lse, Reach
     }
 }
 
-// Starts copying lse and delta of queries first .. first + kCount - 1 of a head
-// to shared memory, one behind the other; zeros beyond the last query. The
-// first one exists.
+// Starts copying lse and delta of queries first .. first + kCount - 1 of a head to shared memory, one behind the other;
+// zeros beyond the last query. The first one exists.
 template <int kCount, int kThreads>
 LS_DEVICE void load_statistics(float *shared, const AttentionParams &p, int64_t head, int64_t first) {
   for (int i = static_cast<int>(threadIdx.x); i < 2 * kCount; i += kThreads) {
@@ -260,16 +246,13 @@ LS_DEVICE void load_statistics(float *shared, const AttentionParams &p, int64_t 
   }
 }
 
-// dk and dv of 8 kM kWarps keys of one head of theirs, summed over the query
-// heads that share it, kColumns queries at a time. Two warps share 16 kM keys:
-// one makes the weights and dv, the other, a tile behind, takes the weights and
-// makes dk; so each has one accumulator, and both are busy with different
-// things. Queries come a tile ahead into the third stage; one barrier a tile.
-// Grid: tiles of keys, the longest first, x K.
+// dk and dv of 8 kM kWarps keys of one head of theirs, summed over the query heads that share it, kColumns queries at a
+// time. Two warps share 16 kM keys: one makes the weights and dv, the other, a tile behind, takes the weights and makes
+// dk; so each has one accumulator, and both are busy with different things. Queries come a tile ahead into the third
+// stage; one barrier a tile. Grid: tiles of keys, the longest first, x K.
 //
-// Bytes: k, v, dk and dv once; q, dout, lse and delta of what attends, once a
-// block: 4 kColumns (D + 2) bytes for 64 kM kWarps kColumns D FLOPs. Shared
-// memory: KeysTile below.
+// Bytes: k, v, dk and dv once; q, dout, lse and delta of what attends, once a block: 4 kColumns (D + 2) bytes for 64 kM
+// kWarps kColumns D FLOPs. Shared memory: KeysTile below.
 template <int kD, int kM, int kWarps, int kColumns>
 __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_keys_kernel(const AttentionParams p) {
   using Tile = KeysTile<kD, kM, kWarps, kColumns>;
@@ -303,8 +286,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_keys_kernel
 
   const bf16 *rows = (behind ? v : k) + own * kStride<kD>;
   float acc[kM][kD / 8][4] = {};
-  // The tile that the first warp of a pair is at, and the one before it, where
-  // the second is.
+  // The tile that the first warp of a pair is at, and the one before it, where the second is.
   int stage = 0, at = begin, stage_before = 0, at_before = begin, head = begin < end ? 0 : p.group, turn = 0;
   bool more = head < p.group, before = false;
 #pragma unroll 1
@@ -372,14 +354,12 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_keys_kernel
   }
 }
 
-// dq of 8 kM kWarps queries of one head, kColumns keys at a time. Two warps
-// share 16 kM queries, each with half of the keys of every tile; their sums
-// meet at the end. K and V come one tile ahead into two stages; one barrier a
-// tile. Grid: tiles of queries, the longest first, x N.
+// dq of 8 kM kWarps queries of one head, kColumns keys at a time. Two warps share 16 kM queries, each with half of the
+// keys of every tile; their sums meet at the end. K and V come one tile ahead into two stages; one barrier a tile.
+// Grid: tiles of queries, the longest first, x N.
 //
-// Bytes: q, dout, lse, delta and dq once; of k and v what the queries attend,
-// once a block: 4 kColumns D bytes for 48 kM kWarps kColumns D FLOPs. Shared
-// memory: QueriesTile below.
+// Bytes: q, dout, lse, delta and dq once; of k and v what the queries attend, once a block: 4 kColumns D bytes for 48
+// kM kWarps kColumns D FLOPs. Shared memory: QueriesTile below.
 template <int kD, int kM, int kWarps, int kColumns>
 __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_queries_kernel(const AttentionParams p) {
   using Tile = QueriesTile<kD, kM, kWarps, kColumns>;
@@ -448,8 +428,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_queries_ker
 
 template <int kD>
 ls_status launch_forward(const ls_exec *exec, const AttentionParams &p) {
-  // 32 rows a warp halve what each row reads of k and v in shared memory; at
-  // 256 the accumulators of 16 fill the registers.
+  // 32 rows a warp halve what each row reads of k and v in shared memory; at 256 the accumulators of 16 fill the
+  // registers.
   constexpr int kM = kD <= 128 ? 2 : 1, kWarps = 8, kColumns = kD <= 128 ? 64 : 32;
   using Tile = ForwardTile<kD, kM, kWarps, kColumns>;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.queries, Tile::kRows)), static_cast<unsigned>(p.heads));

@@ -1,10 +1,9 @@
-// What attention's kernels share: their arguments, which keys a query attends,
-// tiles in shared memory and their products.
+// What attention's kernels share: their arguments, which keys a query attends, tiles in shared memory and their
+// products.
 //
-// Rows and columns: in the forward and in dq's kernel rows are queries and
-// columns keys; in the kernel of dk and dv rows are keys and columns queries.
-// Either way each row attends one interval of columns, and both ends grow with
-// the row.
+// Rows and columns: in the forward and in dq's kernel rows are queries and columns keys; in the kernel of dk and dv
+// rows are keys and columns queries. Either way each row attends one interval of columns, and both ends grow with the
+// row.
 #ifndef LONGSEQ_CUDA_ATTENTION_TILE_H
 #define LONGSEQ_CUDA_ATTENTION_TILE_H
 
@@ -48,8 +47,7 @@ LS_DEVICE Interval attended(const AttentionParams &p, bool of_keys, int64_t row)
   if (p.cu_seqlens != nullptr) {
     if (p.documents <= 0 || position < p.cu_seqlens[0]) return {0, 0};
     if (position >= p.cu_seqlens[p.documents]) return {static_cast<int>(count), static_cast<int>(count)};
-    // The last document that starts at or before the position; empty ones
-    // before it are passed over.
+    // The last document that starts at or before the position; empty ones before it are passed over.
     int64_t at = 0, behind = p.documents;
     while (behind - at > 1) {
       const int64_t middle = at + (behind - at) / 2;
@@ -86,8 +84,7 @@ enum class Reach { none, part, whole };
 struct RowBounds {
   int begin, end;        // columns that any row attends lie in between
   const Interval *rows;  // in shared memory; readable after the next barrier
-  // Rows row .. row + count - 1 of the block and columns at .. end - 1; both
-  // ends of intervals grow with the row.
+  // Rows row .. row + count - 1 of the block and columns at .. end - 1; both ends of intervals grow with the row.
   LS_DEVICE Reach reach(int row, int count, int at, int to) const {
     const Interval first = rows[row], last = rows[row + count - 1];
     if (last.hi <= at || to <= first.lo) return Reach::none;
@@ -102,14 +99,15 @@ LS_DEVICE RowBounds row_bounds(const AttentionParams &p, bool of_keys, int64_t r
   return {attended(p, of_keys, row0).lo, attended(p, of_keys, min(row0 + kRows, total) - 1).hi, rows};
 }
 
-// Distance of two rows [D] in shared memory, in elements: an odd number of
-// 16-byte pieces, so that the eight rows of an ldmatrix lie in different banks.
+// Distance of two rows [D] in shared memory, in elements: an odd number of 16-byte pieces, so that the eight rows of an
+// ldmatrix lie in different banks.
 template <int kD>
 inline constexpr int kStride = kD + 8;
+static_assert(kStride<64> / 8 % 2 == 1 && kStride<96> / 8 % 2 == 1 && kStride<128> / 8 % 2 == 1 &&
+              kStride<256> / 8 % 2 == 1);
 
-// Starts copying rows first .. first + kRows - 1 of a head; rows beyond `total`
-// and columns beyond d become zeros. The first row exists. A thread keeps to
-// one piece of 16 bytes of every kStep-th row, so that a copy costs few
+// Starts copying rows first .. first + kRows - 1 of a head; rows beyond `total` and columns beyond d become zeros. The
+// first row exists. A thread keeps to one piece of 16 bytes of every kStep-th row, so that a copy costs few
 // instructions.
 template <int kRows, int kD, int kThreads>
 LS_DEVICE void load_tile(bf16 *shared, const HeadTensor &from, int64_t head, int64_t first, int64_t total, int d,
@@ -146,8 +144,7 @@ LS_DEVICE void load_fragments(uint32_t (&fragments)[kD / 16][kM][4], const bf16 
     for (int m = 0; m < kM; ++m) ldmatrix_x4(fragments[k][m], a_row + m * 16 * kStride<kD> + k * 16);
 }
 
-// acc [16 kM, 8 kN] += a [16 kM, D] . b [8 kN, D]^T, a in fragments, b in
-// shared memory.
+// acc [16 kM, 8 kN] += a [16 kM, D] . b [8 kN, D]^T, a in fragments, b in shared memory.
 template <int kM, int kN, int kD>
 LS_DEVICE void multiply_fragments(float (&acc)[kM][kN][4], const uint32_t (&a)[kD / 16][kM][4], const bf16 *b) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -190,8 +187,7 @@ LS_DEVICE void multiply_rows(float (&acc)[kM][kN][4], const bf16 *a, const bf16 
   }
 }
 
-// acc [16 kM, 8 kN] += bf16(s) [16 kM, 8 kK] . b [8 kK, 8 kN], s in fragments,
-// b in shared memory with rows of kD.
+// acc [16 kM, 8 kN] += bf16(s) [16 kM, 8 kK] . b [8 kK, 8 kN], s in fragments, b in shared memory with rows of kD.
 template <int kM, int kN, int kK, int kD>
 LS_DEVICE void multiply_columns(float (&acc)[kM][kN][4], const float (&s)[kM][kK][4], const bf16 *b) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -219,8 +215,8 @@ LS_DEVICE void multiply_columns(float (&acc)[kM][kN][4], const float (&s)[kM][kK
   }
 }
 
-// Puts a warp's fragments, times `factor` of each half (or adds them to what is
-// there), into rows [kD] of floats in shared memory.
+// Puts a warp's fragments, times `factor` of each half (or adds them to what is there), into rows [kD] of floats in
+// shared memory.
 template <int kN, int kD, bool kAdd = false>
 LS_DEVICE void stage_rows(float *shared, int row, const float (&acc)[kN][4], const float (&factor)[2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -234,25 +230,49 @@ LS_DEVICE void stage_rows(float *shared, int row, const float (&acc)[kN][4], con
     }
 }
 
-// Writes (or adds) the staged rows row0 .. row0 + kRows - 1 to a head of an
-// output, between two barriers.
+// Writes (or adds) eight values to an output that is aligned to 16 bytes there.
+template <typename T>
+LS_DEVICE void put_piece(T *to, const float *values, bool accumulate) {
+  constexpr int kSize = Vector<T>::kSize;
+#pragma unroll
+  for (int i = 0; i < 8; i += kSize) {
+    Vector<T> piece{};
+    if (accumulate) piece = load_vector(to + i);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e)
+      piece.at[e] = from_float<T>(accumulate ? to_float(piece.at[e]) + values[i + e] : values[i + e]);
+    store_vector(to + i, piece);
+  }
+}
+
+// Writes (or adds) the staged rows row0 .. row0 + kRows - 1 to a head of an output, between two barriers.
+template <int kRows, int kD, int kThreads, typename T>
+LS_DEVICE void flush_rows_as(const HeadTensor &to, int64_t head, int64_t row0, int64_t total, int d,
+                             const float *shared, bool accumulate) {
+  T *data = static_cast<T *>(to.data) + head * to.head + row0 * to.row;
+  const bool vectors = (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(to.row) * sizeof(T)) % 16 == 0;
+  const int there = static_cast<int>(min(total - row0, static_cast<int64_t>(kRows)));
+#pragma unroll 1
+  for (int at = static_cast<int>(threadIdx.x); at < there * (kD / 8); at += kThreads) {
+    const int row = at / (kD / 8), column = at % (kD / 8) * 8;
+    const float *values = shared + row * kStride<kD> + column;
+    T *place = data + row * to.row + column;
+    if (vectors && column + 8 <= d) {
+      put_piece(place, values, accumulate);
+    } else {
+      for (int e = 0; e < 8 && column + e < d; ++e)
+        place[e] = from_float<T>(accumulate ? to_float(place[e]) + values[e] : values[e]);
+    }
+  }
+}
 template <int kRows, int kD, int kThreads>
 LS_DEVICE void flush_rows(const HeadTensor &to, int64_t head, int64_t row0, int64_t total, int d, const float *shared,
                           bool accumulate) {
   __syncthreads();
-#pragma unroll 1
-  for (int at = static_cast<int>(threadIdx.x); at < kRows * kD; at += kThreads) {
-    const int row = at / kD, column = at % kD;
-    if (row0 + row >= total || column >= d) continue;
-    const float value = shared[row * kStride<kD> + column];
-    const int64_t place = head * to.head + (row0 + row) * to.row + column;
-    if (to.dtype == LS_BF16) {
-      bf16 *p = static_cast<bf16 *>(to.data) + place;
-      *p = from_float<bf16>(accumulate ? to_float(*p) + value : value);
-    } else {
-      float *p = static_cast<float *>(to.data) + place;
-      *p = accumulate ? *p + value : value;
-    }
+  if (to.dtype == LS_BF16) {
+    flush_rows_as<kRows, kD, kThreads, bf16>(to, head, row0, total, d, shared, accumulate);
+  } else {
+    flush_rows_as<kRows, kD, kThreads, float>(to, head, row0, total, d, shared, accumulate);
   }
   __syncthreads();
 }
@@ -261,8 +281,7 @@ LS_DEVICE void flush_rows(const HeadTensor &to, int64_t head, int64_t row0, int6
 ls_status attention_float32(const ls_exec *exec, const AttentionParams &p);
 ls_status attention_backward_float32(const ls_exec *exec, const AttentionParams &p);
 
-// bfloat16 through tensor cores, one file a head size
-// (native/cuda/attention_d*.cu), for D up to that size.
+// bfloat16 through tensor cores, one file a head size (native/cuda/attention_d*.cu), for D up to that size.
 #define LS_ATTENTION_SIZES(X) X(64) X(96) X(128) X(256)
 #define LS_DECLARE(size)                                                      \
   ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p); \

@@ -61,9 +61,6 @@ namespace {
 
 constexpr size_t kStackBytes = EMUL_ASAN ? 256 << 10 : 64 << 10;
 constexpr size_t kGuardBytes = 4096;
-// What one block of an H100 or H200 may take.
-constexpr size_t kMostShared = 227 << 10;
-
 void fiber_main();
 
 struct Fiber {
@@ -350,6 +347,11 @@ void die(const char *format, ...) {
   std::abort();
 }
 
+size_t most_shared() {
+  static const char *const given = std::getenv("LONGSEQ_EMUL_SHARED_KIB");
+  return static_cast<size_t>(given ? std::atoi(given) : 227) << 10;
+}
+
 void *dynamic_shared() { return runner->shared_aligned; }
 
 BarrierResult barrier(int value) {
@@ -399,6 +401,12 @@ void collective(unsigned mask, void *operand, void (*complete)(void *const *oper
 }
 
 void async_copy(void *to, const void *from, uint32_t bytes, uint32_t valid) {
+  if (thread_order != 0) {
+    // The other end of what hardware may do: whoever still reads what the copy overwrites sees it.
+    std::memcpy(to, from, valid);
+    std::memset(static_cast<char *>(to) + valid, 0, bytes - valid);
+    return;
+  }
   lane->open_group.push_back({to, from, bytes, valid});
 }
 
@@ -422,7 +430,7 @@ void async_wait(int remaining) {
 int launch(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), void *context, const char *kernel) {
   const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
   const bool fits = grid.x > 0 && grid.x <= 0x7fffffffu && grid.y > 0 && grid.y <= 65535 && grid.z > 0 &&
-                    grid.z <= 65535 && threads > 0 && threads <= 1024 && block.z <= 64 && shared_bytes <= kMostShared;
+                    grid.z <= 65535 && threads > 0 && threads <= 1024 && block.z <= 64 && shared_bytes <= most_shared();
   if (!fits) return 9;  // cudaErrorInvalidConfiguration
   auto job = std::make_shared<Job>();
   job->grid = grid;

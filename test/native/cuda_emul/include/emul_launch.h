@@ -25,6 +25,7 @@ void launch_kernel(Kernel *kernel, dim3 grid, dim3 block, size_t shared_bytes, c
 
 #define LS_DYNAMIC_SHARED(T, name) T *name = static_cast<T *>(::emul::dynamic_shared())
 
-#define LS_PREPARE_SHARED(kernel, shared_bytes) cudaSuccess
+#define LS_PREPARE_SHARED(kernel, shared_bytes) \
+  (static_cast<size_t>(shared_bytes) > ::emul::most_shared() ? cudaErrorInvalidValue : cudaSuccess)
 
 #endif  // LONGSEQ_CUDA_EMUL_LAUNCH_H

@@ -22,7 +22,8 @@ namespace emul {
 
 inline constexpr int kWarp = 32;
 
-// A pending copy of cp.async: made when it is waited for, never before, so that a missing wait shows.
+// A pending copy of cp.async: made when it is waited for, never before, so that a missing wait shows; in the other
+// order of threads made at once, so that a missing barrier before it shows.
 struct AsyncCopy {
   void *to;
   const void *from;
@@ -65,6 +66,9 @@ void collective(unsigned mask, void *operand, void (*complete)(void *const *oper
 void async_copy(void *to, const void *from, uint32_t bytes, uint32_t valid);
 void async_commit();
 void async_wait(int remaining);
+
+// Bytes of shared memory that a block may take: an H200's 227 KiB, or LONGSEQ_EMUL_SHARED_KIB.
+size_t most_shared();
 
 // Runs body(context) once a thread. 0, or a cudaError_t for a launch that no device would take.
 int launch(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), void *context, const char *kernel);
