@@ -250,7 +250,9 @@ async function steps(
 }
 
 /** Bytes of host memory that may be used; LONGSEQ_BENCH_HOST_BYTES says it where the system says something else. */
-const hostBytes = Number(process.env.LONGSEQ_BENCH_HOST_BYTES || 0.9 * totalmem());
+const hostBytes = Number(
+  process.env.LONGSEQ_BENCH_HOST_BYTES || Math.min(0.9 * totalmem(), 0.95 * process.availableMemory()),
+);
 /** Seconds that bench.ts gives this process. */
 const limit = Number(process.env.LONGSEQ_GPU_SECONDS ?? Number.POSITIVE_INFINITY);
 

@@ -90,13 +90,14 @@ const parts: Part[] = [
     jobs: [attentionJob("32K", 32_768, 120), attentionJob("128K", 131_072, 240)],
   },
   { name: "attention above 524,288 tokens, both engines", jobs: [attentionJob("above 512K", 524_800, 420)] },
+  { name: "ops against float64", together: true, jobs: plainOps.map((op) => opJob(op, 25)) },
   {
-    name: "ops against float64",
+    name: "matrix products and attention against float64",
     together: true,
     jobs: [
-      ...["matmul", "attention"].map((op) => opJob(op, 110)),
-      { ...opJob("attention", 110), name: "ops/attention, our own kernels", env: { LONGSEQ_ATTENTION: "native" } },
-      ...plainOps.map((op) => opJob(op, 8)),
+      opJob("matmul", 150),
+      opJob("attention", 150),
+      { ...opJob("attention", 150), name: "ops/attention, our own kernels", env: { LONGSEQ_ATTENTION: "native" } },
     ],
   },
   {
