@@ -89,6 +89,7 @@ export const onMeta = (
   measure({ model: parseModelConfig(fields, { file: "bench" }), dtype, train, on }, planFor(plan, tokens), {
     micro: { tokens, documents: 1 },
     others: [],
+    steps: null,
     accumulation: 1,
     evaluation: null,
   });

@@ -25,6 +25,8 @@ export interface Workload {
   micro: BatchSize;
   /** Sizes of the others, each number of tokens once, longest first. */
   others: readonly BatchSize[];
+  /** The micro-batches of each step in order, of a short run whose sizes vary; else null. */
+  steps: readonly (readonly BatchSize[])[] | null;
   /** Micro-batches a step. */
   accumulation: number;
   /** The largest batch of an evaluation; null: there is none. */
@@ -33,47 +35,59 @@ export interface Workload {
 
 /** Sequences that are looked at one by one; of more than these the longest are taken together. */
 const MOST_SEQUENCES = 100_000;
+/** Micro-batches of a run that is short enough to be walked as it is. */
+const MOST_REHEARSED = 64;
+
+const sizeOf = (dataset: Dataset, epoch: number, i: number): BatchSize => {
+  const segments = dataset.plan(epoch).segments(i);
+  return { tokens: segments.reduce((sum, { begin, end }) => sum + end - begin, 0), documents: segments.length };
+};
+
+/** The first `sequences` of the dataset, epoch after epoch. */
+function* inOrder(dataset: Dataset, sequences: number): Generator<BatchSize> {
+  let left = sequences;
+  for (let epoch = 0; left > 0; epoch++) {
+    const count = Math.min(left, dataset.plan(epoch).sequences);
+    for (let i = 0; i < count; i++) yield sizeOf(dataset, epoch, i);
+    left -= count;
+  }
+}
+
+/** Groups of `size`; the last may be smaller. */
+function* grouped<T>(all: Iterable<T>, size: number): Generator<T[]> {
+  let group: T[] = [];
+  for (const one of all) {
+    group.push(one);
+    if (group.length < size) continue;
+    yield group;
+    group = [];
+  }
+  if (group.length > 0) yield group;
+}
+
+const together = (group: readonly BatchSize[]): BatchSize => ({
+  tokens: group.reduce((total, { tokens }) => total + tokens, 0),
+  documents: group.reduce((total, { documents }) => total + documents, 0),
+});
 
 /** Sizes of micro-batches: each number of tokens once, with the most documents that it has; longest first. */
 function sizesOf(dataset: Dataset, sequences: number, size: number): BatchSize[] {
   const documentsOf = new Map<number, number>();
-  const take = (group: readonly BatchSize[]) => {
-    const sum = (key: keyof BatchSize) => group.reduce((total, one) => total + one[key], 0);
-    documentsOf.set(sum("tokens"), Math.max(documentsOf.get(sum("tokens")) ?? 0, sum("documents")));
-  };
-  const sizeOf = (epoch: number, i: number): BatchSize => {
-    const segments = dataset.plan(epoch).segments(i);
-    return { tokens: segments.reduce((sum, { begin, end }) => sum + end - begin, 0), documents: segments.length };
-  };
-  const groups = function* (all: Iterable<BatchSize>) {
-    let group: BatchSize[] = [];
-    for (const one of all) {
-      group.push(one);
-      if (group.length < size) continue;
-      yield group;
-      group = [];
-    }
-    if (group.length > 0) yield group;
-  };
+  const take = ({ tokens, documents }: BatchSize) =>
+    documentsOf.set(tokens, Math.max(documentsOf.get(tokens) ?? 0, documents));
   if (sequences > MOST_SEQUENCES) {
     // No group has more than the largest of an epoch together; other epochs differ by how documents are packed.
-    const all = Array.from({ length: dataset.plan(0).sequences }, (_, i) => sizeOf(0, i));
-    const documents = all.map((one) => one.documents).sort((a, b) => b - a);
-    const most = documents.slice(0, size).reduce((sum, value) => sum + value, 0);
-    for (const group of groups(all.sort((a, b) => b.tokens - a.tokens))) take(group);
-    const tokens = [...documentsOf.keys()].reduce((a, b) => Math.max(a, b), 0);
-    documentsOf.set(tokens, most);
-  } else {
-    const taken = function* () {
-      let left = sequences;
-      for (let epoch = 0; left > 0; epoch++) {
-        const count = Math.min(left, dataset.plan(epoch).sequences);
-        for (let i = 0; i < count; i++) yield sizeOf(epoch, i);
-        left -= count;
-      }
-    };
-    for (const group of groups(taken())) take(group);
-  }
+    const all = Array.from({ length: dataset.plan(0).sequences }, (_, i) => sizeOf(dataset, 0, i));
+    const groups = [
+      ...grouped(
+        all.sort((a, b) => b.tokens - a.tokens),
+        size,
+      ),
+    ];
+    for (const group of groups) take(together(group));
+    const most = all.sort((a, b) => b.documents - a.documents).slice(0, size);
+    take({ tokens: together(groups[0] ?? []).tokens, documents: together(most).documents });
+  } else for (const group of grouped(inOrder(dataset, sequences), size)) take(together(group));
   return [...documentsOf].map(([tokens, documents]) => ({ tokens, documents })).sort((a, b) => b.tokens - a.tokens);
 }
 
@@ -86,10 +100,14 @@ const largestOf = (sizes: readonly BatchSize[]): BatchSize => ({
 /** The workload of a run over these data. */
 export function workloadOf(config: Config, data: Dataset, evaluation: Dataset | undefined, steps: number): Workload {
   const { batchSize, microBatchSize } = config.train;
-  const [longest, ...others] = sizesOf(data, steps * batchSize, microBatchSize);
+  const sequences = steps * batchSize;
+  const [longest, ...others] = sizesOf(data, sequences, microBatchSize);
+  const short = others.length > 0 && sequences / microBatchSize <= MOST_REHEARSED;
+  const walk = [...grouped(short ? inOrder(data, sequences) : [], batchSize)];
   return {
     micro: largestOf(longest ? [longest, ...others] : []),
     others,
+    steps: short ? walk.map((step) => [...grouped(step, microBatchSize)].map(together)) : null,
     accumulation: batchSize / microBatchSize,
     evaluation: evaluation ? largestOf(sizesOf(evaluation, evaluation.plan(0).sequences, microBatchSize)) : null,
   };
@@ -102,6 +120,7 @@ export function fullWorkload(config: Config, tokens = config.data.sequenceLength
   return {
     micro,
     others: [],
+    steps: null,
     accumulation: batchSize / microBatchSize,
     evaluation: config.data.eval.length > 0 ? micro : null,
   };
@@ -181,11 +200,13 @@ function cachedBatch(size: BatchSize): Batch {
   return found;
 }
 
-/** Opens the model, takes two steps, one of each size that is unlike the largest, and evaluates, on `meta`. */
-export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
+/** Opens the model on `meta` with everything that a run has, and closes it behind `use`. */
+function onMeta<T>(
+  subject: Subject,
+  plan: MemoryPlan,
+  use: (run: { device: Device; model: CausalLM; step: (micro: Iterable<Batch>, validTokens: number) => void }) => T,
+): T {
   const device = metaDevice(subject.on);
-  const { native } = device;
-  const micro = cachedBatch(work.micro);
   device.trim();
   device.resetPeaks();
   const tier = plan.states.params === "host" ? "host" : "device";
@@ -195,6 +216,35 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
   const optimizer = makeOptimizer(parameters, subject.train, plan);
   try {
     optimizer.namedState(new Map(parameters.map(([name, parameter]) => [parameter, name])));
+    const step = (micro: Iterable<Batch>, validTokens: number) => {
+      const { clipGradNorm, learningRate } = subject.train;
+      const made = enqueueStep({ model, optimizer, parameters, micro, validTokens, clipGradNorm, learningRate });
+      for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
+    };
+    return use({ device, model, step });
+  } finally {
+    disposeRun(model, optimizer);
+  }
+}
+
+/** What the allocators have seen at most. */
+function peaksOf(device: Device): Pick<Measurement, "peaks" | "categories"> {
+  const [onDevice, onHost, onDisk] = [device.memory(), device.memory("host"), device.memory("disk")];
+  return {
+    peaks: { device: onDevice.peak, host: onHost.peak, disk: onDisk.peak },
+    categories: {
+      device: onDevice.categoryAtPeak,
+      host: onHost.categoryAtPeak,
+      disk: onDisk.categoryAtPeak,
+    },
+  };
+}
+
+/** Takes two steps on `meta`, one of each size that is unlike the largest, and evaluates. */
+export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
+  return onMeta(subject, plan, ({ device, model, step }) => {
+    const { native } = device;
+    const micro = cachedBatch(work.micro);
     // The third micro-batch finds what every later one finds, and so does the second step.
     const walked = Math.min(work.accumulation, 3);
     const all = function* () {
@@ -204,14 +254,9 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
         if (i === walked) binding.repeatOps(native, before, work.accumulation - walked);
       }
     };
-    const take = (micro: Iterable<Batch>, validTokens: number) => {
-      const { clipGradNorm, learningRate } = subject.train;
-      const made = enqueueStep({ model, optimizer, parameters, micro, validTokens, clipGradNorm, learningRate });
-      for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
-    };
-    for (let step = 0; step < 2; step++) {
+    for (let i = 0; i < 2; i++) {
       device.resetOpCounts();
-      take(all(), micro.validTokens * work.accumulation);
+      step(all(), micro.validTokens * work.accumulation);
     }
     const ops = device.opCounts();
     const resident = model.checkpointBytesOnDevice;
@@ -219,24 +264,27 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
     model.configureMemory({ deviceBytes: Math.min(plan.deviceBytes, resident) });
     // The second micro-batch of a step finds gradients.
     for (const size of unlike(plan, work))
-      take(Array(Math.min(work.accumulation, 2)).fill(cachedBatch(size)), size.tokens);
+      step(Array(Math.min(work.accumulation, 2)).fill(cachedBatch(size)), size.tokens);
     if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation)).dispose();
-    const [onDevice, onHost, onDisk] = [device.memory(), device.memory("host"), device.memory("disk")];
+    const found = peaksOf(device);
     // Of sizes that were not tried each may leave the chunks that small blocks share filled otherwise.
-    const spare = (peak: number) =>
-      peak > 0 && work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
-    return {
-      peaks: { device: onDevice.peak, host: onHost.peak, disk: onDisk.peak },
-      needs: { device: onDevice.peak + spare(onDevice.peak), host: onHost.peak + spare(onHost.peak) },
-      categories: {
-        device: onDevice.categoryAtPeak,
-        host: onHost.categoryAtPeak,
-        disk: onDisk.categoryAtPeak,
-      },
-      ops,
-      resident,
-    };
-  } finally {
-    disposeRun(model, optimizer);
-  }
+    const spare = work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
+    const withSpare = (peak: number) => (peak > 0 ? peak + spare : 0);
+    const needs = { device: withSpare(found.peaks.device), host: withSpare(found.peaks.host) };
+    return { ...found, needs, ops, resident };
+  });
+}
+
+/** Peaks of the steps as they will come, of a short run whose sizes vary; undefined for other runs. */
+export function rehearse(
+  subject: Subject,
+  plan: MemoryPlan,
+  { steps, evaluation }: Workload,
+): Pick<Measurement, "peaks" | "categories"> | undefined {
+  if (steps === null) return undefined;
+  return onMeta(subject, plan, ({ device, model, step }) => {
+    for (const micro of steps) step(micro.map(cachedBatch), together(micro).tokens);
+    if (evaluation) evaluationLoss(model, cachedBatch(evaluation)).dispose();
+    return peaksOf(device);
+  });
 }

@@ -10,7 +10,7 @@ import { nearestDivisor } from "../models/decoder.js";
 import { formatBytes } from "../report/format.js";
 import type { DType } from "../tensor/dtype.js";
 import type { Limits, Peaks } from "./limits.js";
-import { type Measurement, measure, type Subject, type Workload } from "./measure.js";
+import { type Measurement, measure, rehearse, type Subject, type Workload } from "./measure.js";
 import { type Rates, smallestTile } from "./rates.js";
 
 /** Chosen once, stored in the checkpoint and used again on resume: tiles decide the order of sums, so the bits. */
@@ -244,13 +244,21 @@ class Bench {
     return complete(this.base, setting);
   }
 
+  get #subject(): Subject {
+    const { model, dtype, on } = this.#facts;
+    return { model, dtype, train: this.#config.train, on };
+  }
+
+  rehearse(plan: MemoryPlan): ReturnType<typeof rehearse> {
+    return rehearse(this.#subject, plan, this.#facts.work);
+  }
+
   of(setting: Setting): Measurement {
     const plan = this.plan(setting);
     const key = JSON.stringify(plan);
     let found = this.#known.get(key);
     if (found === undefined) {
-      const { model, dtype, work, on } = this.#facts;
-      found = measure({ model, dtype, train: this.#config.train, on }, plan, work);
+      found = measure(this.#subject, plan, this.#facts.work);
       this.runs++;
       this.#known.set(key, found);
     }
@@ -404,7 +412,8 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
     // All, or no more than of the largest batch: others would fill their share better, and take more than it did.
     const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
     const deviceBytes = all ? plan.deviceBytes : Math.min(plan.deviceBytes, measured.resident);
-    return { plan: { ...plan, deviceBytes }, rung, measured, runs: bench.runs, warnings };
+    const taken = { ...plan, deviceBytes };
+    return { plan: taken, rung, measured: { ...measured, ...bench.rehearse(taken) }, runs: bench.runs, warnings };
   };
   const rungs = ladder(memory, model);
   if (before !== undefined) {
