@@ -74,7 +74,7 @@ export function memoryLimit(total: number): number | null {
 function diagnoseCuda(): BackendDiagnosis {
   const version = /NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s/.exec(readText("/proc/driver/nvidia/version"))?.[1];
   const driver = version === undefined ? "" : `, NVIDIA driver ${version}`;
-  const result = tryCuda();
+  const result = tryCuda(true);
   if ("trouble" in result) return { name: "cuda", available: false, detail: result.trouble + driver };
   const names = JSON.parse(result.printed) as string[];
   return { name: "cuda", available: true, detail: names.map((name, i) => `cuda:${i} ${name}`).join(", ") + driver };

@@ -26,13 +26,26 @@ export function tryInChild(program: string): Trial {
   return { trouble: child.stderr.trim().split("\n").at(-1) || `exit status ${child.status}` };
 }
 
-/** Names of the CUDA devices that the backend opens, a JSON list, or what it lacks. */
-export const tryCuda = (): Trial =>
+/**
+ * Names of the CUDA devices that the backend opens, a JSON list, or what it lacks. engines: each with what its attention
+ * runs on, which takes a second more.
+ */
+export const tryCuda = (engines = false): Trial =>
   tryInChild(`addon.openCuda();
+    const open = (index, options) => addon.binding.openDevice("cuda:" + index, "cuda", index, 1, options);
+    const engine = (index) => {
+      if (!${engines}) return "";
+      try {
+        open(index, { attention: "cudnn" });
+        return ", attention on cuDNN";
+      } catch (error) {
+        return ", attention on longseq's own kernels (" + error.message + ")";
+      }
+    };
     const names = [];
     for (let index = 0; ; index++) {
       try {
-        names.push(addon.binding.deviceInfo(addon.binding.openDevice("cuda:" + index, "cuda", index, 1)).name);
+        names.push(addon.binding.deviceInfo(open(index, {})).name + engine(index));
       } catch (error) {
         // The first index that no device has.
         if (error.code === "INVALID_ARGUMENT" && index > 0) break;

@@ -80,9 +80,11 @@ ls_status failure(int index, cudaError_t error, const char *what, char *text, si
   const bool survivable = is_survivable(error);
   if (text && text_size > 0)
     snprintf(text, text_size, "%s%s", line,
-             survivable ? ""
-                        : "; cuda reports a failure when it next looks, so an op before this one may be the cause "
-                          "(CUDA_LAUNCH_BLOCKING=1 tells); the device is lost to this process: start it again");
+             error == cudaErrorMemoryAllocation
+                 ? "; what CUDA and its libraries load when it is first used found no memory: lower memory.device_limit"
+             : survivable ? ""
+                          : "; cuda reports a failure when it next looks, so an op before this one may be the cause "
+                            "(CUDA_LAUNCH_BLOCKING=1 tells); the device is lost to this process: start it again");
   if (!survivable) {
     std::lock_guard<std::mutex> lock(lost_mutex);
     lost_devices().emplace(index, line);
