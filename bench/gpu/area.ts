@@ -264,27 +264,37 @@ const limit = Number(process.env.LONGSEQ_GPU_SECONDS ?? Number.POSITIVE_INFINITY
 async function full(): Promise<void> {
   const model = llama8B(small ? 2 : 32);
   const { memoryFreeBytes, peakBf16Flops } = device.info;
-  const deviceBytes = small ? 0 : Math.floor(0.35 * memoryFreeBytes);
   const plan: MemoryPlan = {
     ...withAttention,
     keepAttention: false,
     offload: "host",
-    deviceBytes,
     states: { optimizer: "host", params: "none", gradients: "none" },
   };
-  const lengths = size ? [Number(size)] : [512, 384, 320, 256, 192, 128, 96, 64, 32].map((k) => shrunk(k * 1024, 256));
+  /** With this share of the device for checkpoints: a plan that fits, or why it does not. */
+  const fitting = (T: number, share: number): MemoryPlan | string => {
+    const tried = { ...plan, deviceBytes: Math.floor(share * memoryFreeBytes) };
+    const { device: onDevice, host } = onMeta(tried, T, model, { profile: device.profile }).peaks;
+    if (onDevice > 0.9 * memoryFreeBytes) return `T ${T} takes ${onDevice} bytes on the device`;
+    return host > hostBytes ? `T ${T} takes ${host} bytes on the host` : tried;
+  };
   const why: string[] = [];
-  for (const T of lengths) {
-    const { device: onDevice, host } = onMeta(plan, T, model, { profile: device.profile }).peaks;
+  for (const T of size ? [Number(size)] : [512, 448, 384, 320, 256, 192, 128, 96, 64, 32].map((k) => k * 1024)) {
+    if (small) return steps(model, plan, shrunk(T, 256), 0, 1);
     const seconds = peakBf16Flops > 0 ? 90 + flopsOf(model, T) / (0.35 * peakBf16Flops) : 0;
-    if (!small && onDevice > 0.9 * memoryFreeBytes) why.push(`T ${T} takes ${onDevice} bytes on the device`);
-    else if (!small && host > hostBytes) why.push(`T ${T} takes ${host} bytes on the host`);
-    else if (seconds > limit) why.push(`T ${T} takes about ${seconds.toFixed(0)} s of ${limit.toFixed(0)}`);
-    else {
-      for (const line of why) console.error(line);
-      return steps(model, plan, T, 0, 1, why.at(-1));
+    if (seconds > limit) {
+      why.push(`T ${T} takes about ${seconds.toFixed(0)} s, there are ${limit.toFixed(0)}`);
+      continue;
     }
-    if (size) break;
+    // What the host has no room for stays on the device.
+    for (const share of [0.3, 0.4, 0.5, 0.6]) {
+      const found = fitting(T, share);
+      if (typeof found === "string") {
+        why.push(found);
+        continue;
+      }
+      for (const line of why) console.error(line);
+      return steps(model, found, T, 0, 1, why.at(-1));
+    }
   }
   throw new Error(`no length fits this machine: ${why.join("; ")}`);
 }
