@@ -18,7 +18,7 @@ constexpr int kTile = 32, kTileRows = 8;
 // Square tiles over dim `across` (contiguous in the source) and the inner dim (contiguous in the destination), turned
 // in shared memory so that both sides are read and written in whole lines.
 template <typename U>
-__global__ void __launch_bounds__(kTile *kTileRows)
+__global__ void __launch_bounds__(kTile *kTileRows, 4)
     transpose_kernel(Plan<2> plan, int across, int64_t width, int64_t to_stride, int64_t others) {
   __shared__ U tile[kTile][kTile + 1];
   const int64_t down = ceil_div(plan.inner, kTile), right = ceil_div(width, kTile), tiles = others * down * right;

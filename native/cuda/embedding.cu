@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(256)
 // time.
 // Elsewhere it has nothing to do.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 3)
     embedding_backward_kernel(const uint32_t *ids, const uint32_t *places, const T *dy, int64_t dy_stride,
                               bool dy_vector, float *dtable, int64_t table_stride, bool table_vector, int64_t tokens,
                               int64_t width, int64_t vocabulary) {

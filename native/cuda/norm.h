@@ -124,7 +124,7 @@ struct HeldRow {
 
 // Rows of a block in y.
 template <typename H, bool kLayer, typename X, typename Y>
-__global__ void __launch_bounds__(H::kBlock)
+__global__ void __launch_bounds__(H::kBlock, (kLayer || sizeof(X) + sizeof(Y) > 4 ? 768 : 1280) / H::kBlock)
     held_norm_kernel(Rows xs, Rows ys, Weights weight, Weights bias, int64_t rows, int width, Share share, double eps) {
   constexpr int kRun = H::template kRun<X, Y>;
   using Held = HeldRow<H, kRun, X>;

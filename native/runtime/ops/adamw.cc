@@ -61,8 +61,9 @@ void check_adamw(const void *pointer) {
 
 Cost cost_adamw(const void *pointer) {
   const auto &a = *static_cast<const ls_adamw_args *>(pointer);
-  return {0, 2 * (tensor_bytes(a.param) + tensor_bytes(a.m) + tensor_bytes(a.v) + tensor_bytes(a.master)) +
-                 tensor_bytes(a.grad)};
+  // Where there is a master the parameter is only written.
+  return {0, (a.master.present ? 1 : 2) * tensor_bytes(a.param) +
+                 2 * (tensor_bytes(a.m) + tensor_bytes(a.v) + tensor_bytes(a.master)) + tensor_bytes(a.grad)};
 }
 
 const RegisterOp register_adamw({

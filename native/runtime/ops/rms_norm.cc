@@ -68,7 +68,7 @@ void check_rms_norm_backward(const void *pointer) {
 
 Cost cost_rms_norm_backward(const void *pointer) {
   const auto &a = *static_cast<const ls_rms_norm_backward_args *>(pointer);
-  return {0, tensor_bytes(a.x) + tensor_bytes(a.dy) + tensor_bytes(a.dx)};
+  return {0, tensor_bytes(a.x) + tensor_bytes(a.dy) + (a.accumulate_dx ? 2 : 1) * tensor_bytes(a.dx)};
 }
 
 int64_t workspace_rms_norm_backward(const void *pointer, const Profile &profile) {

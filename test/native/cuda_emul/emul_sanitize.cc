@@ -203,6 +203,15 @@ void cases(int32_t dtype, int64_t rows, int64_t width) {
   blocks.clear();
 }
 
+// Rows that no register file takes.
+void long_rows(int32_t dtype) {
+  const int64_t rows = 3, width = dtype == LS_F32 ? 39'997 : 80'004;
+  const ls_tensor x = input(dtype, {rows, width}), dx = output(LS_BF16, {rows, width}), loss = full(LS_F64, {}, 0);
+  run("cross_entropy", ls_cross_entropy_args{x, numbers(LS_I32, rows, width), loss, dx, {}, 1}, {dx, loss});
+  run("cross_entropy", ls_cross_entropy_args{x, numbers(LS_I32, rows, width), loss, x, {}, 1}, {x, loss});
+  blocks.clear();
+}
+
 void heads(int32_t dtype, int64_t queries, int64_t keys, int64_t size, int64_t window) {
   const ls_tensor q = input(dtype, {queries, 4, size}), k = input(dtype, {keys, 2, size}),
                   v = input(dtype, {keys, 2, size});
@@ -239,6 +248,8 @@ int main() {
     for (const int32_t dtype : {LS_F32, LS_BF16}) {
       for (const int64_t width : {1, 7, 8, 65, 1025}) cases(dtype, 13, width);
       cases(dtype, 300, 24);
+      for (const int64_t width : {1288, 2056, 4608}) cases(dtype, 2, width);
+      long_rows(dtype);
       for (const int64_t size : {16, 64, 80, 128}) heads(dtype, 70, 90, size, 0);
       heads(dtype, 33, 33, 24, 9);
     }
