@@ -71,8 +71,14 @@ ls_status device_open(int32_t index, int32_t, void **device, ls_device_info *inf
   if (cuda == cudaSuccess) cuda = cudaGetDeviceProperties(&state->properties, index);
   size_t free_bytes = 0, total_bytes = 0;
   if (cuda == cudaSuccess) cuda = cudaMemGetInfo(&free_bytes, &total_bytes);
-  const ls_status opened = failure(index, cuda, name, error, error_size);
-  if (opened != LS_OK) return opened;
+  if (cuda != cudaSuccess) {
+    // Nothing ran yet: whatever is wrong is not of this process's making, and may be over at the next attempt.
+    cudaGetLastError();
+    const bool taken = cuda == cudaErrorMemoryAllocation || cuda == cudaErrorDevicesUnavailable;
+    snprintf(error, error_size, "%s: %s (%s)%s", name, cudaGetErrorName(cuda), cudaGetErrorString(cuda),
+             taken ? "; nvidia-smi shows the processes that hold it or its memory" : "");
+    return LS_DEVICE_FAILURE;
+  }
   const ls_status arenas = open_arenas(state.get(), &info->page_bytes, error, error_size);
   if (arenas != LS_OK) return arenas;
   snprintf(info->name, sizeof info->name, "%.100s (sm_%d%d)", name, major, minor);

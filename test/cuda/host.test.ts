@@ -137,6 +137,14 @@ if (headers === null) {
     t.same(await program("saving", { LONGSEQ_FAKE_DELAY: "50000" }), { saved: [2] });
   });
 
+  t.test("a device that another process has to itself", async (t) => {
+    const { refused } = await program("opening", { LONGSEQ_FAKE_TAKEN: "1" });
+    t.match(refused, {
+      code: "DEVICE_FAILURE",
+      message: /device cuda cannot be opened: Stand-in: cudaErrorDevicesUnavailable .*; nvidia-smi shows the processes/,
+    });
+  });
+
   t.test("attention: cudnn without cuDNN, and with one that is too old", async (t) => {
     const nowhere = join(t.testdir({ cudnn: {} }), "cudnn");
     symlinkSync(join(packageRoot, "build/test/fake_cublaslt.so"), join(nowhere, "libcublasLt.so.13"));

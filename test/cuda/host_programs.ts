@@ -127,6 +127,10 @@ const programs: Record<string, () => Promise<unknown>> = {
     return { first, second, opening };
   },
 
+  async opening() {
+    return { refused: await failure(() => new Device("cuda", { threads: 1 })) };
+  },
+
   async forcedCudnn() {
     return { refused: await failure(() => new Device("cuda", { threads: 1, attention: "cudnn" })) };
   },

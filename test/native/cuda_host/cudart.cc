@@ -3,8 +3,9 @@
 //
 // What a job works on may be neither unregistered nor freed before it is done, jobs of two streams that share it must
 // be ordered, a copy may touch no range of two registrations: breaking a rule ends the process, or fails as with CUDA.
-// LONGSEQ_FAKE_DEAF: streams do not wait for events, to show that this is noticed. LONGSEQ_FAKE_PINNED: bytes that may
-// be registered. LONGSEQ_FAKE_DELAY: microseconds that every job takes.
+// LONGSEQ_FAKE_TAKEN: another process has the device. LONGSEQ_FAKE_DEAF: streams do not wait for events, to show that
+// this is noticed. LONGSEQ_FAKE_PINNED: bytes that may be registered. LONGSEQ_FAKE_DELAY: microseconds that every job
+// takes.
 #include "cudart.h"
 
 #include <dlfcn.h>
@@ -217,6 +218,8 @@ const char *cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidValue:
       return "cudaErrorInvalidValue";
+    case cudaErrorDevicesUnavailable:
+      return "cudaErrorDevicesUnavailable";
     default:
       return error == cudaSuccess ? "cudaSuccess" : "cudaErrorUnknown";
   }
@@ -225,7 +228,9 @@ const char *cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorIllegalAddress ? "an illegal memory access was encountered" : "a failure of the stand-in";
 }
 cudaError_t cudaSetDevice(int) { return give(); }
-cudaError_t cudaInitDevice(int, unsigned, unsigned) { return give(); }
+cudaError_t cudaInitDevice(int, unsigned, unsigned) {
+  return give(std::getenv("LONGSEQ_FAKE_TAKEN") ? cudaErrorDevicesUnavailable : cudaSuccess);
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
   *properties = {};
   properties->major = 9;
