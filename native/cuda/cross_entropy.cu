@@ -70,8 +70,11 @@ __global__ void __launch_bounds__(kThreads, 512 / kThreads)
   // Vectors that are held, and where the rest begins.
   const int64_t most = static_cast<int64_t>(kTurns + shared_turns) * kThreads;
   const int64_t vectors = !logits_vector ? 0 : width / kSize < most ? width / kSize : most, rest = vectors * kSize;
+  // A row's label is asked for with the row before: what follows hangs on it.
+  int32_t next_label = labels[static_cast<int64_t>(blockIdx.x) * label_stride];
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const int32_t label = labels[row * label_stride];
+    const int32_t label = next_label;
+    if (row + gridDim.x < rows) next_label = labels[(row + gridDim.x) * label_stride];
     const bool valid = label >= 0 && label < width;
     const X *const in = logits + row * logits_stride;
     Y *const out = dlogits == nullptr ? nullptr : dlogits + row * dlogits_stride;
