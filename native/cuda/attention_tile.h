@@ -83,7 +83,7 @@ enum class Reach { none, part, whole };
 // What the rows of a block attend.
 struct RowBounds {
   int begin, end;        // columns that any row attends lie in between
-  const Interval *rows;  // in shared memory; readable after the next barrier
+  const Interval *rows;  // in shared memory
   // Rows row .. row + count - 1 of the block and columns at .. end - 1; both ends of intervals grow with the row.
   LS_DEVICE Reach reach(int row, int count, int at, int to) const {
     const Interval first = rows[row], last = rows[row + count - 1];
@@ -91,12 +91,14 @@ struct RowBounds {
     return last.lo <= at && to <= first.hi ? Reach::whole : Reach::part;
   }
 };
+// With a barrier.
 template <int kRows, int kThreads>
 LS_DEVICE RowBounds row_bounds(const AttentionParams &p, bool of_keys, int64_t row0, int64_t total, void *shared) {
   Interval *rows = static_cast<Interval *>(shared);
   for (int i = static_cast<int>(threadIdx.x); i < kRows; i += kThreads)
     rows[i] = attended(p, of_keys, min(row0 + i, total - 1));
-  return {attended(p, of_keys, row0).lo, attended(p, of_keys, min(row0 + kRows, total) - 1).hi, rows};
+  __syncthreads();
+  return {rows[0].lo, rows[kRows - 1].hi, rows};
 }
 
 // Distance of two rows [D] in shared memory, in elements: an odd number of 16-byte pieces, so that the eight rows of an
