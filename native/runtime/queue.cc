@@ -46,7 +46,6 @@ Queue::~Queue() {
   }
   arrived_.notify_all();
   thread_.join();
-  if (base_event_) backend_->event_free(exec_.device, base_event_);
 }
 
 uint64_t Queue::enqueue(Task task) {
@@ -106,11 +105,15 @@ ls_status Queue::retire(Mark &mark, char *error, size_t error_size) {
 void Queue::report(Mark &mark) {
   if (!mark.name) return;
   double milliseconds = 0;
-  if (backend_->event_elapsed(exec_.device, base_event_, mark.event.get(), &milliseconds) == LS_OK) {
+  if (base_event_ &&
+      backend_->event_elapsed(exec_.device, base_event_.get(), mark.event.get(), &milliseconds) == LS_OK) {
     const int64_t end = base_ns_ + static_cast<int64_t>(milliseconds * 1e6);
     const int64_t start = std::min(std::max(mark.start_ns, last_end_ns_), end);
     recorder_->op(mark.name, kind_, mark.enqueued_ns, start, end, mark.bytes, mark.flops);
     last_end_ns_ = end;
+    // A backend may measure in float32, which tells microseconds apart for seconds, not for minutes.
+    base_event_ = mark.event;
+    base_ns_ = end;
   }
   mark.name = nullptr;
 }
@@ -137,16 +140,42 @@ ls_status Queue::mark_end(uint64_t sequence, Task &task, bool record, int64_t st
   return LS_OK;
 }
 
-void Queue::flush_records() {
-  if (!has_stream()) return;
+std::shared_ptr<void> Queue::owned(void *event) const {
+  if (!event) return nullptr;
+  return {event, [backend = backend_, device = exec_.device](void *done) { backend->event_free(device, done); }};
+}
+
+// Device and host must agree on where time begins, and again every second: their clocks part by some microseconds in
+// it. The only times that a recording waits.
+void Queue::agree_on_time(char *error, size_t error_size) {
+  std::lock_guard<std::mutex> lock(marks_mutex_);
+  if (base_event_ && now_ns() - agreed_ns_ < 1'000'000'000) return;
+  void *event = nullptr;
+  const ls_status status = backend_->event_record(exec_.device, exec_.stream, &event);
+  const std::shared_ptr<void> base = owned(event);
+  if (status == LS_OK) backend_->event_synchronize(exec_.device, event, error, error_size);
+  const int64_t now = now_ns();
+  // What came before is over, and measured from the base before.
+  if (base_event_) report_ended();
+  base_event_ = base;
+  base_ns_ = agreed_ns_ = now;
+}
+
+// All that was given to the stream, in its order; waits for its end.
+void Queue::report_ended() {
   const uint64_t last = completed();
   char ignored[256];
-  std::lock_guard<std::mutex> lock(marks_mutex_);
   for (uint64_t sequence = last < kAhead ? 1 : last - kAhead + 1; sequence <= last; ++sequence) {
     Mark &mark = marks_[sequence % kAhead];
     if (mark.sequence != sequence || !mark.name) continue;
     if (backend_->event_synchronize(exec_.device, mark.event.get(), ignored, sizeof ignored) == LS_OK) report(mark);
   }
+}
+
+void Queue::flush_records() {
+  if (!has_stream()) return;
+  std::lock_guard<std::mutex> lock(marks_mutex_);
+  report_ended();
 }
 
 void Queue::fail(const Outcome &outcome) {
@@ -200,12 +229,7 @@ void Queue::drain() {
       ls_exec exec = exec_;
       exec.error = message;
       exec.error_size = sizeof message;
-      if (record && has_stream() && !base_event_) {
-        // The one time that a recording waits: device and host must agree on where time begins.
-        if (backend_->event_record(exec_.device, exec_.stream, &base_event_) == LS_OK)
-          backend_->event_synchronize(exec_.device, base_event_, message, sizeof message);
-        base_ns_ = now_ns();
-      }
+      if (record && has_stream()) agree_on_time(message, sizeof message);
       try {
         status = task.run(exec);
       } catch (const Error &error) {

@@ -106,6 +106,10 @@ class Queue {
   ls_status retire(Mark &mark, char *error, size_t error_size);
   ls_status mark_end(uint64_t sequence, Task &task, bool record, int64_t start_ns);
   void report(Mark &mark);
+  void report_ended();
+  void agree_on_time(char *error, size_t error_size);
+  // An event that is freed when nobody holds it any more.
+  std::shared_ptr<void> owned(void *event) const;
 
   const ls_queue_kind kind_;
   const ls_backend *backend_;
@@ -122,8 +126,8 @@ class Queue {
   std::mutex marks_mutex_;
   std::array<Mark, kAhead> marks_;
   std::atomic<uint64_t> retired_{0};  // tasks up to this one have ended on the device
-  void *base_event_ = nullptr;        // device and host agree on its time
-  int64_t base_ns_ = 0, last_end_ns_ = 0;
+  std::shared_ptr<void> base_event_;  // the last whose time the host knows
+  int64_t base_ns_ = 0, last_end_ns_ = 0, agreed_ns_ = 0;
   std::thread thread_;
 };
 

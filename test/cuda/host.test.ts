@@ -137,6 +137,15 @@ if (headers === null) {
     t.same(await program("saving", { LONGSEQ_FAKE_DELAY: "50000" }), { saved: [2] });
   });
 
+  t.test(
+    "a recording of more than a second: every op, one behind the other, none shorter than its kernel",
+    async (t) => {
+      const found = await program("recording", { LONGSEQ_FAKE_DELAY: "25000" });
+      t.match(found, { fills: 60, overlapping: 0 });
+      t.ok((found.shortest as number) > 20_000, `${found.shortest} us`);
+    },
+  );
+
   t.test("a device that another process has to itself", async (t) => {
     const { refused } = await program("opening", { LONGSEQ_FAKE_TAKEN: "1" });
     t.match(refused, {

@@ -117,6 +117,28 @@ const programs: Record<string, () => Promise<unknown>> = {
     }
   },
 
+  /** A recording that is long enough for device and host to agree on the time again. */
+  async recording() {
+    const device = new Device("cuda", { threads: 1 });
+    const x = Tensor.full([4], 1, { device });
+    await device.synchronize();
+    device.startTrace();
+    for (let i = 0; i < 60; i++) binding.ops.fill(x.native(), i);
+    await device.synchronize();
+    const { traceEvents } = JSON.parse(device.stopTrace()) as {
+      traceEvents: { name: string; ts: number; dur: number }[];
+    };
+    const fills = traceEvents.filter(({ name }) => name === "fill");
+    return {
+      fills: fills.length,
+      shortest: Math.min(...fills.map(({ dur }) => dur)),
+      overlapping: fills.filter(({ ts }, i) => {
+        const before = fills[i - 1];
+        return before !== undefined && ts < before.ts + before.dur - 1;
+      }).length,
+    };
+  },
+
   async kernel() {
     const device = new Device("cuda", { threads: 1 });
     const x = Tensor.full([4, 8], 1, { device });
