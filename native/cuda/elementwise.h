@@ -280,7 +280,7 @@ LS_DEVICE void with_operand(const Operand &one, const F &f) {
 // F::kReads and F::kWrites are sums of 1 << k over the operands that it reads or writes.
 template <typename C, typename T, int K, typename F>
 __global__ void __launch_bounds__(256) elementwise_kernel(Plan<K> plan, F f) {
-  constexpr bool neighbours = kDtypeOf<T> == LS_BF16;
+  constexpr bool neighbours = kDtypeOf<T> == LS_BF16 || kDtypeOf<C> != LS_F32;
   for (int64_t group = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; group < plan.groups;
        group += static_cast<int64_t>(gridDim.x) * 256) {
     int64_t outer = plan.ndim == 0 ? 0 : group / plan.inner_groups;

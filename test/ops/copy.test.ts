@@ -92,8 +92,28 @@ const conversion = (from: DType, to: DType): Case => ({
   },
 });
 
+/** More than a warp takes at once, in one run and in rows with gaps that begin at whole vectors. */
+const long = (from: DType, to: DType): Case => ({
+  name: `1300 values of ${from} to ${to}`,
+  body(bench: Bench) {
+    const values = Array.from({ length: 1300 }, () => bench.random.below(128));
+    const x = bench.plain([1300], from, values);
+    const y = bench.plain([1300], to, new Float64Array(1300));
+    const wide = bench.plain([5, 272], to, new Float64Array(1360));
+    binding.ops.copy(x.native, y.native);
+    binding.ops.copy(bench.view(x.native, [5, 256], [256, 1]), bench.view(wide.native, [5, 256], [272, 1]));
+    bench.expectExactly(y, "dst", () => values);
+    bench.expectExactly(wide, "rows", () =>
+      Array.from({ length: 1360 }, (_, i) =>
+        i % 272 < 256 ? (values[Math.floor(i / 272) * 256 + (i % 272)] as number) : 0,
+      ),
+    );
+  },
+});
+
 export const cases: Case[] = [
   ...layouts,
+  ...dtypes.flatMap((from) => dtypes.map((to) => long(from, to))),
   ...dtypes.flatMap((from) => dtypes.filter((to) => from !== to).map((to) => conversion(from, to))),
   ...dtypes.flatMap((dtype) => [
     permute(dtype, [70, 133], [1, 0]),

@@ -44,6 +44,8 @@ export const cases: Case[] = [
   typed("int32", Number.NaN, 0),
   typed("uint8", 300, 255),
   typed("float32", 0.1, Math.fround(0.1), 200_003),
+  // More than a warp takes at once.
+  ...(["float64", "int64", "int32", "uint8", "bfloat16"] as const).map((dtype) => typed(dtype, 7, 7, 1027)),
 ];
 
 await opTests("fill", cases, (t) => {
