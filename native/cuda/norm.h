@@ -1,9 +1,9 @@
 // RMSNorm and LayerNorm over the last dim, forward and backward.
 //
-// Rows of whole vectors, up to 8192 values, are held in registers: a warp takes a row of up to 1024, a block of 128 or
-// 256 threads a longer one, 32 values a thread. Everything a row needs is asked for at once, each value is read from
-// memory once, and sums over the row are made together. Other rows are swept again for every step and found in the
-// caches.
+// Rows of whole vectors and one dtype, up to 8192 values, are held in registers: a warp takes a row of up to 1024, a
+// block of 128 or 256 threads a longer one, 32 values a thread. Everything a row needs is asked for at once, each value
+// is read from memory once, and sums over the row are made together. Other rows are swept again for every step and
+// found in the caches.
 //
 // Bytes of a row of H values: forward x in, y out; backward x and dy in (dx too where it is added to), dx out. Weights
 // stay in the caches; their gradients add 8 H bytes for each of at most 528 pieces of the rows. FLOPs: some 4 H
@@ -506,12 +506,14 @@ ls_status norm_forward(const ls_exec *exec, const ls_tensor &x, const ls_tensor 
     using X = typename decltype(x_tag)::type;
     return dispatch_float(y.dtype, [&](auto y_tag) {
       using Y = typename decltype(y_tag)::type;
-      if (held)
-        return with_hold(width, [&](auto hold) {
-          using H = decltype(hold);
-          return LS_LAUNCH((held_norm_kernel<H, kLayer, X, Y>), blocks_for(rows, H::kRows), dim3(H::kThreads, H::kRows),
-                           0, exec, xs, ys, w, b, rows, static_cast<int>(width), Share(width), eps);
-        });
+      if constexpr (sizeof(X) == sizeof(Y))
+        if (held)
+          return with_hold(width, [&](auto hold) {
+            using H = decltype(hold);
+            return LS_LAUNCH((held_norm_kernel<H, kLayer, X, Y>), blocks_for(rows, H::kRows),
+                             dim3(H::kThreads, H::kRows), 0, exec, xs, ys, w, b, rows, static_cast<int>(width),
+                             Share(width), eps);
+          });
       return LS_LAUNCH((norm_kernel<kLayer, X, Y>), blocks_for(rows, 1), kSweepThreads, 0, exec, xs, x_vector, ys,
                        y_vector, w, b, rows, width, Share(width), eps);
     });
@@ -534,19 +536,16 @@ ls_status norm_backward(const ls_exec *exec, const ls_tensor &x, const ls_tensor
   const int64_t wanted = ceil_div(rows, kNormRowsPerPiece), pieces = wanted < kNormPieces ? wanted : kNormPieces;
   const unsigned blocks = static_cast<unsigned>(pieces);
   float *const partial = static_cast<float *>(exec->workspace);
-  if (is_held(width) && x_vector && dy_vector && dx_vector && w.vector && dx.dtype == x.dtype) {
+  if (is_held(width) && x_vector && dy_vector && dx_vector && w.vector && dx.dtype == x.dtype && dy.dtype == x.dtype) {
     LS_TRY(dispatch_float(x.dtype, [&](auto x_tag) {
       using X = typename decltype(x_tag)::type;
-      return dispatch_float(dy.dtype, [&](auto dy_tag) {
-        using Y = typename decltype(dy_tag)::type;
-        return with_hold(width, [&](auto hold) {
-          using H = decltype(hold);
-          constexpr int64_t turn = H::kThreads * H::template kRun<X, Y>;
-          const size_t shared = static_cast<size_t>(H::kRows * lines * ceil_div(width, turn) * turn) * sizeof(float);
-          return LS_LAUNCH((held_norm_backward_kernel<H, kLayer, X, Y>), blocks, dim3(H::kThreads, H::kRows), shared,
-                           exec, xs, dys, dxs, w, rows, static_cast<int>(width), Share(width), eps, accumulate, partial,
-                           weights, biases);
-        });
+      return with_hold(width, [&](auto hold) {
+        using H = decltype(hold);
+        constexpr int64_t turn = H::kThreads * H::template kRun<X, X>;
+        const size_t shared = static_cast<size_t>(H::kRows * lines * ceil_div(width, turn) * turn) * sizeof(float);
+        return LS_LAUNCH((held_norm_backward_kernel<H, kLayer, X, X>), blocks, dim3(H::kThreads, H::kRows), shared,
+                         exec, xs, dys, dxs, w, rows, static_cast<int>(width), Share(width), eps, accumulate, partial,
+                         weights, biases);
       });
     }));
     return lines == 0 ? LS_OK : add_weights(exec, partial, pieces, width, outputs[0], outputs[1]);

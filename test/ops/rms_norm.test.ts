@@ -94,7 +94,7 @@ export const cases: Case[] = [
   one([5, 4096], "bfloat16", "bfloat16", "bfloat16", false, false),
   one([2, 3, 1048], "bfloat16", "float32", "bfloat16", "steps", true),
   one([5, 4104], "float32", "float32", "bfloat16", false, false),
-  one([3, 8192], "bfloat16", "float32", "float32", false, true),
+  one([3, 8192], "bfloat16", "float32", "bfloat16", false, true),
   one([3, 8200], "bfloat16", "float32", "bfloat16", false, true),
   one([4300, 16], "float32", "float32", "float32", false, false),
   one([64], "float32", "float32", "float32", false, true),
