@@ -151,7 +151,7 @@ const CHUNK_BYTES = 2 ** 20;
 export interface Measurement {
   /** Bytes reserved at the highest. */
   peaks: Peaks & { disk: number };
-  /** What limits must leave for it: a little more where sizes vary. */
+  /** What limits surely leave enough with: more where sizes vary and not all of them were walked. */
   needs: Peaks;
   /** Bytes by category when that was. */
   categories: { device: ByCategory; host: ByCategory; disk: ByCategory };
@@ -280,11 +280,12 @@ export function rehearse(
   subject: Subject,
   plan: MemoryPlan,
   { steps, evaluation }: Workload,
-): Pick<Measurement, "peaks" | "categories"> | undefined {
+): Pick<Measurement, "peaks" | "categories" | "needs"> | undefined {
   if (steps === null) return undefined;
   return onMeta(subject, plan, ({ device, model, step }) => {
     for (const micro of steps) step(micro.map(cachedBatch), together(micro).tokens);
     if (evaluation) evaluationLoss(model, cachedBatch(evaluation)).dispose();
-    return peaksOf(device);
+    const found = peaksOf(device);
+    return { ...found, needs: found.peaks };
   });
 }

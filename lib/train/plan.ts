@@ -230,6 +230,7 @@ function complete(base: Omit<MemoryPlan, keyof Setting>, setting: Setting): Memo
 class Bench {
   runs = 0;
   readonly #known = new Map<string, Measurement>();
+  readonly #rehearsed = new Map<string, Measurement>();
   readonly #config: Config;
   readonly #facts: PlanFacts;
   readonly base: Omit<MemoryPlan, keyof Setting>;
@@ -249,8 +250,24 @@ class Bench {
     return { model, dtype, train: this.#config.train, on };
   }
 
-  rehearse(plan: MemoryPlan): ReturnType<typeof rehearse> {
-    return rehearse(this.#subject, plan, this.#facts.work);
+  /** The plan of a setting, which keeps no more on the device than the largest batch fills. */
+  taken(setting: Setting): MemoryPlan {
+    const plan = this.plan(setting);
+    // Others would fill their share better, and take more than it did.
+    const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
+    return all ? plan : { ...plan, deviceBytes: Math.min(plan.deviceBytes, this.of(setting).resident) };
+  }
+
+  /** As `of`, but of the run's own steps where they are few. */
+  exact(setting: Setting): Measurement {
+    const plan = this.taken(setting);
+    const key = JSON.stringify(plan);
+    let found = this.#rehearsed.get(key);
+    if (found === undefined) {
+      found = { ...this.of(setting), ...rehearse(this.#subject, plan, this.#facts.work) };
+      this.#rehearsed.set(key, found);
+    }
+    return found;
   }
 
   of(setting: Setting): Measurement {
@@ -355,7 +372,7 @@ function tooSmall(rungs: readonly Rung[], bench: Bench, facts: PlanFacts): Confi
   );
   const short: Tier = forHost ? "host" : "device";
   const found = forHost ?? forDevice ?? (least(tried, "device") as (typeof tried)[number]);
-  const { needs, categories } = found.measured;
+  const { needs, categories } = bench.exact(found.rung);
   const both = forHost === undefined && forDevice === undefined;
   const shown = (tier: Tier) => {
     const limit = limits[tier];
@@ -407,13 +424,7 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
         "memory.checkpoint.keep_attention: true changes nothing where a checkpoint spans several layers " +
           `(every is ${setting.checkpointEvery}): attention's results are kept within the layers that are run again`,
       );
-    const measured = bench.of(setting);
-    const plan = bench.plan(setting);
-    // All, or no more than of the largest batch: others would fill their share better, and take more than it did.
-    const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
-    const deviceBytes = all ? plan.deviceBytes : Math.min(plan.deviceBytes, measured.resident);
-    const taken = { ...plan, deviceBytes };
-    return { plan: taken, rung, measured: { ...measured, ...bench.rehearse(taken) }, runs: bench.runs, warnings };
+    return { plan: bench.taken(setting), rung, measured: bench.exact(setting), runs: bench.runs, warnings };
   };
   const rungs = ladder(memory, model);
   if (before !== undefined) {
@@ -426,6 +437,8 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
     }
   }
   for (const rung of rungs) if (bench.fits(rung)) return relaxed(rung);
+  // What was to be spared may be what lacks.
+  for (const rung of rungs) if (limits.fits(bench.exact(rung).needs)) return chosen(rung.name, rung);
   throw tooSmall(rungs, bench, facts);
 
   function relaxed(rung: Rung): Choice {

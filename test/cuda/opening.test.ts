@@ -1,7 +1,7 @@
 // What is said where the CUDA backend cannot be used: no driver, one that is too old, no device, libraries that are missing
 // or of another version, devices that do not exist. A stand-in for the driver plays the parts.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, symlinkSync } from "node:fs";
+import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import t, { type Test } from "tap";
@@ -48,8 +48,11 @@ t.test("a build without nvcc says what is missing and how it is made", async (t)
 t.test("no driver, or a file that is none", async (t) => {
   if (!built) return t.notOk(built, "no backend was built: nothing to open");
   // The first libcuda.so.1 that the loader meets decides: on a machine with a GPU too.
-  const folder = join(t.testdir({ libraries: { "libcuda.so.1": "no library" } }), "libraries");
-  t.match(open("cuda", { LD_LIBRARY_PATH: folder, LONGSEQ_CUDA_LIBS: libraries(t, both) }), {
+  const vendor = libraries(t, both);
+  const folder = join(vendor, "none");
+  mkdirSync(folder);
+  writeFileSync(join(folder, "libcuda.so.1"), "no library");
+  t.match(open("cuda", { LD_LIBRARY_PATH: folder, LONGSEQ_CUDA_LIBS: vendor }), {
     code: "UNSUPPORTED",
     message: /there is no NVIDIA driver: libcuda\.so\.1 .*cannot be opened \(.*\); install driver 580 or newer, or use/,
   });
