@@ -243,10 +243,14 @@ Napi::Promise queue_promise(Napi::Env env, const std::shared_ptr<Device> &device
   device->run_on_queue(queue, name, std::move(work), [state, waiting](const Outcome &outcome) {
     state->post([state, waiting, outcome](Napi::Env env) {
       const std::unique_ptr<Waiting> mine(waiting);
-      if (outcome.status == LS_OK) {
-        mine->deferred.Resolve(mine->result(env));
-      } else {
+      if (outcome.status != LS_OK) {
         mine->deferred.Reject(state->to_error(env, outcome.status, outcome.message).Value());
+        return;
+      }
+      try {
+        mine->deferred.Resolve(mine->result(env));
+      } catch (const Napi::Error &error) {
+        mine->deferred.Reject(error.Value());
       }
     });
   });

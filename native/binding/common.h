@@ -107,7 +107,8 @@ Napi::Value make_tensor(Napi::Env env, const std::shared_ptr<Device> &device, St
 
 // ---- promises ----
 
-// Runs `work` on a queue of the device, in order; resolves with result(env) on the JavaScript thread.
+// Runs `work` on a queue of the device, in order; resolves with result(env), which may throw, on the JavaScript thread.
+// The device lives until then: `work` holds it by address, since its last owner must not be its own queue.
 Napi::Promise queue_promise(Napi::Env env, const std::shared_ptr<Device> &device, int32_t queue, const char *name,
                             std::function<ls_status(const ls_exec &)> work,
                             std::function<Napi::Value(Napi::Env)> result);

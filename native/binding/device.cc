@@ -165,10 +165,8 @@ Napi::Value synchronize(const Napi::CallbackInfo &info) {
   for (int32_t other = 1; other < LS_QUEUE_COUNT; ++other) device->wait_for(LS_QUEUE_COMPUTE, other);
   return queue_promise(
       info.Env(), device, LS_QUEUE_COMPUTE, "synchronize",
-      [device](const ls_exec &exec) {
-        return device->backend()->queue_synchronize
-                   ? device->backend()->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size)
-                   : LS_OK;
+      [synchronize = device->backend()->queue_synchronize](const ls_exec &exec) {
+        return synchronize ? synchronize(exec.device, exec.stream, exec.error, exec.error_size) : LS_OK;
       },
       [](Napi::Env env) -> Napi::Value { return env.Undefined(); });
 }

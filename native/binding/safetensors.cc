@@ -77,13 +77,9 @@ Napi::Promise file_promise(Napi::Env env, std::string path, std::function<FileSt
 // is enqueued later. A file's failure rejects this promise alone; the device is none the worse.
 Napi::Promise ordered_promise(Napi::Env env, const std::shared_ptr<Device> &device, const char *name, std::string path,
                               std::function<FileStatus(const ls_exec &)> work) {
-  auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
   auto status = std::make_shared<FileStatus>();
-  AddonState *state = &AddonState::of(env);
-  state->begin_pending();
-  Napi::Promise promise = deferred->Promise();
-  device->run_on_queue(
-      LS_QUEUE_COMPUTE, name,
+  return queue_promise(
+      env, device, LS_QUEUE_COMPUTE, name,
       [status, path = std::move(path), work = std::move(work)](const ls_exec &exec) {
         try {
           *status = work(exec);
@@ -92,18 +88,10 @@ Napi::Promise ordered_promise(Napi::Env env, const std::shared_ptr<Device> &devi
         }
         return LS_OK;
       },
-      [state, device, deferred, status](const Outcome &outcome) {
-        state->post([state, device, deferred, status, outcome](Napi::Env env) {
-          if (outcome.status != LS_OK) {
-            deferred->Reject(state->to_error(env, outcome.status, outcome.message).Value());
-          } else if (!status->ok()) {
-            deferred->Reject(file_error(env, *status).Value());
-          } else {
-            deferred->Resolve(env.Undefined());
-          }
-        });
+      [status](Napi::Env env) -> Napi::Value {
+        if (!status->ok()) throw file_error(env, *status);
+        return env.Undefined();
       });
-  return promise;
 }
 
 template <typename Box>
@@ -257,10 +245,10 @@ Napi::Value read_safetensors(const Napi::CallbackInfo &info) {
   handle.storage->host_values.reset();
   const bool nothing = count == 0 || handle.device->meta();
   const bool host = host_memory(handle);
-  auto device = handle.device;
+  Device *device = handle.device.get();
   device->order(LS_QUEUE_COMPUTE, handle.storage, true);
   return ordered_promise(
-      info.Env(), device, "read_safetensors", reader->path(),
+      info.Env(), handle.device, "read_safetensors", reader->path(),
       [reader, entry, begin, count, dtype, tensor, nothing, host, device](const ls_exec &exec) {
         if (nothing) return FileStatus::success();
         const CancelCheck cancelled = [device] { return device->cancelled(); };
@@ -391,10 +379,10 @@ Napi::Value write_safetensors(const Napi::CallbackInfo &info) {
   const SafeDtype dtype = safe_dtype_of(tensor.dtype);
   const int64_t count = elements(tensor);
   const bool host = host_memory(handle);
-  auto device = handle.device;
+  Device *device = handle.device.get();
   device->order(LS_QUEUE_COMPUTE, handle.storage, false);
   return ordered_promise(
-      info.Env(), device, "write_safetensors", path,
+      info.Env(), handle.device, "write_safetensors", path,
       [box, name, tensor, dtype, count, host, device, path](const ls_exec &exec) {
         std::lock_guard<std::mutex> lock(box->mutex);
         const CancelCheck cancelled = [device] { return device->cancelled(); };

@@ -168,12 +168,12 @@ Napi::Value read(const Napi::CallbackInfo &info) {
   auto reference = std::make_shared<Napi::Reference<Napi::ArrayBuffer>>(Napi::Persistent(buffer));
   void *destination = buffer.Data();
   const void *source = tensor.data;
-  auto device = handle.device;
-  device->order(LS_QUEUE_COMPUTE, handle.storage, false);
+  const ls_backend *backend = handle.device->backend();
+  handle.device->order(LS_QUEUE_COMPUTE, handle.storage, false);
   return queue_promise(
-      env, device, LS_QUEUE_COMPUTE, "download",
-      [device, destination, source, bytes](const ls_exec &exec) {
-        return bytes == 0 ? LS_OK : device->backend()->download(&exec, destination, source, bytes);
+      env, handle.device, LS_QUEUE_COMPUTE, "download",
+      [backend, destination, source, bytes](const ls_exec &exec) {
+        return bytes == 0 ? LS_OK : backend->download(&exec, destination, source, bytes);
       },
       [reference](Napi::Env) -> Napi::Value { return reference->Value(); });
 }
