@@ -1,4 +1,5 @@
-// A libcudnn.so.9 that only says which version it is and what it was built for: LONGSEQ_FAKE_CUDNN, LONGSEQ_FAKE_CUDART.
+// A libcudnn.so.9 that only says which version it is and what it was built for: LONGSEQ_FAKE_CUDNN,
+// LONGSEQ_FAKE_CUDART.
 #include <stddef.h>
 #include <stdlib.h>
 
