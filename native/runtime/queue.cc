@@ -125,9 +125,7 @@ ls_status Queue::mark_end(uint64_t sequence, Task &task, bool record, int64_t st
   mark = Mark{};
   void *event = nullptr;
   const ls_status status = backend_->event_record(exec_.device, exec_.stream, &event);
-  if (event)
-    mark.event = {event,
-                  [backend = backend_, device = exec_.device](void *done) { backend->event_free(device, done); }};
+  mark.event = owned(event);
   if (status != LS_OK) return status;
   mark.sequence = sequence;
   if (record) {
