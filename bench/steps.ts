@@ -135,6 +135,7 @@ export class Runner {
   readonly #parameters;
   readonly #optimizer;
   readonly #batch: Batch;
+  readonly #learningRate: number;
   readonly result: RealSteps = {
     seconds: [],
     cpuSeconds: [],
@@ -151,7 +152,9 @@ export class Runner {
     threads: number,
     memory = new Device("cpu", { threads }),
     { fields, dtype }: Model = small,
+    learningRate = train.learningRate,
   ) {
+    this.#learningRate = learningRate;
     this.device = memory;
     const own = planFor(plan, tokens);
     this.#model = initModel(fields, { device: this.device, dtype, seed: 1, memory: own });
@@ -176,7 +179,7 @@ export class Runner {
       micro: [this.#batch],
       validTokens: this.#batch.validTokens,
       clipGradNorm: train.clipGradNorm,
-      learningRate: train.learningRate,
+      learningRate: this.#learningRate,
     });
     const [loss, norm] = await Promise.all([scalars.loss.item(), scalars.norm.item()]);
     await device.synchronize();

@@ -46,6 +46,7 @@ const K = 1024;
 /** What is most wanted first: each of them ends in a minute or two, the last in some five. */
 const parts: Part[] = [
   part("attention", "Attention, 32/8 heads of 128, causal, T 32K", ["attention", `${32 * K}`], true, 60),
+  part("mfu", "Four layers of Llama-8B, T 32K", ["mfu", `${32 * K}`], true, 90),
   part("gemm", "Matrix products of Llama-8B at 32K rows, bfloat16", ["gemm"], true, 60),
   part("mfu", "Four layers of Llama-8B, T 64K", ["mfu", `${64 * K}`], false, 90),
   part("attention", "Attention, 32/8 heads of 128, causal, T 128K", ["attention", `${128 * K}`], true, 120),
@@ -105,7 +106,7 @@ say(
 );
 
 const number = (value: unknown, digits: number, factor = 1) =>
-  typeof value === "number" ? (value * factor).toFixed(digits) : "not measured";
+  typeof value === "number" && !Number.isNaN(value) ? (value * factor).toFixed(digits) : "not measured";
 const markdown = (head: string[], lines: string[][]) =>
   [head, head.map((_, i) => (i === 0 ? "---" : "---:")), ...lines].map((line) => `| ${line.join(" | ")} |`).join("\n");
 
@@ -170,7 +171,10 @@ function table({ name }: Part, ours: Row[], theirs: Row[]): string {
       ]),
     );
   return markdown(
-    ["", "s", "mfu", "model TFLOP/s", "tokens/s", "device peak GB", "meta", "host peak GB", "meta", ""],
+    [
+      ...["", "s", "mfu", "model TFLOP/s", "tokens/s", "device peak GB", "meta", "host peak GB", "meta"],
+      ...["PyTorch s", "time to PyTorch's", "PyTorch peak GB", ""],
+    ],
     good.map((line) => [
       String(line.row),
       number(line.seconds, 2),
@@ -181,7 +185,10 @@ function table({ name }: Part, ours: Row[], theirs: Row[]): string {
       number(line.metaPeak, 2, 1e-9),
       number(line.hostPeak, 2, 1e-9),
       number(line.metaHostPeak, 2, 1e-9),
-      String(line.note ?? ""),
+      number(other(line.row)?.seconds, 2),
+      number((line.seconds as number) / ((other(line.row)?.seconds as number | undefined) ?? Number.NaN), 3),
+      number(other(line.row)?.peak, 2, 1e-9),
+      [line.note, other(line.row)?.note].filter(Boolean).join("; PyTorch: "),
     ]),
   );
 }

@@ -1,6 +1,6 @@
 """PyTorch's side of bench:gpu: one area on the GPU, times by CUDA events, one JSON line a row.
 
-    python bench/pytorch/gpu.py gemm | attention T | streams [--small]
+    python bench/pytorch/gpu.py gemm | attention T | streams | mfu T [--small]
 
 Medians over runs on random data after warm-up; before each run 512 MB are written, so that nothing is left in the L2.
 Attention is the best of the backends of scaled_dot_product_attention that take the case. Rows are named as bench/gpu/area.ts
@@ -178,6 +178,44 @@ def streams():
     measured("rms_norm compiled", lambda: norm, note="torch.compile")
 
 
+def mfu(tokens):
+    """Whole steps of four layers of Llama-8B by transformers: bfloat16, gradient checkpointing, fused AdamW."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokens = tokens // 256 if small else tokens
+    config = LlamaConfig(
+        vocab_size=500 if small else 128256,
+        hidden_size=128 if small else 4096,
+        intermediate_size=256 if small else 14336,
+        num_hidden_layers=4,
+        num_attention_heads=4 if small else 32,
+        num_key_value_heads=2 if small else 8,
+        max_position_embeddings=1 << 22,
+        use_cache=False,
+    )
+    config._attn_implementation = "sdpa"
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.gradient_checkpointing_enable()
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=gpu)
+    ids = torch.randint(0, config.vocab_size, (1, tokens), device=device)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        times.append(time.perf_counter() - began)
+        print(f"step: {times[-1]:.2f} s, loss {loss.item()}", file=sys.stderr, flush=True)
+    peak = torch.cuda.max_memory_reserved() if gpu else 0
+    note = "transformers, sdpa, gradient checkpointing, bfloat16 states without float32 weights"
+    row(f"4 layers, T {tokens}", statistics.median(times[1:]), peak=peak, note=note)
+
+
 if __name__ == "__main__":
     if not gpu and not small:
         sys.exit("gpu.py: PyTorch sees no GPU")
@@ -195,7 +233,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     flush = torch.empty(1 if small else 1 << 27, device=device)
     area = sys.argv[1]
-    if area == "attention":
-        attention(int(sys.argv[2]))
+    if area in ("attention", "mfu"):
+        {"attention": attention, "mfu": mfu}[area](int(sys.argv[2]))
     else:
         {"gemm": gemm, "streams": streams}[area]()

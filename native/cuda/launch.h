@@ -20,9 +20,10 @@
   extern __shared__ __align__(128) unsigned char ls_shared_bytes[]; \
   T *name = reinterpret_cast<T *>(ls_shared_bytes)
 
-// More than 48 KiB of shared memory has to be asked for, once a kernel; asking again costs nothing to speak of.
+// More than 48 KiB of shared memory has to be asked for, once a kernel; asking again costs nothing to speak of. What a
+// kernel declares itself counts as well (some KiB at most), so it is asked from 32 KiB on.
 #define LS_PREPARE_SHARED(kernel, shared_bytes)                                                                    \
-  ((shared_bytes) > 48 * 1024                                                                                      \
+  ((shared_bytes) > 32 * 1024                                                                                      \
        ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)) \
        : cudaSuccess)
 

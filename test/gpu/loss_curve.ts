@@ -22,7 +22,9 @@ const fields = {
 
 async function curve(device: Device, dtype: "float32" | "bfloat16"): Promise<{ losses: number[]; norms: number[] }> {
   const plan = { ...nothingOn, tileLoss: Math.ceil(tokens / 3), checkpointEvery: 1, keepAttention: true };
-  const runner = new Runner(plan, tokens, 16, device, { fields, dtype });
+  // With ten times the rate the curve has a spike at step 10, behind which a rounding has grown a thousandfold, also
+  // between two runs on the CPU that differ in their tiles alone.
+  const runner = new Runner(plan, tokens, 16, device, { fields, dtype }, small ? 1e-3 : 1e-4);
   for (let step = 0; step < steps; step++) await runner.step();
   await runner.dispose();
   return runner.result;

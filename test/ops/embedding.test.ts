@@ -13,6 +13,8 @@ import {
 } from "./helpers.js";
 import type { Storage } from "./strided.js";
 
+const onCpu = (process.env.LONGSEQ_TEST_DEVICE ?? "cpu") === "cpu";
+
 interface Spec {
   tokens: number;
   vocabulary: number;
@@ -90,7 +92,9 @@ await opTests("embedding", cases, (t) => {
         ];
         binding.ops.embedding(ids.native, table.native, y.native);
       });
-      t.match(forward.message, new RegExp(`embedding.*int32\\[4\\].*id ${id} at index 2 .*7 rows`), forward.message);
+      // A GPU sees the id while other ops are enqueued: it is the read that fails there, without the op's shapes.
+      const op = onCpu ? "embedding.*int32\\[4\\]" : "embedding";
+      t.match(forward.message, new RegExp(`${op}.*id ${id} at index 2 .*7 rows`), forward.message);
       t.ok(forward instanceof ArgumentError, forward.name);
       const backward = await failure([0, 6, id, 99], (device, ids) => {
         const [table, y] = [
