@@ -261,7 +261,17 @@ inline CudnnAttention cudnn_case(const ls_attention_backward_args &a, int32_t ca
   if (!c.refused.empty()) return c;
   g.dout = cudnn_attention::strides(a.dout);
   const RowStrides plain_q = {g.heads * g.head_size, g.head_size}, plain_k = {g.kv_heads * g.head_size, g.head_size};
-  c.stage_dq = a.accumulate_dq != 0 || !cudnn_attention::misfit("dq", a.dq).empty();
+  // Measured on an H200 with cuDNN 9.24: rows of dq whose elements lie 2^31 or more behind its first come out wrong.
+  const auto reach = [&](const RowStrides &s) {
+    return (g.total_q - 1) * s.row + (g.heads - 1) * s.head + g.head_size;
+  };
+  const int64_t most = int64_t{1} << 31;
+  if (reach(plain_q) > most) {
+    refuse("dq has more than 2^31 elements");
+    return c;
+  }
+  c.stage_dq = a.accumulate_dq != 0 || !cudnn_attention::misfit("dq", a.dq).empty() ||
+               reach(cudnn_attention::strides(a.dq)) > most;
   g.dq_f32 = a.dq.dtype == LS_F32;
   g.dq = c.stage_dq ? plain_q : cudnn_attention::strides(a.dq);
   // Float32 comes straight out of the product with as many key heads as query heads; else it is the sum of bfloat16.
