@@ -267,3 +267,23 @@ t.test("what cuDNN does not take is refused with the reason", async (t) => {
   t.match(newer, { refused: /packed documents on this GPU/ });
   t.match(wide, { refused: /head size above 128 on this GPU/ });
 });
+
+t.test("a backward whose tensors span more than 2^31 elements is refused, its forward is not", async (t) => {
+  const long = { ...base, heads: 32, kvHeads: 8, headSize: 128, rowsQ: 2 ** 19, rowsK: 2 ** 19 };
+  const backward = { ...long, direction: "backward" as const };
+  const more = { rowsQ: 2 ** 19 + 1, rowsK: 2 ** 19 + 1 };
+  // The rows of a column of heads within a wider buffer.
+  const column = { heads: 4, kvHeads: 4, pad: 28 * 128 };
+  const [fits, tooMany, forward, within, beyond, keys] = runs([
+    backward,
+    { ...backward, ...more },
+    { ...long, ...more },
+    { ...backward, ...column },
+    { ...backward, ...more, ...column },
+    { ...backward, rowsQ: 8, rowsK: 2 ** 21 + 1, qOffset: 2 ** 21 - 7 },
+  ]);
+  for (const one of [fits, forward, within]) t.notOk(one && "refused" in one);
+  t.match(tooMany, { refused: /dq spans more than 2\^31 elements/ });
+  t.match(beyond, { refused: /q spans more than 2\^31 elements/ });
+  t.match(keys, { refused: /dk spans more than 2\^31 elements/ });
+});

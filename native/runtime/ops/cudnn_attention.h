@@ -261,23 +261,34 @@ inline CudnnAttention cudnn_case(const ls_attention_backward_args &a, int32_t ca
   if (!c.refused.empty()) return c;
   g.dout = cudnn_attention::strides(a.dout);
   const RowStrides plain_q = {g.heads * g.head_size, g.head_size}, plain_k = {g.kv_heads * g.head_size, g.head_size};
-  // Measured on an H200 with cuDNN 9.24: rows of dq whose elements lie 2^31 or more behind its first come out wrong.
-  const auto reach = [&](const RowStrides &s) {
-    return (g.total_q - 1) * s.row + (g.heads - 1) * s.head + g.head_size;
-  };
+  // Measured on an H200 with cuDNN 9.24: where tensors of its graph go beyond 2^31 elements, rows of dq behind that come
+  // out wrong. Whether it miscounts what it reads or what it writes is not known, so neither may reach further.
   const int64_t most = int64_t{1} << 31;
-  if (reach(plain_q) > most) {
-    refuse("dq has more than 2^31 elements");
-    return c;
-  }
-  c.stage_dq = a.accumulate_dq != 0 || !cudnn_attention::misfit("dq", a.dq).empty() ||
-               reach(cudnn_attention::strides(a.dq)) > most;
+  const auto reach = [&](int64_t rows, int64_t heads, const RowStrides &s) {
+    return (rows - 1) * s.row + (heads - 1) * s.head + g.head_size;
+  };
+  const auto limit = [&](const char *name, int64_t rows, int64_t heads, const RowStrides &s) {
+    if (reach(rows, heads, s) > most) refuse(std::string(name) + " spans more than 2^31 elements");
+  };
+  limit("dq", g.total_q, g.heads, plain_q);
+  limit("q", g.total_q, g.heads, g.q);
+  limit("o", g.total_q, g.heads, g.o);
+  limit("dout", g.total_q, g.heads, g.dout);
+  limit("dk", g.total_k, g.kv_heads, plain_k);
+  limit("k", g.total_k, g.kv_heads, g.k);
+  limit("v", g.total_k, g.kv_heads, g.v);
+  if (!c.refused.empty()) return c;
+  const auto far = [&](const ls_tensor &x, int64_t rows, int64_t heads) {
+    return reach(rows, heads, cudnn_attention::strides(x)) > most;
+  };
+  c.stage_dq = a.accumulate_dq != 0 || !cudnn_attention::misfit("dq", a.dq).empty() || far(a.dq, g.total_q, g.heads);
   g.dq_f32 = a.dq.dtype == LS_F32;
   g.dq = c.stage_dq ? plain_q : cudnn_attention::strides(a.dq);
   // Float32 comes straight out of the product with as many key heads as query heads; else it is the sum of bfloat16.
   const bool wide = a.dk.dtype == LS_F32, straight = !g.grouped() && !g.packed;
   c.stage_dkv = a.accumulate_dkv != 0 || (wide && !straight) || !cudnn_attention::misfit("dk", a.dk).empty() ||
-                !cudnn_attention::misfit("dv", a.dv).empty();
+                !cudnn_attention::misfit("dv", a.dv).empty() || far(a.dk, g.total_k, g.kv_heads) ||
+                far(a.dv, g.total_k, g.kv_heads);
   g.dkv_f32 = wide && straight;
   g.dk = c.stage_dkv ? plain_k : cudnn_attention::strides(a.dk);
   g.dv = c.stage_dkv ? plain_k : cudnn_attention::strides(a.dv);
