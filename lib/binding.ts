@@ -267,6 +267,7 @@ export interface Native extends SafetensorsNative {
   diskWrite(disk: NativeDisk, from: NativeTensor, to: NativeTensor): void;
   diskRead(disk: NativeDisk, from: NativeTensor, to: NativeTensor): void;
   empty(device: NativeDevice, shape: readonly number[], dtype: number, category: number, tier: number): NativeTensor;
+  countAs(tensor: NativeTensor, category: number): void;
   view(tensor: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor;
   release(tensor: NativeTensor): void;
   version(tensor: NativeTensor): number;

@@ -143,6 +143,8 @@ export class Entry {
     const bytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
     this.resident += bytes;
     this.#store.grown(bytes);
+    // Of those that stayed. Before, they were a layer's activations.
+    for (const { held } of this.#items) if (!(held instanceof Away)) held.countAs("checkpoints");
   }
 
   /** Sends out what is on the device; its bytes go back when the copies are over. Returns the bytes. */

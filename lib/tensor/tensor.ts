@@ -55,6 +55,7 @@ class Deferred {
   #made: Tensor | null = null;
   readonly #inputs: Tensor[];
   #holders = 1;
+  #category: Category | null = null;
 
   constructor(inputs: readonly (Tensor | null)[], compute: (...inputs: (Tensor | null)[]) => Tensor) {
     const held = inputs.map((input) => input?.alias().keep() ?? null);
@@ -70,9 +71,16 @@ class Deferred {
   value(): Tensor {
     if (this.#compute) {
       this.#made = this.#compute().keep();
+      if (this.#category) this.#made.countAs(this.#category);
       this.#letGo();
     }
     return this.#made as Tensor;
+  }
+
+  /** What its bytes are for, as soon as there are any. */
+  countAs(category: Category): void {
+    if (this.#made) this.#made.countAs(category);
+    else this.#category = category;
   }
 
   release(): void {
@@ -119,6 +127,7 @@ export class Tensor implements Scoped {
   readonly strides: readonly number[];
   readonly dtype: DType;
   readonly device: Device;
+  /** What it was made for. */
   readonly category: Category;
   requiresGrad = false;
   /** Accumulated by backward(): float32, the tensor's shape. */
@@ -187,6 +196,12 @@ export class Tensor implements Scoped {
         `a tensor of shape [${this.shape}] was disposed: by dispose(), at the end of its scope, or by a backward() that walked it`,
       );
     return this.#handle;
+  }
+
+  /** Its bytes, and so those of its views, are counted as this category's from now on. */
+  countAs(category: Category): void {
+    if (this.#source && !this.#handle) this.#source.countAs(category);
+    else binding.countAs(this.native(), categoryCode(category));
   }
 
   /** Its bytes are from now on those of `other`, whose handle ends: a move to another place. */

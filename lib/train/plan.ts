@@ -494,48 +494,39 @@ export function describeChoice({ plan, measured }: Choice, { device, host }: Pea
   );
 }
 
-/** Relative precision of the longest sequence. */
-const LONGEST_STEP = 1 / 128;
+/**
+ * Lengths that are tried, about 1% apart and the same ones whatever length was asked for: 1, 2, ... 128, then so many to
+ * an octave.
+ */
+const OCTAVE = 64;
+const LENGTHS = 128 + OCTAVE * 33;
+const lengthAt = (index: number): number => (index <= 128 ? index : Math.floor(128 * 2 ** ((index - 128) / OCTAVE)));
 
 /**
- * Tokens of the longest sequence, to 1%, that fits the limits on some rung, and that rung; null where not even a
- * token does. `workAt`: the workload of sequences of so many tokens.
+ * Tokens of the longest sequence, to 1%, that fits the limits on some rung, and the first such rung; null where not even
+ * a token does. `workAt`: the workload of sequences of so many tokens.
  */
 export function longestSequence(
   config: Config,
   facts: PlanFacts,
   workAt: (tokens: number) => Workload,
 ): { tokens: number; rung: Rung } | null {
-  const all = ladder(config.memory, facts.model);
-  const benchAt = (tokens: number) => {
-    const { micro } = workAt(tokens);
-    return new Bench(config, { ...facts, tokens: micro.tokens, work: workAt(tokens) }, undefined);
+  const rungs = ladder(config.memory, facts.model);
+  const benchAt = (index: number) => {
+    const work = workAt(lengthAt(index));
+    return new Bench(config, { ...facts, tokens: work.micro.tokens, work }, undefined);
   };
-  // Where sequences are long the order of the rungs' needs does not change: only the least of them count.
-  const far = benchAt(Math.max(65536, config.data.sequenceLength));
-  const needs = all.map((rung) => ({ rung, peaks: far.of(rung).peaks }));
-  const rungs = needs
-    .filter(
-      ({ peaks: a }, i) =>
-        !needs.some(
-          ({ peaks: b }, j) =>
-            b.device <= a.device && b.host <= a.host && (b.device < a.device || b.host < a.host || j < i),
-        ),
-    )
-    .map(({ rung }) => rung);
-  const fits = (tokens: number): boolean => {
-    const bench = benchAt(tokens);
-    return rungs.some((rung) => bench.fits(rung));
-  };
-  const most = 2 ** 40;
-  let [low, high] = [0, config.data.sequenceLength];
-  for (; high <= most && fits(high); high *= 2) low = high;
-  while (high - low > Math.max(1, low * LONGEST_STEP)) {
-    const middle = Math.floor((low + high) / 2);
-    if (fits(middle)) low = middle;
-    else high = middle;
+  let best = 0;
+  // The last ones save most: the others then take one step each to be shown not to reach further.
+  for (const rung of rungs.toReversed()) {
+    const fits = (index: number) => index <= LENGTHS && benchAt(index).fits(rung);
+    // Octaves as long as nothing is known.
+    let short = best === 0 ? OCTAVE : 1;
+    for (; fits(best + short); short *= 2) best += short;
+    // It fits at `best` and not at `best + short`.
+    if (short > 1) best = bisect(best + 1, best + short, (index) => !fits(index)) - 1;
   }
-  const bench = benchAt(low);
-  const rung = low > 0 && all.find((one) => bench.fits(one));
-  return rung ? { tokens: low, rung } : null;
+  const bench = benchAt(best);
+  const rung = best > 0 && rungs.find((one) => bench.fits(one));
+  return rung ? { tokens: lengthAt(best), rung } : null;
 }

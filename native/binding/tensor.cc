@@ -59,6 +59,15 @@ Napi::Value empty(const Napi::CallbackInfo &info) {
   return make_tensor(info.Env(), device, storage, tensor);
 }
 
+// countAs(tensor, category): of its bytes, and so of those of its views.
+Napi::Value count_as(const Napi::CallbackInfo &info) {
+  TensorHandle &handle = tensor_of(info[0], "tensor");
+  const auto category = static_cast<int32_t>(integer(info[1], "category", 0, LS_CATEGORY_COUNT - 1));
+  handle.device->recategorize(handle.storage, category);
+  handle.native.tensor.category = category;
+  return info.Env().Undefined();
+}
+
 // view(tensor, sizes, strides, offset): offset in elements from the view's own first element.
 Napi::Value view(const Napi::CallbackInfo &info) {
   TensorHandle &base = tensor_of(info[0], "tensor");
@@ -182,6 +191,7 @@ Napi::Value read(const Napi::CallbackInfo &info) {
 
 void init_tensor(Napi::Object exports) {
   method<empty>(exports, "empty");
+  method<count_as>(exports, "countAs");
   method<view>(exports, "view");
   method<release>(exports, "release");
   method<version>(exports, "version");

@@ -236,6 +236,12 @@ void Allocator::release(void *address, int32_t category) {
   stats_.category_live[category] -= size;
 }
 
+void Allocator::recategorize(int64_t rounded, int32_t from, int32_t to) {
+  stats_.category_live[from] -= rounded;
+  stats_.category_live[to] += rounded;
+  stats_.category_peak[to] = std::max(stats_.category_peak[to], stats_.category_live[to]);
+}
+
 void Allocator::trim() { give_back(cached_); }
 
 void Allocator::set_limit(int64_t bytes) {

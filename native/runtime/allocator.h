@@ -43,6 +43,8 @@ class Allocator {
   // Bytes > 0. Throws Error(LS_OUT_OF_MEMORY) with the breakdown. *rounded is what is accounted.
   void *allocate(int64_t bytes, int32_t category, int64_t *rounded);
   void release(void *address, int32_t category);
+  // Accounted bytes that were of one category are of another from now on; peaks that were stay as they were.
+  void recategorize(int64_t rounded, int32_t from, int32_t to);
   // Gives every cached page back.
   void trim();
   // Where a block lies among the logical offsets: on the disk, its place in the file.

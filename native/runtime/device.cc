@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "runtime/disk.h"
 #include "runtime/error.h"
@@ -195,6 +196,15 @@ Storage *Device::allocate(int64_t bytes, int32_t category, int32_t tier) {
     if (recorder_.on()) recorder_.allocation(category, tier, storage->rounded);
   }
   return storage.release();
+}
+
+void Device::recategorize(Storage *storage, int32_t category) {
+  const int32_t before = std::exchange(storage->category, category);
+  if (before == category || storage->scalar || !storage->data) return;
+  allocator(storage->tier).recategorize(storage->rounded, before, category);
+  if (!recorder_.on()) return;
+  recorder_.allocation(before, storage->tier, -storage->rounded);
+  recorder_.allocation(category, storage->tier, storage->rounded);
 }
 
 void Device::release(Storage *storage) {

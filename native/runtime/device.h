@@ -89,6 +89,8 @@ class Device {
   // Bytes may be 0. Up to 64 bytes come from a slab outside the allocator, so that scalars (a loss, a norm) that only
   // the garbage collector frees never show in live bytes.
   Storage *allocate(int64_t bytes, int32_t category, int32_t tier = LS_TIER_DEVICE);
+  // The storage is for something else from now on.
+  void recategorize(Storage *storage, int32_t category);
   void retain(Storage *storage) { ++storage->references; }
   void release(Storage *storage);
 

@@ -388,6 +388,19 @@ t.test("meta in a GPU's place", async (t) => {
   t.same(of({ profile: assumedCuda }), gpu, "and again");
 });
 
+t.test("checkpoints that stay on the device have their own category", async (t) => {
+  const checkpoint = { every: 1, keepAttention: true, offload: "none" as const };
+  const input = config("none", "none", "none", { memory: { ...tiles, checkpoint } });
+  const { measured } = await choose(input);
+  const kept = 3 * (2 * T * 64 + 4 * T) * 4;
+  t.equal(measured.resident, kept, "x, o and the log-sum-exp of three layers");
+  const counted = measured.categories.device.checkpoints as number;
+  // Large blocks are whole pages of 64 KiB.
+  t.ok(counted >= kept && counted < kept + 9 * 65_536, `${counted} bytes at the peak`);
+  const none = await choose(config("none", "none", "none", { memory: { ...tiles, checkpoint: { every: 0 } } }));
+  t.equal(none.measured.categories.device.checkpoints, 0);
+});
+
 t.test("tiles of auto, and the longest sequence", async (t) => {
   const rates = ratesOf("cpu");
   for (const dtype of ["float32", "bfloat16"] as const) {
@@ -413,4 +426,11 @@ t.test("tiles of auto, and the longest sequence", async (t) => {
   const fits = await at(longest?.tokens ?? 0);
   t.ok(fits.measured.peaks.device <= 8 * MiB && fits.measured.peaks.host <= 8 * MiB);
   await t.rejects(at(Math.ceil((longest?.tokens ?? 0) * 1.03)), ConfigError);
+  for (const sequenceLength of [2, 10 * T]) {
+    const other = parseConfigObject({ ...input, data: { train: ["none"], sequenceLength } });
+    const found = longestSequence(other, { ...facts, work: fullWorkload(other) }, (tokens) =>
+      fullWorkload(other, tokens),
+    );
+    t.same(found, longest, `whatever length was asked for: ${sequenceLength}`);
+  }
 });
