@@ -1,6 +1,6 @@
 // npm run bench:gpu: a table an area, ours beside PyTorch's on the same GPU in one run, each side in a process of its own.
 //
-//   npm run bench:gpu [-- --part gemm,attention] [--out FOLDER] [--budget SECONDS] [--patience X] [--list]
+//   npm run bench:gpu [-- --part gemm,attention] [--call first|second] [--out FOLDER] [--budget SECONDS] [--patience X] [--list]
 //
 // PyTorch's Python is LONGSEQ_BENCH_PYTHON (python3). build/gpu/bench.json has all rows so far at any moment, bench.md the
 // tables, bench.log all that was printed. A run of all parts on a GPU from a clone also goes to bench/results.
@@ -33,29 +33,30 @@ interface Part {
   seconds: number;
   /** What follows args in each of our programs: where one crashes the other is still measured. */
   pieces: string[];
+  /** Which of the two calls of a short loan runs it. */
+  call: "first" | "second";
 }
-const part = (name: string, title: string, args: string[], pytorch: boolean, seconds: number): Part => ({
-  name,
-  title,
-  args,
-  pytorch,
-  seconds,
-  pieces: name === "attention" ? ["cudnn", "native"] : [],
-});
 const K = 1024;
-/** What is most wanted first: each of them ends in a minute or two, the last in some five. */
+const of =
+  (call: Part["call"]) =>
+  (name: string, title: string, args: string[], pytorch: boolean, seconds: number): Part => {
+    const pieces = name === "attention" ? ["cudnn", "native"] : [];
+    return { name, title, args, pytorch, seconds, pieces, call };
+  };
+const [first, second] = [of("first"), of("second")];
+/** What is most wanted comes first, in each call. */
 const parts: Part[] = [
-  part("attention", "Attention, 32/8 heads of 128, causal, T 32K", ["attention", `${32 * K}`], true, 60),
-  part("mfu", "Four layers of Llama-8B, T 32K", ["mfu", `${32 * K}`], true, 90),
-  part("gemm", "Matrix products of Llama-8B at 32K rows, bfloat16", ["gemm"], true, 60),
-  part("mfu", "Four layers of Llama-8B, T 64K", ["mfu", `${64 * K}`], false, 90),
-  part("attention", "Attention, 32/8 heads of 128, causal, T 128K", ["attention", `${128 * K}`], true, 120),
-  part("offload", "Host offload, four layers of Llama-8B, T 16K", ["offload", `${16 * K}`], false, 90),
-  part("streams", "Ops that read and write, as a share of the measured copy", ["streams"], true, 120),
-  part("mfu", "Four layers of Llama-8B, T 128K", ["mfu", `${128 * K}`], false, 120),
-  part("offload", "Host offload, four layers of Llama-8B, T 128K", ["offload", `${128 * K}`], false, 150),
-  part("mfu", "Four layers of Llama-8B, T 256K", ["mfu", `${256 * K}`], false, 180),
-  part("full", "One step of Llama-8B at the longest T that memory and time allow", ["full"], false, 540),
+  first("attention", "Attention, 32/8 heads of 128, causal, T 32K", ["attention", `${32 * K}`], true, 60),
+  first("gemm", "Matrix products of Llama-8B at 32K rows, bfloat16", ["gemm"], true, 60),
+  first("mfu", "Four layers of Llama-8B, T 32K", ["mfu", `${32 * K}`], true, 60),
+  second("mfu", "Four layers of Llama-8B, T 64K", ["mfu", `${64 * K}`], false, 40),
+  second("streams", "Ops that read and write, as a share of the measured copy", ["streams"], true, 60),
+  second("offload", "Host offload, four layers of Llama-8B, T 16K", ["offload", `${16 * K}`], false, 60),
+  second("attention", "Attention, 32/8 heads of 128, causal, T 128K", ["attention", `${128 * K}`], true, 90),
+  second("full", "One step of Llama-8B at the longest T that memory and time allow", ["full"], false, 480),
+  second("mfu", "Four layers of Llama-8B, T 128K", ["mfu", `${128 * K}`], false, 120),
+  second("offload", "Host offload, four layers of Llama-8B, T 128K", ["offload", `${128 * K}`], false, 150),
+  second("mfu", "Four layers of Llama-8B, T 256K", ["mfu", `${256 * K}`], false, 180),
 ];
 
 type Row = Record<string, unknown> & { row?: string };
@@ -73,9 +74,10 @@ const rowsOf = (ended: Ended): Row[] =>
     });
 
 const chosen = parts.filter(
-  ({ name, args }, i) =>
-    options.parts.length === 0 ||
-    options.parts.some((one) => one === name || one === args.join(" ") || one === `${i + 1}`),
+  ({ name, args, call }, i) =>
+    (options.call === null || options.call === call) &&
+    (options.parts.length === 0 ||
+      options.parts.some((one) => one === name || one === args.join(" ") || one === `${i + 1}`)),
 );
 if (chosen.length === 0) {
   console.error(

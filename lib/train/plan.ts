@@ -502,6 +502,25 @@ const OCTAVE = 64;
 const LENGTHS = 128 + OCTAVE * 33;
 const lengthAt = (index: number): number => (index <= 128 ? index : Math.floor(128 * 2 ** ((index - 128) / OCTAVE)));
 
+/** Two lengths beyond which a rung's needs are nearly linear in the length; steps of these take little time. */
+const [NEAR, FAR] = [lengthAt(128 + 9 * OCTAVE), lengthAt(128 + 10 * OCTAVE)];
+/** How far, in lengths that are tried, a rung may reach beyond what that line says: 3%. */
+const MARGIN = 3;
+
+/** The largest index that `fits`, which is taken for monotone and holds for `low`; quickest where that is near `guess`. */
+function furthest(low: number, guess: number, fits: (index: number) => boolean): number {
+  let [from, step] = [low, 1];
+  let to = Math.max(guess, low + 1);
+  if (fits(to)) {
+    for (from = to; fits(from + step); step *= 2) from += step;
+    to = from + step;
+  } else {
+    for (; to - step > low && !fits(to - step); step *= 2) to -= step;
+    from = Math.max(low, to - step);
+  }
+  return bisect(from + 1, to, (index) => index === to || !fits(index)) - 1;
+}
+
 /**
  * Tokens of the longest sequence, to 1%, that fits the limits on some rung, and the first such rung; null where not even
  * a token does. `workAt`: the workload of sequences of so many tokens.
@@ -512,21 +531,25 @@ export function longestSequence(
   workAt: (tokens: number) => Workload,
 ): { tokens: number; rung: Rung } | null {
   const rungs = ladder(config.memory, facts.model);
-  const benchAt = (index: number) => {
-    const work = workAt(lengthAt(index));
+  const benchAt = (tokens: number) => {
+    const work = workAt(tokens);
     return new Bench(config, { ...facts, tokens: work.micro.tokens, work }, undefined);
   };
+  const [near, far] = [benchAt(NEAR), benchAt(FAR)];
+  const guesses = rungs.map((rung) => {
+    const [a, b] = [near.of(rung).needs, far.of(rung).needs];
+    const needs = (tier: keyof Peaks, tokens: number) =>
+      a[tier] + ((b[tier] - a[tier]) / (FAR - NEAR)) * (tokens - NEAR);
+    const fits = (index: number) =>
+      facts.limits.fits({ device: needs("device", lengthAt(index)), host: needs("host", lengthAt(index)) });
+    return { rung, guess: bisect(1, LENGTHS, (index) => index === LENGTHS || !fits(index)) - 1 };
+  });
   let best = 0;
-  // The last ones save most: the others then take one step each to be shown not to reach further.
-  for (const rung of rungs.toReversed()) {
-    const fits = (index: number) => index <= LENGTHS && benchAt(index).fits(rung);
-    // Octaves as long as nothing is known.
-    let short = best === 0 ? OCTAVE : 1;
-    for (; fits(best + short); short *= 2) best += short;
-    // It fits at `best` and not at `best + short`.
-    if (short > 1) best = bisect(best + 1, best + short, (index) => !fits(index)) - 1;
-  }
-  const bench = benchAt(best);
-  const rung = best > 0 && rungs.find((one) => bench.fits(one));
-  return rung ? { tokens: lengthAt(best), rung } : null;
+  const hopeless = (guess: number) => lengthAt(best) > FAR && guess + MARGIN < best;
+  for (const { rung, guess } of guesses.toSorted((one, other) => other.guess - one.guess))
+    if (!hopeless(guess))
+      best = furthest(best, guess, (index) => index <= LENGTHS && benchAt(lengthAt(index)).fits(rung));
+  const bench = benchAt(lengthAt(best));
+  const found = best > 0 && guesses.find(({ rung, guess }) => !hopeless(guess) && bench.fits(rung));
+  return found ? { tokens: lengthAt(best), rung: found.rung } : null;
 }

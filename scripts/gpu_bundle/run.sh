@@ -2,6 +2,8 @@
 # Runs the GPU checks and benches of this bundle with the Node that lies in it; nothing need be installed.
 #
 #   ./run.sh check [--part N] ...    ./run.sh bench [--part N] ...    ./run.sh doctor    ./run.sh node FILE ...
+#   ./run.sh first [--patience X] ...    doctor, then what a first run can break and the first figures: at most 5.5 minutes
+#   ./run.sh second ...                  the rest in order of value: at most 4.5 minutes
 #
 # NVIDIA's libraries: LONGSEQ_CUDA_LIBS names their folders; else those beside python3's torch are taken, where there are
 # any, and then what the loader finds by itself. LONGSEQ_CUDNN is a folder that longseq_cudnn.tar.xz was unpacked in (the
@@ -37,13 +39,28 @@ LONGSEQ_GPU_OUT=${LONGSEQ_GPU_OUT:-$here/results}
 export LONGSEQ_GPU_OUT
 what=${1:-}
 [ $# -gt 0 ] && shift
+node=$here/node check=$here/dist/test/gpu/check.js bench=$here/dist/bench/gpu/bench.js
 case $what in
-  check) exec "$here/node" "$here/dist/test/gpu/check.js" "$@" ;;
-  bench) exec "$here/node" "$here/dist/bench/gpu/bench.js" "$@" ;;
-  doctor) exec "$here/node" "$here/bin/longseq.mjs" doctor "$@" ;;
-  node) exec "$here/node" "$@" ;;
+  first)
+    command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi
+    "$node" "$here/bin/longseq.mjs" doctor
+    "$node" "$check" --call first --budget 200 "$@"
+    checked=$?
+    "$node" "$bench" --call first --budget 120 "$@" && exit $checked
+    exit 1
+    ;;
+  second)
+    "$node" "$check" --call second --budget 100 "$@"
+    checked=$?
+    "$node" "$bench" --call second --budget 165 "$@" && exit $checked
+    exit 1
+    ;;
+  check) exec "$node" "$check" "$@" ;;
+  bench) exec "$node" "$bench" "$@" ;;
+  doctor) exec "$node" "$here/bin/longseq.mjs" doctor "$@" ;;
+  node) exec "$node" "$@" ;;
   *)
-    echo "run.sh check [--part N] | bench [--part N] | doctor | node FILE" >&2
+    echo "run.sh first | second | check [--part N] | bench [--part N] | doctor | node FILE" >&2
     exit 2
     ;;
 esac

@@ -1,6 +1,6 @@
 // npm run check:gpu: what only a GPU can say, in parts of at most 8 minutes, each of its programs in a process of its own.
 //
-//   npm run check:gpu [-- --part 1,3] [--out FOLDER] [--seed N] [--budget SECONDS] [--patience X] [--list]
+//   npm run check:gpu [-- --part 1,3] [--call first|second] [--out FOLDER] [--seed N] [--budget SECONDS] [--patience X] [--list]
 //
 // Ends with `N passed, N failed` (and `N not run`) whatever happens to a program; build/gpu/check.json has all results so far at
 // any moment, check.log what was printed. docs/gpu.md says what the parts are. --device, --library and --small try the
@@ -13,6 +13,7 @@ import {
   ending,
   endOnSignals,
   type Job,
+  type Options,
   options as parse,
   probe,
   Results,
@@ -79,6 +80,8 @@ const huge = options.small ? { cannot: "its sizes cannot be made small; npm run 
 interface Part {
   name: string;
   jobs: Job[];
+  /** For a loan of a few minutes: what a first run can break, or what is left. */
+  call: Options["call"];
   /** Several of its jobs may run at a time: they take little memory, and most of their time is the processor's. */
   together?: boolean;
 }
@@ -87,12 +90,19 @@ const parts: Part[] = [
   // The first thing on a GPU: whether both engines run at all, at lengths that matter.
   {
     name: "attention at 32K and 128K, both engines",
+    call: "first",
     jobs: [attentionJob("32K", 32_768, 120), attentionJob("128K", 131_072, 240)],
   },
-  { name: "attention above 524,288 tokens, both engines", jobs: [attentionJob("above 512K", 524_800, 420)] },
-  { name: "ops against float64", together: true, jobs: plainOps.map((op) => opJob(op, 25)) },
+  {
+    name: "attention above 524,288 tokens",
+    call: "second",
+    // Ours alone: cuDNN does not take this backward (docs/cudnn.md).
+    jobs: [{ name: "attention/above 512K", file: "test/gpu/attention_long", args: ["524800", "native"], seconds: 240 }],
+  },
+  { name: "ops against float64", call: "first", together: true, jobs: plainOps.map((op) => opJob(op, 25)) },
   {
     name: "matrix products and attention against float64",
+    call: "first",
     together: true,
     jobs: [
       opJob("matmul", 150),
@@ -102,6 +112,7 @@ const parts: Part[] = [
   },
   {
     name: "training",
+    call: "first",
     together: true,
     jobs: [
       { name: "training/golden and memory settings", file: "test/gpu/training", seconds: 240 },
@@ -116,10 +127,12 @@ const parts: Part[] = [
   },
   {
     name: "memory, offload, disk",
+    call: "first",
     jobs: [{ name: "memory/meta, counters, tiers", file: "test/gpu/memory", seconds: 300 }],
   },
   {
     name: "tensors of more than 2^31 elements",
+    call: "second",
     jobs: [
       { ...opJob("large", 150), name: "2^31/large" },
       { name: "2^31/beyond", file: "test/ops/beyond", seconds: 330, ...huge },
@@ -127,6 +140,7 @@ const parts: Part[] = [
   },
   {
     name: "compute-sanitizer on attention and products",
+    call: "first",
     together: true,
     jobs: ["memcheck", "racecheck"].map((tool) =>
       sanitized(tool, {
@@ -139,6 +153,7 @@ const parts: Part[] = [
   },
   {
     name: "compute-sanitizer memcheck",
+    call: "second",
     together: true,
     jobs: ["fill", "copy", "rms_norm", "rope", "swiglu", "embedding", "cross_entropy", "adamw"].map((op) =>
       sanitizedOp("memcheck", op, 60),
@@ -146,6 +161,7 @@ const parts: Part[] = [
   },
   {
     name: "compute-sanitizer racecheck",
+    call: "second",
     together: true,
     jobs: ["sum", "rms_norm", "layer_norm", "cross_entropy", "argmax", "norm_squared"].map((op) =>
       sanitizedOp("racecheck", op, 80),
@@ -159,8 +175,9 @@ if (options.list) {
 }
 const chosen = parts.filter(
   (part, i) =>
-    options.parts.length === 0 ||
-    options.parts.some((one) => (/^\d+$/.test(one) ? one === String(i + 1) : part.name.includes(one))),
+    (options.call === null || options.call === part.call) &&
+    (options.parts.length === 0 ||
+      options.parts.some((one) => (/^\d+$/.test(one) ? one === String(i + 1) : part.name.includes(one)))),
 );
 if (chosen.length === 0) {
   console.error(`check:gpu: there is no part ${options.parts.join(",")}; they are:`);

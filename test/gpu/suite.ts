@@ -49,6 +49,8 @@ export interface Options {
   small: boolean;
   /** Numbers or names; empty: all. */
   parts: string[];
+  /** Only the parts of one of the two calls that a short loan of a GPU has time for. */
+  call: "first" | "second" | null;
   /** Folder of results. */
   out: string;
   /** Multiplies every time limit. */
@@ -69,6 +71,7 @@ export function options(args: readonly string[], what: string): Options {
     library: null,
     small: false,
     parts: [],
+    call: null,
     out: process.env.LONGSEQ_GPU_OUT ?? join(root, "build/gpu"),
     patience: 1,
     seed: 1 + Math.floor(Math.random() * 1_000_000),
@@ -93,13 +96,18 @@ export function options(args: readonly string[], what: string): Options {
     else if (args[i] === "--workers") found.workers = Math.ceil(number());
     else if (args[i] === "--device") found.device = value();
     else if (args[i] === "--library") found.library = resolve(value());
-    else if (args[i] === "--part") found.parts.push(...value().split(","));
+    else if (args[i] === "--call") {
+      const call = value();
+      if (call !== "first" && call !== "second")
+        throw new Error(`${what}: --call is ${call}, expected first or second`);
+      found.call = call;
+    } else if (args[i] === "--part") found.parts.push(...value().split(","));
     else if (args[i] === "--out") found.out = resolve(value());
     else if (args[i] === "--seed") found.seed = number();
     else if (args[i] === "--patience") found.patience = number();
     else
       throw new Error(
-        `${what}: ${args[i]} is not known; there are --part N[,N], --out FOLDER, --seed N, --budget SECONDS, ` +
+        `${what}: ${args[i]} is not known; there are --part N[,N], --call first|second, --out FOLDER, --seed N, --budget SECONDS, ` +
           "--patience FACTOR, --workers N, --list, --small, --device NAME, --library PATH",
       );
   }
