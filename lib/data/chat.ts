@@ -2,20 +2,23 @@
 
 import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
 import { DataError, FormatError } from "../errors.js";
+import { type JsonValue, plainJson } from "./json.js";
 import type { ChatMessage } from "./rows.js";
 import type { Span } from "./tokenizer.js";
 
 /** What a template sees beside the messages. */
 export interface ChatVariables {
-  tools: unknown[] | null;
+  tools: JsonValue[] | null;
   /** Special tokens by name (bos_token, ...), `documents` and the row's chat_template_kwargs. */
-  variables: Readonly<Record<string, unknown>>;
+  variables: ReadonlyMap<string, JsonValue>;
 }
 
 /** A rendered conversation and the assistant's stretches of it, ascending. */
 export interface RenderedChat {
   text: string;
   spans: Span[];
+  /** The message that each span is of; null: which ones they are of is not known. */
+  turns: number[] | null;
   /** Whether the spans come from `{% generation %}` marks. */
   marked: boolean;
 }
@@ -107,9 +110,9 @@ export class ChatTemplate {
       throw new Error(String(message));
     });
     set("strftime_now", (format: unknown) => formatDate(String(format)));
-    for (const [name, value] of Object.entries(chat.variables)) set(name, value);
-    set("messages", messages);
-    set("tools", chat.tools);
+    for (const [name, value] of chat.variables) set(name, plainJson(value));
+    set("messages", messages.map(plainJson));
+    set("tools", plainJson(chat.tools));
     set("add_generation_prompt", generationPrompt);
     set("longseq_generation_begins", marks[0]);
     set("longseq_generation_ends", marks[1]);
@@ -134,14 +137,20 @@ export class ChatTemplate {
       }
     };
     if (this.#marked) {
-      const marks = sentinels(JSON.stringify([messages, chat]));
-      return { ...splitMarks(attempt(messages.length, false, marks), marks), marked: true };
+      const { tools, variables } = chat;
+      const marks = sentinels(
+        JSON.stringify([messages.map(plainJson), plainJson(tools), plainJson(new Map(variables))]),
+      );
+      const found = splitMarks(attempt(messages.length, false, marks), marks);
+      const assistants = [...messages.keys()].filter((i) => messages[i]?.get("role") === "assistant");
+      return { ...found, turns: found.spans.length === assistants.length ? assistants : null, marked: true };
     }
     const none: [string, string] = ["", ""];
     const text = attempt(messages.length, false, none);
     const spans: Span[] = [];
+    const turns: number[] = [];
     for (let i = 0; i < messages.length; i++) {
-      if (messages[i]?.role !== "assistant") continue;
+      if (messages[i]?.get("role") !== "assistant") continue;
       const before = attempt(i, true, none);
       const after = i + 1 === messages.length ? text : attempt(i + 1, false, none);
       if (!text.startsWith(after) || !after.startsWith(before)) {
@@ -152,8 +161,9 @@ export class ChatTemplate {
         );
       }
       spans.push([before.length, after.length]);
+      turns.push(i);
     }
-    return { text, spans, marked: false };
+    return { text, spans, turns, marked: false };
   }
 }
 

@@ -3,8 +3,10 @@
 import zlib from "node:zlib";
 import { DataError, LongseqError } from "../errors.js";
 import { IGNORE_INDEX } from "./batch.js";
-import { ChatTemplate } from "./chat.js";
-import { forEachLine, type LineRange, parseRow, type Row, rowError } from "./rows.js";
+import { ChatTemplate, type RenderedChat } from "./chat.js";
+import type { JsonValue } from "./json.js";
+import { forEachLine, type LineRange, type MessagesRow, parseRow, type Row, rowError } from "./rows.js";
+import type { TokenRow } from "./token_fields.js";
 import { loadTokenizer, type Span, type TextTokenizer, type TokenizerSpec } from "./tokenizer.js";
 
 /** Raised whenever the same row could give other tokens, or the records another layout. */
@@ -19,12 +21,6 @@ export interface EncodeOptions {
   chatTemplate: string | null;
   /** What to say where a row needs a tokenizer and there is none. */
   noTokenizerHint: string;
-}
-
-/** The tokens of a row: labels align with ids; null where they equal them. */
-export interface EncodedRow {
-  inputIds: Int32Array;
-  labels: Int32Array | null;
 }
 
 /** Integers a document has in the index: length, line, label words, valid targets, checksum. */
@@ -61,20 +57,21 @@ export class RowEncoder {
    * The tokens of one row.
    * - text: the tokenizer's own special tokens around it, each once also where the text spells them; then EOS unless it
    *   is there. Every token is a label.
-   * - messages: the rendered template as it is; the labels are the assistant's parts with their end-of-turn tokens.
+   * - messages: the rendered template as it is; the labels are the assistant's parts with their end-of-turn tokens, but
+   *   for turns whose message says `weight: 0` or `train: false`.
    * - prompt, completion: the prompt as it would be tokenised alone, after the tokenizer's leading special tokens; then
    *   what prompt + completion adds to these ids, or, where a token would straddle the boundary, the completion
    *   tokenised by itself; then EOS unless it is there. The prompt is masked.
-   * - input_ids: as they are.
+   * - input_ids: as they are, with the fields beside them applied.
    * DataError without a place where something is missing or the template refuses the messages.
    */
-  encode(row: Row): EncodedRow {
+  encode(row: Row): TokenRow {
     switch (row.kind) {
       case "tokens":
-        return { inputIds: row.inputIds, labels: row.labels };
+        return { inputIds: row.inputIds, labels: row.labels, parts: row.parts };
       case "text": {
         const tokenizer = this.#tokenizerFor("a text row");
-        return { inputIds: withSpecials(tokenizer, tokenizer.encode(row.text)), labels: null };
+        return { inputIds: withSpecials(tokenizer, tokenizer.encode(row.text)), labels: null, parts: null };
       }
       case "prompt": {
         const tokenizer = this.#tokenizerFor("a prompt row");
@@ -86,7 +83,7 @@ export class RowEncoder {
         const leading = startsWith(ids, tokenizer.prefixIds) ? 0 : tokenizer.prefixIds.length;
         const labels = inputIds.slice();
         labels.fill(IGNORE_INDEX, 0, leading + prompt.length);
-        return { inputIds, labels };
+        return { inputIds, labels, parts: null };
       }
       case "messages": {
         const tokenizer = this.#tokenizerFor("a messages row");
@@ -99,11 +96,15 @@ export class RowEncoder {
           }
           this.#template = new ChatTemplate(source);
         }
-        const chat = { tools: row.tools, variables: { ...tokenizer.specialTokens, ...row.variables } };
-        const { text, spans } = this.#template.render(row.messages, chat);
+        const variables = new Map<string, JsonValue>([...Object.entries(tokenizer.specialTokens), ...row.variables]);
+        const rendered = this.#template.render(row.messages, { tools: row.tools, variables });
+        const { text } = rendered;
         if (text === "") throw new DataError("the chat template renders these messages as nothing");
-        const { ids, inside } = tokenizer.encodeSpans(text, withEndOfTurn(text, spans, tokenizer));
-        return { inputIds: ids, labels: ids.map((id, i) => (inside[i] === 1 ? id : IGNORE_INDEX)) };
+        const { ids, inside } = tokenizer.encodeSpans(
+          text,
+          withEndOfTurn(text, trainedSpans(row, rendered), tokenizer),
+        );
+        return { inputIds: ids, labels: ids.map((id, i) => (inside[i] === 1 ? id : IGNORE_INDEX)), parts: null };
       }
     }
   }
@@ -118,8 +119,8 @@ export class RowEncoder {
     let words = 0;
     const { vocabSize } = this.#options;
     forEachLine(fd, file, range, (bytes, line) => {
-      let encoded: EncodedRow;
-      const row = parseRow(bytes, file, line, vocabSize);
+      let encoded: TokenRow;
+      const { row } = parseRow(bytes, file, line, vocabSize);
       try {
         encoded = this.encode(row);
       } catch (error) {
@@ -239,6 +240,17 @@ function withSpecials(tokenizer: TextTokenizer, ids: Int32Array): Int32Array {
   const suffix = ended ? [] : suffixIds;
   const last = suffix.length > 0 ? suffix[suffix.length - 1] : ids[ids.length - 1];
   return concatenate(prefix, ids, suffix, eosId !== null && last !== eosId ? [eosId] : []);
+}
+
+/** The spans of the turns that are trained on. */
+function trainedSpans({ untrained }: MessagesRow, { spans, turns }: RenderedChat): readonly Span[] {
+  if (untrained.length === 0) return spans;
+  if (turns === null) {
+    throw new DataError(
+      `messages[${untrained[0]}] is not to be trained on (weight, train), but the chat template's {% generation %} marks do not tell which part is of which message`,
+    );
+  }
+  return spans.filter((_, i) => !untrained.includes(turns[i] as number));
 }
 
 /**

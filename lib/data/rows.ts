@@ -3,7 +3,8 @@
 import { createHash } from "node:crypto";
 import fs from "node:fs";
 import { CancelledError, ConfigError, DataError, IoError } from "../errors.js";
-import { IGNORE_INDEX } from "./batch.js";
+import { JsonError, type JsonValue, parseJson } from "./json.js";
+import { describe, parseTokens, TOKEN_FIELDS, type TokenRow } from "./token_fields.js";
 
 /** A line longer than this cannot become a JavaScript string. */
 export const MAX_LINE_BYTES = 512 * 1024 * 1024 - 64;
@@ -25,17 +26,30 @@ export interface FileScan {
   ranges: LineRange[];
 }
 
-/** One message of a conversation; `content` and the rest go to the chat template as they are. */
-export interface ChatMessage {
-  role: string;
-  [key: string]: unknown;
+/** One message of a conversation as it goes to the chat template: role, content and whatever else it has. */
+export type ChatMessage = Map<string, JsonValue>;
+
+export interface MessagesRow {
+  kind: "messages";
+  messages: ChatMessage[];
+  tools: JsonValue[] | null;
+  /** What the template sees beside them: `documents` and the row's chat_template_kwargs. */
+  variables: Map<string, JsonValue>;
+  /** Indices of assistant messages that the loss leaves out. */
+  untrained: number[];
 }
 
 export type Row =
   | { kind: "text"; text: string }
-  | { kind: "messages"; messages: ChatMessage[]; tools: unknown[] | null; variables: Record<string, unknown> }
+  | MessagesRow
   | { kind: "prompt"; prompt: string; completion: string }
-  | { kind: "tokens"; inputIds: Int32Array; labels: Int32Array | null };
+  | ({ kind: "tokens" } & TokenRow);
+
+/** A row, and what in it was passed over although it looks as if it had an effect: what UNUSED_COLUMNS names, and "messages[].train". */
+export interface ParsedRow {
+  row: Row;
+  unused: string[];
+}
 
 /** A DataError whose message begins with FILE:LINE. */
 export function rowError(file: string, line: number, message: string, cause?: unknown): DataError {
@@ -219,116 +233,6 @@ export function invalidUtf8At(bytes: Uint8Array): number {
   return -1;
 }
 
-/**
- * Where a text stops being JSON (RFC 8259): the index of the first character that cannot stand there, or -1 where the
- * text is JSON. JSON.parse of Node 20 does not always tell.
- */
-export function invalidJsonAt(text: string): number {
-  let i = 0;
-  const fail = new Error("stop");
-  const space = () => {
-    while (i < text.length && " \t\n\r".includes(text[i] as string)) i++;
-  };
-  const word = (expected: string) => {
-    for (const c of expected) {
-      if (text[i] !== c) throw fail;
-      i++;
-    }
-  };
-  const string = () => {
-    i++;
-    for (;;) {
-      const c = text[i];
-      if (c === undefined || c < " ") throw fail;
-      i++;
-      if (c === '"') return;
-      if (c !== "\\") continue;
-      const escaped = text[i];
-      if (escaped === undefined || !'"\\/bfnrtu'.includes(escaped)) throw fail;
-      i++;
-      for (let k = 0; escaped === "u" && k < 4; k++, i++) {
-        if (!/[0-9a-fA-F]/.test(text[i] ?? "")) throw fail;
-      }
-    }
-  };
-  const digits = () => {
-    if (!/[0-9]/.test(text[i] ?? "")) throw fail;
-    while (/[0-9]/.test(text[i] ?? "")) i++;
-  };
-  const number = () => {
-    if (text[i] === "-") i++;
-    if (text[i] === "0") i++;
-    else digits();
-    if (text[i] === ".") {
-      i++;
-      digits();
-    }
-    if (text[i] === "e" || text[i] === "E") {
-      i++;
-      if (text[i] === "+" || text[i] === "-") i++;
-      digits();
-    }
-  };
-  try {
-    // An explicit stack, so that deep nesting cannot overflow the call stack.
-    const stack: ("[" | "{")[] = [];
-    let valueWanted = true;
-    for (;;) {
-      space();
-      if (valueWanted) {
-        const c = text[i];
-        valueWanted = false;
-        if (c === "{" || c === "[") {
-          i++;
-          space();
-          if (text[i] === (c === "{" ? "}" : "]")) {
-            i++;
-          } else {
-            stack.push(c);
-            if (c === "{") key();
-            valueWanted = true;
-          }
-        } else if (c === '"') string();
-        else if (c === "t") word("true");
-        else if (c === "f") word("false");
-        else if (c === "n") word("null");
-        else number();
-      } else {
-        const top = stack.at(-1);
-        if (top === undefined) return i === text.length ? -1 : i;
-        if (text[i] === ",") {
-          i++;
-          if (top === "{") key();
-          valueWanted = true;
-        } else if (text[i] === (top === "{" ? "}" : "]")) {
-          i++;
-          stack.pop();
-        } else throw fail;
-      }
-    }
-  } catch (error) {
-    if (error !== fail) throw error;
-    return i;
-  }
-
-  function key(): void {
-    space();
-    if (text[i] !== '"') throw fail;
-    string();
-    space();
-    if (text[i] !== ":") throw fail;
-    i++;
-  }
-}
-
-function describe(value: unknown): string {
-  if (value === null) return "null";
-  if (Array.isArray(value)) return "a list";
-  if (typeof value === "object") return "an object";
-  const shown = JSON.stringify(value) ?? String(value);
-  return shown.length > 40 ? `${shown.slice(0, 37)}...` : shown;
-}
-
 const KINDS = "one of {text}, {messages}, {prompt, completion} or {input_ids, labels?}";
 /** With the u flag, a whole pair is one code point outside this class. */
 const LONE_SURROGATE = /\p{Surrogate}/u;
@@ -348,48 +252,24 @@ function stringField(file: string, line: number, key: string, value: unknown, ma
   return value;
 }
 
-function integerList(
-  file: string,
-  line: number,
-  key: string,
-  value: unknown,
-  vocabSize: number | null,
-  ignoreAllowed: boolean,
-): Int32Array {
-  if (!Array.isArray(value)) throw rowError(file, line, `"${key}" must be a list of integers, not ${describe(value)}`);
-  const ids = new Int32Array(value.length);
-  const limit = vocabSize ?? 0x7fffffff;
-  for (let i = 0; i < value.length; i++) {
-    const id: unknown = value[i];
-    if (typeof id === "number" && Number.isInteger(id) && id >= 0 && id < limit) ids[i] = id;
-    else if (ignoreAllowed && id === IGNORE_INDEX) ids[i] = IGNORE_INDEX;
-    else {
-      const where = `"${key}"[${i}] is ${describe(id)}`;
-      if (typeof id !== "number" || !Number.isInteger(id)) {
-        throw rowError(file, line, `${where}, not an integer${Array.isArray(id) ? " (one row is one flat list)" : ""}`);
-      }
-      const allowed =
-        vocabSize === null ? "0 or more" : `0 to ${vocabSize - 1} (the vocabulary has ${vocabSize} tokens)`;
-      throw rowError(
-        file,
-        line,
-        `${where}; ${ignoreAllowed ? `a label is -100 or ${allowed}` : `a token id is ${allowed}`}`,
-      );
-    }
-  }
-  return ids;
+/** Whether a message's `weight` or `train` says that its turn is trained on; null where it does not say. */
+function trained(value: JsonValue | undefined, fail: (shown: string) => DataError): boolean | null {
+  if (value === undefined || value === null) return null;
+  if (value === true || value === 1n || value === 1) return true;
+  if (value === false || value === 0n || value === 0) return false;
+  throw fail(describe(value));
 }
 
-function parseMessages(file: string, line: number, row: Record<string, unknown>): Row {
-  const { messages } = row;
+function parseMessages(file: string, line: number, row: Map<string, JsonValue>, unused: Set<string>): MessagesRow {
+  const messages = row.get("messages");
   if (!Array.isArray(messages)) throw rowError(file, line, `"messages" must be a list, not ${describe(messages)}`);
   if (messages.length === 0) throw rowError(file, line, '"messages" is empty');
-  for (let i = 0; i < messages.length; i++) {
-    const message: unknown = messages[i];
-    if (typeof message !== "object" || message === null || Array.isArray(message)) {
+  const untrained: number[] = [];
+  const checked = messages.map((message, i): ChatMessage => {
+    if (!(message instanceof Map)) {
       throw rowError(file, line, `"messages"[${i}] must be an object with role and content, not ${describe(message)}`);
     }
-    const { role, content, tool_calls: calls } = message as Record<string, unknown>;
+    const [role, content, calls] = ["role", "content", "tool_calls"].map((key) => message.get(key));
     if (typeof role !== "string" || role === "") {
       throw rowError(
         file,
@@ -402,33 +282,88 @@ function parseMessages(file: string, line: number, row: Record<string, unknown>)
     else if (!(Array.isArray(content) || ((content === null || content === undefined) && hasCalls))) {
       throw rowError(file, line, `"messages"[${i}].content must be a string, not ${describe(content)}`);
     }
-  }
-  const { tools, documents, chat_template_kwargs: extra } = row;
-  if (tools !== undefined && tools !== null && !Array.isArray(tools)) {
+    const says = ["weight", "train"].map((key) =>
+      trained(message.get(key), (shown) =>
+        rowError(file, line, `"messages"[${i}].${key} is ${shown}; it is 1 or 0: a turn is trained on or not`),
+      ),
+    );
+    if (role === "assistant") {
+      if (says.includes(false)) untrained.push(i);
+    } else if (says[1] === true) unused.add("messages[].train");
+    return message;
+  });
+  const optional = (key: string) => row.get(key) ?? null;
+  const [tools, documents, extra] = [optional("tools"), optional("documents"), optional("chat_template_kwargs")];
+  if (tools !== null && !Array.isArray(tools)) {
     throw rowError(file, line, `"tools" must be a list, not ${describe(tools)}`);
   }
-  if (documents !== undefined && documents !== null && !Array.isArray(documents)) {
+  if (documents !== null && !Array.isArray(documents)) {
     throw rowError(file, line, `"documents" must be a list, not ${describe(documents)}`);
   }
-  if (extra !== undefined && extra !== null && (typeof extra !== "object" || Array.isArray(extra))) {
+  if (extra !== null && !(extra instanceof Map)) {
     throw rowError(file, line, `"chat_template_kwargs" must be an object, not ${describe(extra)}`);
   }
-  const variables: Record<string, unknown> = { ...(extra as Record<string, unknown> | null | undefined) };
-  if (documents) variables.documents = documents;
-  return {
-    kind: "messages",
-    messages: messages as ChatMessage[],
-    tools: (tools as unknown[] | null | undefined) ?? null,
-    variables,
-  };
+  const variables = new Map(extra ?? []);
+  if (documents !== null) variables.set("documents", documents);
+  return { kind: "messages", messages: checked, tools, variables, untrained };
+}
+
+/** What a JsonError says, as the fault of a row. */
+function jsonFault(file: string, line: number, text: string, error: JsonError): DataError {
+  const { at } = error;
+  const only = text.trim();
+  const hint =
+    only === "[" || only === "{"
+      ? "; this looks like one JSON document over several lines, but each line must hold one whole row"
+      : text.charCodeAt(at) === 0xfeff
+        ? " (a byte order mark inside the file; were files joined?)"
+        : "";
+  const found = at >= text.length ? "the line ends" : error.message;
+  return rowError(file, line, `invalid JSON at column ${at + 1}: ${found}${hint}`, error);
+}
+
+/** `parse` of the text; whatever JSON.parse refuses too is told with its place. */
+function orFault<T>(file: string, line: number, text: string, parse: (text: string) => T): T {
+  try {
+    return parse(text);
+  } catch (error) {
+    if (error instanceof JsonError) throw jsonFault(file, line, text, error);
+    try {
+      parseJson(text);
+    } catch (found) {
+      if (found instanceof JsonError) throw jsonFault(file, line, text, found);
+    }
+    throw rowError(file, line, `invalid JSON: ${(error as Error).message}`, error);
+  }
 }
 
 /**
- * Decodes and checks one line. Keys that no row kind knows (an "id", a "source") are passed over.
+ * Columns that other tools give an effect which they do not have here: preferences, media, instructions in columns of
+ * their own, weights, other masks. A row that has one with something in it is trained on without it, and the run says so.
+ */
+export const UNUSED_COLUMNS: ReadonlySet<string> = new Set([
+  ...["chosen", "rejected", "label", "score", "reward"],
+  ...["image", "images", "audio", "audios", "video", "videos", "pixel_values"],
+  ...["system", "system_prompt", "instruction", "input", "output", "response", "history"],
+  ...["conversations", "conversation", "reasoning", "reasoning_content", "thinking"],
+  ...["tools", "functions", "documents", "chat_template", "chat_template_kwargs", "add_generation_prompt"],
+  ...["weight", "weights", "sample_weight", "loss_weight", "loss_weights", "train"],
+  ...["mask", "prompt_mask", "response_mask", "label_mask", "special_tokens_mask", "length"],
+  ...["cu_seqlens", "cu_seq_lens_q", "segment_ids", "sequence_ids", "document_ids"],
+]);
+/** Those that a messages row does use. */
+const CHAT_COLUMNS = new Set(["tools", "documents", "chat_template_kwargs"]);
+
+const isEmpty = (value: unknown) =>
+  value === null || value === undefined || value === "" || (Array.isArray(value) && value.length === 0);
+
+/**
+ * Decodes and checks one line. Columns that are null are absent. Keys that no row kind knows (an "id", a "source") are
+ * passed over.
  * @param vocabSize V: ids of an input_ids row must lie below it; null checks only that they are not negative.
  * Every fault is a DataError that begins with FILE:LINE.
  */
-export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSize: number | null): Row {
+export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSize: number | null): ParsedRow {
   let text: string;
   try {
     text = decoder.decode(bytes);
@@ -437,30 +372,12 @@ export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSiz
     const shown = `0x${(bytes[at] as number).toString(16).padStart(2, "0")}`;
     throw rowError(file, line, `the line is not valid UTF-8: byte ${shown} at byte ${at + 1} of the line`, error);
   }
-  let row: unknown;
-  try {
-    row = JSON.parse(text);
-  } catch (error) {
-    const at = invalidJsonAt(text);
-    const column = `column ${at + 1}`;
-    const found =
-      at >= text.length
-        ? "the line ends"
-        : `unexpected ${JSON.stringify(String.fromCodePoint(text.codePointAt(at) as number))}`;
-    const only = text.trim();
-    const hint =
-      only === "[" || only === "{"
-        ? "; this looks like one JSON document over several lines, but each line must hold one whole row"
-        : text.charCodeAt(at) === 0xfeff
-          ? " (a byte order mark inside the file; were files joined?)"
-          : "";
-    throw rowError(file, line, `invalid JSON at ${column}: ${found}${hint}`, error);
+  const value = orFault(file, line, text, (text): unknown => JSON.parse(text));
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw rowError(file, line, `a row must be a JSON object, ${KINDS}, not ${describe(value)}`);
   }
-  if (typeof row !== "object" || row === null || Array.isArray(row)) {
-    throw rowError(file, line, `a row must be a JSON object, ${KINDS}, not ${describe(row)}`);
-  }
-  const object = row as Record<string, unknown>;
-  const has = (key: string) => Object.hasOwn(object, key);
+  const object = value as Record<string, unknown>;
+  const has = (key: string) => Object.hasOwn(object, key) && object[key] !== null;
   const kinds = [
     ["text", has("text")],
     ["messages", has("messages")],
@@ -470,7 +387,7 @@ export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSiz
   if (kinds.length === 0) {
     const keys = Object.keys(object)
       .slice(0, 6)
-      .map((key) => JSON.stringify(key));
+      .map((key) => JSON.stringify(key) + (object[key] === null ? " (null)" : ""));
     throw rowError(
       file,
       line,
@@ -480,25 +397,37 @@ export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSiz
   if (kinds.length > 1) {
     throw rowError(file, line, `the row has ${kinds.map(([kind]) => `{${kind}}`).join(" and ")}; it must be ${KINDS}`);
   }
-  if (has("labels") && !has("input_ids")) {
-    throw rowError(file, line, '"labels" goes with "input_ids" only; here the labels come from the text');
-  }
-  if (has("text")) return { kind: "text", text: stringField(file, line, "text", object.text, false) };
-  if (has("messages")) return parseMessages(file, line, object);
-  if (has("input_ids")) {
-    const inputIds = integerList(file, line, "input_ids", object.input_ids, vocabSize, false);
-    if (inputIds.length === 0) throw rowError(file, line, '"input_ids" is empty');
-    const given = object.labels;
-    if (given === undefined || given === null) return { kind: "tokens", inputIds, labels: null };
-    const labels = integerList(file, line, "labels", given, vocabSize, true);
-    if (labels.length !== inputIds.length) {
-      throw rowError(
-        file,
-        line,
-        `"labels" has ${labels.length} values but "input_ids" has ${inputIds.length}; they must align one to one`,
-      );
+  if (!has("input_ids")) {
+    const stray = TOKEN_FIELDS.find(has);
+    if (stray !== undefined) {
+      throw rowError(file, line, `"${stray}" goes with "input_ids" only; here the tokens are made from the text`);
     }
-    return { kind: "tokens", inputIds, labels };
+  }
+  const unused = new Set<string>();
+  for (const key of Object.keys(object)) {
+    if (!UNUSED_COLUMNS.has(key) || isEmpty(object[key])) continue;
+    if (!(has("messages") && CHAT_COLUMNS.has(key))) unused.add(key);
+  }
+  const row = parseKind(object, has, file, line, text, vocabSize, unused);
+  return { row, unused: [...unused] };
+}
+
+function parseKind(
+  object: Record<string, unknown>,
+  has: (key: string) => boolean,
+  file: string,
+  line: number,
+  text: string,
+  vocabSize: number | null,
+  unused: Set<string>,
+): Row {
+  if (has("text")) return { kind: "text", text: stringField(file, line, "text", object.text, false) };
+  if (has("messages")) {
+    // What a template renders must keep its numbers' text and its keys' order.
+    return parseMessages(file, line, orFault(file, line, text, parseJson) as Map<string, JsonValue>, unused);
+  }
+  if (has("input_ids")) {
+    return { kind: "tokens", ...parseTokens(object, vocabSize, (message) => rowError(file, line, message)) };
   }
   for (const key of ["prompt", "completion"]) {
     if (!has(key)) {

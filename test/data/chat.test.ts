@@ -5,20 +5,23 @@ import path from "node:path";
 import t from "tap";
 import { ChatTemplate } from "../../lib/data/chat.js";
 import { packLabels, RowEncoder, unpackLabels } from "../../lib/data/encode.js";
+import { type JsonValue, parseJson } from "../../lib/data/json.js";
 import type { ChatMessage, Row } from "../../lib/data/rows.js";
 import { loadTokenizer } from "../../lib/data/tokenizer.js";
 import { DataError, FormatError } from "../../lib/errors.js";
 import { GOLDEN, openingError, rejection } from "./helpers.js";
 
+type Message = { role: string; content: string };
+
 interface Chat {
-  messages: ChatMessage[];
+  messages: Message[];
   text: string;
   ids: number[];
   mask?: number[];
 }
 const golden = JSON.parse(fs.readFileSync(path.join(GOLDEN, "golden.json"), "utf8")) as {
   chats: Record<string, Chat[]>;
-  tools: { tools: unknown[]; messages: ChatMessage[]; text: string };
+  tools: { tools: object[]; messages: Message[]; text: string };
 };
 const spec = (name: string) => ({ kind: "json", file: path.join(GOLDEN, name, "tokenizer.json") }) as const;
 const encoder = (name: string, chatTemplate: string | null = null) =>
@@ -28,11 +31,23 @@ const encoder = (name: string, chatTemplate: string | null = null) =>
     chatTemplate,
     noTokenizerHint: "none is given",
   });
-const row = (messages: ChatMessage[]): Row => ({ kind: "messages", messages, tools: null, variables: {} });
-const plain = { tools: null, variables: {} };
+/** A plain value as a row's parser gives it. */
+const json = <T extends JsonValue>(value: unknown) => parseJson(JSON.stringify(value)) as T;
+const row = (messages: Message[], untrained: number[] = []): Row => ({
+  kind: "messages",
+  messages: json<ChatMessage[]>(messages),
+  tools: null,
+  variables: new Map(),
+  untrained,
+});
+const plain = { tools: null, variables: new Map<string, JsonValue>() };
+/** What the template gives for plain messages. */
+function render(template: ChatTemplate, messages: object[], chat: Parameters<ChatTemplate["render"]>[1] = plain) {
+  return template.render(json<ChatMessage[]>(messages), chat);
+}
 
 /** What the assistant is trained on, as text. */
-function targets(name: string, messages: ChatMessage[], template: string | null = null): string {
+function targets(name: string, messages: Message[], template: string | null = null): string {
   const tokenizer = name === "bytes" ? loadTokenizer({ kind: "bytes" }) : loadTokenizer(spec(name));
   const { inputIds, labels } = encoder(name, template).encode(row(messages));
   return Array.from(inputIds, (id, i) => (labels?.[i] === -100 ? "" : tokenizer.piece(id))).join("");
@@ -43,7 +58,8 @@ t.test("rendered texts, ids and generation masks equal transformers'", async (t)
     const tokenizer = loadTokenizer(spec(name));
     for (const { messages, text, ids, mask } of chats) {
       const template = new ChatTemplate(tokenizer.chatTemplate as string);
-      const rendered = template.render(messages, { tools: null, variables: tokenizer.specialTokens });
+      const variables = new Map<string, JsonValue>(Object.entries(tokenizer.specialTokens));
+      const rendered = render(template, messages, { tools: null, variables });
       t.equal(rendered.text, text, name);
       t.equal(rendered.marked, mask !== undefined, name);
       const { inputIds, labels } = encoder(name).encode(row(messages));
@@ -97,7 +113,7 @@ t.test("generation marks keep the template's white space", async (t) => {
   };
   for (const [tags, text] of Object.entries(expected)) {
     const [open, close] = tags.split(/(?<=%})/) as [string, string];
-    const rendered = new ChatTemplate(marked(open, close)).render([{ role: "assistant", content: "X" }], plain);
+    const rendered = render(new ChatTemplate(marked(open, close)), [{ role: "assistant", content: "X" }]);
     t.equal(rendered.text, text, tags);
     t.equal(rendered.spans.length, 1);
     const [begin, end] = rendered.spans[0] as [number, number];
@@ -105,9 +121,10 @@ t.test("generation marks keep the template's white space", async (t) => {
   }
   // A message that holds the sentinels' characters shifts nothing.
   const sly = { role: "assistant", content: "a\uE0000\uE001b\uE0020\uE001c" };
-  const rendered = new ChatTemplate(
-    "{% for m in messages %}<{% generation %}{{ m.content }}{% endgeneration %}>{% endfor %}",
-  ).render([sly], plain);
+  const rendered = render(
+    new ChatTemplate("{% for m in messages %}<{% generation %}{{ m.content }}{% endgeneration %}>{% endfor %}"),
+    [sly],
+  );
   t.equal(rendered.text, `<${sly.content}>`);
   t.same(rendered.spans, [[1, 1 + sly.content.length]]);
 });
@@ -116,13 +133,14 @@ t.test("tools, documents and row variables reach the template", async (t) => {
   const { tools, messages, text } = golden.tools;
   const tokenizer = loadTokenizer(spec("qwen2"));
   const template = new ChatTemplate(tokenizer.chatTemplate as string);
-  t.equal(template.render(messages, { tools, variables: tokenizer.specialTokens }).text, text);
+  const specials = json<Map<string, JsonValue>>(tokenizer.specialTokens);
+  t.equal(render(template, messages, { tools: json<JsonValue[]>(tools), variables: specials }).text, text);
   const shown = new ChatTemplate(
     "{{ documents[0].title }} {{ thinking }} {{ strftime_now('%d %b %Y') }} {{ bos_token }}{{ messages[0].content }}",
   );
-  const variables = { documents: [{ title: "T" }], thinking: "off", bos_token: "<s>" };
+  const variables = json<Map<string, JsonValue>>({ documents: [{ title: "T" }], thinking: "off", bos_token: "<s>" });
   t.equal(
-    shown.render([{ role: "user", content: "hi" }], { tools: null, variables }).text,
+    render(shown, [{ role: "user", content: "hi" }], { tools: null, variables }).text,
     "T off 26 Jul 2024 <s>hi",
     "the date is fixed",
   );
@@ -138,13 +156,13 @@ t.test("templates that cannot be used", async (t) => {
   // Marks the last assistant turn alone, as templates do that drop earlier reasoning.
   const unstable =
     "{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' and loop.last %} (last){% endif %}: {{ m.content }}\n{% endfor %}";
-  t.throws(() => new ChatTemplate(unstable).render(messages, plain), {
+  t.throws(() => render(new ChatTemplate(unstable), messages), {
     constructor: DataError,
     message:
       /^the chat template is not prefix-stable: at character 17 the rendering of messages\[1\] .* mark it in the template with {% generation %}/,
   });
   t.throws(
-    () => new ChatTemplate("{{ raise_exception('only tools') }}").render(messages, plain),
+    () => render(new ChatTemplate("{{ raise_exception('only tools') }}"), messages),
     /^the chat template failed.*: only tools$/,
   );
   t.throws(() => new ChatTemplate("{% if %}"), {
@@ -152,7 +170,7 @@ t.test("templates that cannot be used", async (t) => {
     message: /^the chat template cannot be parsed: /,
   });
   t.throws(
-    () => new ChatTemplate("{% generation %}a").render(messages, plain),
+    () => render(new ChatTemplate("{% generation %}a"), messages),
     /a {% generation %} without its {% endgeneration %}/,
   );
 
@@ -215,7 +233,7 @@ t.test("input_ids rows are used as they are, and need no tokenizer", async (t) =
     noTokenizerHint: "there is none",
   });
   const inputIds = Int32Array.of(5, 6);
-  t.same(none.encode({ kind: "tokens", inputIds, labels: null }), { inputIds, labels: null });
+  t.same(none.encode({ kind: "tokens", inputIds, labels: null, parts: null }), { inputIds, labels: null, parts: null });
   for (const [kind, text] of [
     ["text", { kind: "text", text: "a" }],
     ["messages", row([{ role: "user", content: "a" }])],
