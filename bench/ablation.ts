@@ -11,7 +11,7 @@
 // full: the same at --full with everything on.
 import { parseArgs } from "node:util";
 import { formatBytes } from "../lib/report/format.js";
-import type { MemoryPlan } from "../lib/train/plan.js";
+import type { MemoryPlan } from "../lib/train/memory_plan.js";
 import { threadsHere } from "./side_by_side.js";
 import { ablation, markdown, onMeta, publish, Runner, realSteps } from "./steps.js";
 

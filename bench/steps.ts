@@ -5,8 +5,9 @@ import type { Batch } from "../lib/data/index.js";
 import { Device, type DeviceOptions, initModel, type Tensor } from "../lib/index.js";
 import { parseModelConfig } from "../lib/models/registry.js";
 import { type Measurement, measure } from "../lib/train/measure.js";
-import { evenRows, type MemoryPlan } from "../lib/train/plan.js";
+import type { MemoryPlan } from "../lib/train/memory_plan.js";
 import { disposeRun, enqueueStep, makeOptimizer, trainedParameters } from "../lib/train/step.js";
+import { evenRows } from "../lib/train/trials.js";
 
 /** Parameters 56,111,616: H 512, 8 layers, 8/4 heads of 64, F 1408, V 32000. */
 export const llama56M = {

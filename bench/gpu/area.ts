@@ -8,7 +8,7 @@ import { binding, type NativeTensor } from "../../lib/binding.js";
 import { modelShape } from "../../lib/models/config.js";
 import { parseModelConfig } from "../../lib/models/registry.js";
 import { modelFlops } from "../../lib/report/model_flops.js";
-import type { MemoryPlan } from "../../lib/train/plan.js";
+import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { type Engine, openGpu, openWith, Pool, small } from "../../test/gpu/device.js";
 import { type Model, median, nothingOn, onMeta, Runner } from "../steps.js";
 

@@ -7,11 +7,14 @@ import { modelShape } from "../models/config.js";
 import { formatBytes, formatDuration, formatSi } from "../report/format.js";
 import { modelFlops } from "../report/model_flops.js";
 import { dataOptions } from "../train/data_options.js";
+import { longestSequence } from "../train/longest.js";
 import { fullWorkload, type Workload, workloadOf } from "../train/measure.js";
+import { describeSetting } from "../train/memory_plan.js";
 import { resolveModel } from "../train/model.js";
-import { chooseMemory, describeSetting, longestSequence, nominalTokens, type PlanFacts } from "../train/plan.js";
+import { chooseMemory } from "../train/plan.js";
 import { estimatedSeconds, ratesOf } from "../train/rates.js";
 import { planTarget, runDtype, standIn } from "../train/target.js";
+import { nominalTokens, type PlanFacts } from "../train/trials.js";
 import { exitCode, type Output } from "./output.js";
 
 export interface PlanOptions {

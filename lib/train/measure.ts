@@ -10,7 +10,7 @@ import { Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
 import type { Peaks } from "./limits.js";
-import type { MemoryPlan } from "./plan.js";
+import type { MemoryPlan } from "./memory_plan.js";
 import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer, trainedParameters } from "./step.js";
 
 /** The sizes of one micro-batch. */

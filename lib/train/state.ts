@@ -16,7 +16,7 @@ import type { Cursor } from "../data/index.js";
 import { ConfigError, FormatError } from "../errors.js";
 import type { DType } from "../tensor/dtype.js";
 import type { Tensor } from "../tensor/tensor.js";
-import type { MemoryPlan } from "./plan.js";
+import type { MemoryPlan } from "./memory_plan.js";
 
 /** What a checkpoint holds beside tensors: trainer.json. */
 export interface TrainerState {

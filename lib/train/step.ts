@@ -8,7 +8,7 @@ import { gradNorm } from "../nn/clip_grad.js";
 import { AdamW } from "../optim/adamw.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
-import type { MemoryPlan } from "./plan.js";
+import type { MemoryPlan } from "./memory_plan.js";
 
 /** Every parameter once, by its first name: a tied weight has two. */
 export function trainedParameters(model: CausalLM): [string, Parameter][] {

@@ -19,12 +19,13 @@ import { dataOptions } from "./data_options.js";
 import { type Peaks, rssPeak } from "./limits.js";
 import { workloadOf } from "./measure.js";
 import { exportModel, openModel, resolveModel } from "./model.js";
-import { type Choice, chooseMemory, describeChoice, nominalTokens, type PlanFacts } from "./plan.js";
+import { type Choice, chooseMemory, describeChoice } from "./plan.js";
 import { ratesOf } from "./rates.js";
 import { learningRateAt } from "./schedule.js";
 import { checkSameRun, configRecord, loadTensors, readState, saveCheckpoint, type TrainerState } from "./state.js";
 import { enqueueStep, evaluationLoss, makeOptimizer, trainedParameters } from "./step.js";
 import { deviceName, deviceOptions, limitsOn, runDtype, standIn } from "./target.js";
+import { nominalTokens, type PlanFacts } from "./trials.js";
 
 /** What `for await (const event of trainer.run())` gives. */
 export type TrainEvent = RunItem;

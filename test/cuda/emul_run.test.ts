@@ -9,9 +9,10 @@ import { Device } from "../../lib/index.js";
 import { dataOptions } from "../../lib/train/data_options.js";
 import { workloadOf } from "../../lib/train/measure.js";
 import { resolveModel } from "../../lib/train/model.js";
-import { type Choice, chooseMemory, nominalTokens } from "../../lib/train/plan.js";
+import { type Choice, chooseMemory } from "../../lib/train/plan.js";
 import { ratesOf } from "../../lib/train/rates.js";
 import { limitsOn, runDtype, standIn } from "../../lib/train/target.js";
+import { nominalTokens } from "../../lib/train/trials.js";
 import { run, type TinyOptions, tiny, writeRows } from "../train/helpers.js";
 import { emulatorEnvironment } from "./emul.js";
 

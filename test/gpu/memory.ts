@@ -4,7 +4,7 @@ import t from "tap";
 import { nothingOn, Runner } from "../../bench/steps.js";
 import { type ByCategory, binding } from "../../lib/binding.js";
 import { Device, type Tier } from "../../lib/index.js";
-import type { MemoryPlan } from "../../lib/train/plan.js";
+import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { openGpu, small } from "./device.js";
 
 t.setTimeout(0);

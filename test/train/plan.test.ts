@@ -7,11 +7,14 @@ import { type ConfigInput, parseConfigObject } from "../../lib/config/index.js";
 import { ConfigError } from "../../lib/errors.js";
 import type { PlanEvent } from "../../lib/report/events.js";
 import { assumedCuda } from "../../lib/tensor/device.js";
+import { ladder } from "../../lib/train/ladder.js";
 import { Limits } from "../../lib/train/limits.js";
+import { longestSequence } from "../../lib/train/longest.js";
 import { fullWorkload, measure } from "../../lib/train/measure.js";
 import { resolveModel } from "../../lib/train/model.js";
-import { type Choice, chooseMemory, ladder, longestSequence, MOST_RUNS, nominalTokens } from "../../lib/train/plan.js";
+import { type Choice, chooseMemory } from "../../lib/train/plan.js";
 import { ratesOf, smallestTile } from "../../lib/train/rates.js";
+import { MOST_RUNS, nominalTokens } from "../../lib/train/trials.js";
 import { run } from "./helpers.js";
 
 const MiB = 2 ** 20;

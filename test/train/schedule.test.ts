@@ -1,7 +1,7 @@
 // Learning rates by step, against the formulas written out by hand.
 import t from "tap";
-import { evenRows } from "../../lib/train/plan.js";
 import { learningRateAt, type ScheduleOptions } from "../../lib/train/schedule.js";
+import { evenRows } from "../../lib/train/trials.js";
 
 const options = (schedule: ScheduleOptions["schedule"], rest: Partial<ScheduleOptions> = {}): ScheduleOptions => ({
   schedule,

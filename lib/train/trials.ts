@@ -1,0 +1,134 @@
+// Steps on `meta` with settings of one run, each measured once and counted.
+
+import { join } from "node:path";
+import type { Config } from "../config/index.js";
+import type { ModelConfig } from "../models/config.js";
+import type { DType } from "../tensor/dtype.js";
+import type { Limits } from "./limits.js";
+import { type Measurement, measure, rehearse, type Subject, type Workload } from "./measure.js";
+import { complete, type MemoryPlan, type Setting } from "./memory_plan.js";
+import { type Rates, smallestTile } from "./rates.js";
+
+/** A tile of float32 logits holds at most this much. */
+const LOGITS_TILE_BYTES = { cpu: 64 * 2 ** 20, gpu: 2 ** 30 };
+/** Steps on `meta` that one choice may take. */
+export const MOST_RUNS = 64;
+
+/** Tiles of at most `most` rows, made equal, so that the last one is not a sliver. */
+export function evenRows(tokens: number, most: number): number {
+  const rows = Math.max(1, most);
+  return Math.ceil(tokens / Math.ceil(tokens / rows));
+}
+
+/** Tokens of the largest micro-batch there could be; `longest`: of the rows, where known. */
+export function nominalTokens({ data, train }: Config, longest = data.sequenceLength): number {
+  return (data.packing ? data.sequenceLength : Math.min(data.sequenceLength, longest)) * train.microBatchSize;
+}
+
+/** What a choice is made for. */
+export interface PlanFacts {
+  model: ModelConfig;
+  dtype: DType;
+  work: Workload;
+  /** Of the largest micro-batch there could be: tiles decide the bits, so they do not follow the data. */
+  tokens: number;
+  limits: Limits;
+  rates: Rates;
+  /** The device that `meta` stands for; absent: the CPU. */
+  on?: Subject["on"];
+}
+
+/** Tiles, states and what else does not move on the ladder. */
+function basePlan(config: Config, facts: PlanFacts, before: MemoryPlan | undefined): Omit<MemoryPlan, keyof Setting> {
+  const { tileMlp, tileLoss, checkpoint, offload: states } = config.memory;
+  const { model, tokens, rates } = facts;
+  const rows = (setting: "auto" | "off" | number, chosen: number | undefined, most: number) => {
+    if (setting !== "auto") return setting === "off" ? 0 : setting;
+    return chosen ?? evenRows(tokens, most);
+  };
+  const efficient = smallestTile(rates, facts.dtype);
+  const logits = LOGITS_TILE_BYTES[rates.device.startsWith("cpu") ? "cpu" : "gpu"];
+  return {
+    tileMlp: rows(tileMlp, before?.tileMlp, efficient),
+    tileLoss: rows(tileLoss, before?.tileLoss, Math.min(efficient, Math.floor(logits / (4 * model.vocabSize)))),
+    format: checkpoint.format,
+    directory: checkpoint.directory ?? join(config.output.dir, "offload"),
+    states,
+  };
+}
+
+/** Measures settings of one run, each once, and counts. */
+export class Trials {
+  runs = 0;
+  readonly #known = new Map<string, Measurement>();
+  readonly #rehearsed = new Map<string, Measurement>();
+  readonly #config: Config;
+  readonly #facts: PlanFacts;
+  readonly base: Omit<MemoryPlan, keyof Setting>;
+
+  constructor(config: Config, facts: PlanFacts, before: MemoryPlan | undefined) {
+    this.#config = config;
+    this.#facts = facts;
+    this.base = basePlan(config, facts, before);
+  }
+
+  plan(setting: Setting): MemoryPlan {
+    return complete(this.base, setting);
+  }
+
+  get #subject(): Subject {
+    const { model, dtype, on } = this.#facts;
+    return { model, dtype, train: this.#config.train, on };
+  }
+
+  /** The plan of a setting, which keeps no more on the device than the largest batch fills. */
+  taken(setting: Setting): MemoryPlan {
+    const plan = this.plan(setting);
+    // Others would fill their share better, and take more than it did.
+    const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
+    return all ? plan : { ...plan, deviceBytes: Math.min(plan.deviceBytes, this.of(setting).resident) };
+  }
+
+  /** As `of`, but of the run's own steps where they are few. */
+  exact(setting: Setting): Measurement {
+    const plan = this.taken(setting);
+    const key = JSON.stringify(plan);
+    let found = this.#rehearsed.get(key);
+    if (found === undefined) {
+      found = { ...this.of(setting), ...rehearse(this.#subject, plan, this.#facts.work) };
+      this.#rehearsed.set(key, found);
+    }
+    return found;
+  }
+
+  of(setting: Setting): Measurement {
+    const plan = this.plan(setting);
+    const key = JSON.stringify(plan);
+    let found = this.#known.get(key);
+    if (found === undefined) {
+      found = measure(this.#subject, plan, this.#facts.work);
+      this.runs++;
+      this.#known.set(key, found);
+    }
+    return found;
+  }
+
+  fits(setting: Setting): boolean {
+    return this.#facts.limits.fits(this.of(setting).needs);
+  }
+
+  get exhausted(): boolean {
+    return this.runs >= MOST_RUNS;
+  }
+}
+
+/** The smallest index in [low, high] that `good` holds for, taking it for monotone; `good(high)` is known. */
+export function bisect(low: number, high: number, good: (index: number) => boolean): number {
+  let [least, most] = [low, high];
+  while (least < most) {
+    const middle = Math.floor((least + most) / 2);
+    if (good(middle)) most = middle;
+    else least = middle + 1;
+  }
+  return most;
+}
