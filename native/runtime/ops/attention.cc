@@ -67,13 +67,9 @@ void prepare_attention_args(void *pointer, const Storage *cu_seqlens) {
   a.documents = static_cast<int64_t>(values.size()) - 1;
 }
 
-}  // namespace
-
-namespace {
-
-void check_attention(const void *pointer) {
-  const auto &a = *static_cast<const ls_attention_args *>(pointer);
-  const Check c("attention");
+// What forward and backward ask of the tensors that both have.
+template <class Args>
+void check_problem(const Check &c, const Args &a) {
   c.ndim("q", a.q, 3);
   c.ndim("k", a.k, 3);
   c.same_shape("v", a.v, "k", a.k);
@@ -103,6 +99,10 @@ void check_attention(const void *pointer) {
   c.contiguous_last("v", a.v);
   c.floating("o", a.o);
   c.contiguous_last("o", a.o);
+}
+
+void check_attention(const void *pointer) {
+  check_problem(Check("attention"), *static_cast<const ls_attention_args *>(pointer));
 }
 
 Cost cost_attention(const void *pointer) {
@@ -136,42 +136,10 @@ const RegisterOp register_attention({
     call_entry<ls_attention_args, &ls_backend::attention>,
 });
 
-}  // namespace
-
-namespace {
-
 void check_attention_backward(const void *pointer) {
   const auto &a = *static_cast<const ls_attention_backward_args *>(pointer);
   const Check c("attention_backward");
-  c.ndim("q", a.q, 3);
-  c.ndim("k", a.k, 3);
-  c.same_shape("v", a.v, "k", a.k);
-  c.same_shape("o", a.o, "q", a.q);
-  c.size("k", a.k, 2, a.q.sizes[2], "head size of q");
-  c.that(a.q.sizes[2] >= 1 && a.q.sizes[2] <= 256,
-         "head size " + std::to_string(a.q.sizes[2]) + " is not between 1 and 256");
-  c.that(a.k.sizes[1] > 0 && a.q.sizes[1] % a.k.sizes[1] == 0, std::to_string(a.q.sizes[1]) +
-                                                                   " query heads are no multiple of " +
-                                                                   std::to_string(a.k.sizes[1]) + " key/value heads");
-  c.ndim("lse", a.lse, 2);
-  c.dtype("lse", a.lse, LS_F32);
-  c.contiguous("lse", a.lse);
-  c.size("lse", a.lse, 0, a.q.sizes[1], "heads of q");
-  c.size("lse", a.lse, 1, a.q.sizes[0], "rows of q");
-  c.that(a.window >= 0, "window is " + std::to_string(a.window) + ", expected 0 (none) or more");
-  if (a.cu_seqlens.present) {
-    c.ndim("cu_seqlens", a.cu_seqlens, 1);
-    c.dtype("cu_seqlens", a.cu_seqlens, LS_I64);
-    c.that(a.cu_seqlens.sizes[0] >= 2, "cu_seqlens has fewer than two entries");
-  }
-  c.floating("q", a.q);
-  c.contiguous_last("q", a.q);
-  c.floating("k", a.k);
-  c.contiguous_last("k", a.k);
-  c.floating("v", a.v);
-  c.contiguous_last("v", a.v);
-  c.floating("o", a.o);
-  c.contiguous_last("o", a.o);
+  check_problem(c, a);
   c.floating("dout", a.dout);
   c.contiguous_last("dout", a.dout);
   c.floating("dq", a.dq);

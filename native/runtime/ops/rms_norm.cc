@@ -1,7 +1,5 @@
 // Arguments, checks and cost of rms_norm and its backward.
-#include <algorithm>
-
-#include "runtime/op.h"
+#include "runtime/ops/norm.h"
 
 namespace longseq {
 
@@ -10,16 +8,8 @@ namespace {
 void check_rms_norm(const void *pointer) {
   const auto &a = *static_cast<const ls_rms_norm_args *>(pointer);
   const Check c("rms_norm");
-  c.that(a.x.ndim >= 1, "x has no dims");
-  c.floating("x", a.x);
-  c.floating("weight", a.weight);
-  c.ndim("weight", a.weight, 1);
-  c.size("weight", a.weight, 0, a.x.sizes[a.x.ndim - 1], "last dim of x");
-  c.contiguous_last("x", a.x);
-  c.positive_eps(a.eps);
-  c.same_shape("y", a.y, "x", a.x);
-  c.floating("y", a.y);
-  c.contiguous_last("y", a.y);
+  check_normed(c, a);
+  check_like_x(c, "y", a.y, a.x);
 }
 
 Cost cost_rms_norm(const void *pointer) {
@@ -39,31 +29,13 @@ const RegisterOp register_rms_norm({
     call_entry<ls_rms_norm_args, &ls_backend::rms_norm>,
 });
 
-}  // namespace
-
-namespace {
-
 void check_rms_norm_backward(const void *pointer) {
   const auto &a = *static_cast<const ls_rms_norm_backward_args *>(pointer);
   const Check c("rms_norm_backward");
-  c.that(a.x.ndim >= 1, "x has no dims");
-  c.floating("x", a.x);
-  c.floating("weight", a.weight);
-  c.ndim("weight", a.weight, 1);
-  c.size("weight", a.weight, 0, a.x.sizes[a.x.ndim - 1], "last dim of x");
-  c.contiguous_last("x", a.x);
-  c.positive_eps(a.eps);
-  c.same_shape("dy", a.dy, "x", a.x);
-  c.floating("dy", a.dy);
-  c.contiguous_last("dy", a.dy);
-  c.same_shape("dx", a.dx, "x", a.x);
-  c.floating("dx", a.dx);
-  c.contiguous_last("dx", a.dx);
-  if (a.dweight.present) {
-    c.same_shape("dweight", a.dweight, "weight", a.weight);
-    c.dtype("dweight", a.dweight, LS_F32);
-    c.contiguous("dweight", a.dweight);
-  }
+  check_normed(c, a);
+  check_like_x(c, "dy", a.dy, a.x);
+  check_like_x(c, "dx", a.dx, a.x);
+  check_sum(c, "dweight", a.dweight, a.weight);
 }
 
 Cost cost_rms_norm_backward(const void *pointer) {
@@ -73,11 +45,7 @@ Cost cost_rms_norm_backward(const void *pointer) {
 
 int64_t workspace_rms_norm_backward(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_rms_norm_backward_args *>(pointer);
-  // Sums of the weight gradient: float64 over at most 32 pieces of rows, on a GPU float32 over at most 528.
-  const int64_t width = a.weight.sizes[0];
-  if (width == 0 || !a.dweight.present) return 0;
-  const int64_t pieces = (elements(a.x) / width + 7) / 8;
-  return profile.cuda ? std::min<int64_t>(528, pieces) * width * 4 : std::min<int64_t>(32, pieces) * width * 8;
+  return sums_bytes(a.x, a.weight.sizes[0], a.dweight.present ? 1 : 0, profile);
 }
 
 const RegisterOp register_rms_norm_backward({
