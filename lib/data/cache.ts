@@ -6,13 +6,14 @@ import os from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { CancelledError, FormatError, IoError, LongseqError } from "../errors.js";
-import { crc, ENCODING_VERSION, type EncodeOptions, INDEX_COLUMNS, unpackLabels } from "./encode.js";
+import { concatenate, crc, ENCODING_VERSION, type EncodeOptions, INDEX_COLUMNS, unpackLabels } from "./encode.js";
 import { type FileScan, readBytes, scanFile } from "./rows.js";
 import { TokenPool } from "./token_pool.js";
 import { tokenizerHash } from "./tokenizer.js";
 
 // Layout: a header of HEADER_BYTES (magic, then JSON, then zeros), the records (ids, then label words, of each
-// document in the file's order), the index (INDEX_COLUMNS int32 a document). All integers little endian.
+// row in the file's order), the index (INDEX_COLUMNS int32 a row, then the lengths of the documents of each row that
+// holds several). All integers little endian.
 const MAGIC = "longseq tokens 1\n";
 const HEADER_BYTES = 4096;
 /** Small inputs are encoded on the calling thread: starting a thread would take longer. */
@@ -25,6 +26,8 @@ interface Header {
   indexBytes: number;
   /** SHA-256 of the index; the index holds a checksum of every document. */
   indexHash: string;
+  /** What the rows hold that has no effect, each with its first line. */
+  unused: [what: string, line: number][];
 }
 
 /** How token files are found and made. */
@@ -67,7 +70,11 @@ export class TokenFile {
   readonly key: string;
   readonly file: string;
   readonly documents: number;
+  /** What the rows hold that has no effect (see `ParsedRow`), each with the first line that holds it. */
+  readonly unused: readonly [what: string, line: number][];
   readonly #index: Int32Array;
+  /** Where each document's parts begin in the index; null: no document has several. */
+  readonly #partsAt: Float64Array | null;
   /** Byte offset of each document's record. */
   readonly #offsets: Float64Array;
   #fd: Promise<number> | null = null;
@@ -78,12 +85,18 @@ export class TokenFile {
     this.key = header.key;
     this.file = file;
     this.documents = header.documents;
+    this.unused = header.unused;
     this.#index = index;
     this.#offsets = new Float64Array(header.documents);
+    this.#partsAt = index.length > INDEX_COLUMNS * header.documents ? new Float64Array(header.documents) : null;
+    let partsAt = INDEX_COLUMNS * header.documents;
     let at = HEADER_BYTES;
     for (let d = 0; d < header.documents; d++) {
       this.#offsets[d] = at;
       at += 4 * (this.length(d) + Math.abs(this.#column(d, 2)));
+      if (this.#partsAt === null) continue;
+      this.#partsAt[d] = partsAt;
+      if (this.#column(d, 5) > 1) partsAt += this.#column(d, 5);
     }
   }
 
@@ -101,7 +114,15 @@ export class TokenFile {
     return this.#column(document, 1);
   }
 
-  /** Labels of a document that are not ignored, its first token's apart (nothing predicts it). */
+  /** Lengths of the documents that a packed row holds, which attend apart; null: it is one document. */
+  parts(document: number): Int32Array | null {
+    const count = this.#column(document, 5);
+    if (this.#partsAt === null || count === 1) return null;
+    const at = this.#partsAt[document] as number;
+    return this.#index.subarray(at, at + count);
+  }
+
+  /** Labels of a document that are not ignored, those of first tokens apart (nothing predicts them). */
   validTargets(document: number): number {
     return this.#column(document, 3);
   }
@@ -192,8 +213,8 @@ function openTokenFile(source: string, file: string, key: string): TokenFile | n
     if (!text.startsWith(MAGIC) || lines.length < 2 || sha256(lines[1] as string) !== lines[0]) return null;
     const header = JSON.parse(lines[1] as string) as Header;
     if (header.key !== key || size !== HEADER_BYTES + header.dataBytes + header.indexBytes) return null;
-    if (header.indexBytes !== 4 * INDEX_COLUMNS * header.documents) return null;
-    const index = new Int32Array(INDEX_COLUMNS * header.documents);
+    if (header.indexBytes < 4 * INDEX_COLUMNS * header.documents) return null;
+    const index = new Int32Array(header.indexBytes / 4);
     const bytes = new Uint8Array(index.buffer);
     readBytes(fd, file, bytes, HEADER_BYTES + header.dataBytes);
     return sha256(bytes) === header.indexHash ? new TokenFile(source, file, header, index) : null;
@@ -252,26 +273,26 @@ async function buildTokenFile(
   try {
     let position = HEADER_BYTES;
     let range = 0;
-    const indexParts: Int32Array[] = [];
-    for await (const { data, index } of pool.encode(source, scan.ranges, options.signal)) {
-      await write(bytesOf(data), position);
-      position += data.byteLength;
-      indexParts.push(index);
+    const indices: Int32Array[] = [];
+    const parts: Int32Array[] = [];
+    const unused = new Map<string, number>();
+    for await (const encoded of pool.encode(source, scan.ranges, options.signal)) {
+      await write(bytesOf(encoded.data), position);
+      position += encoded.data.byteLength;
+      indices.push(encoded.index);
+      parts.push(encoded.parts);
+      for (const [what, line] of encoded.unused) if (!unused.has(what)) unused.set(what, line);
       onBytes(scan.ranges[range++]?.end ?? scan.bytes);
     }
-    const index = new Int32Array(indexParts.reduce((sum, part) => sum + part.length, 0));
-    let at = 0;
-    for (const part of indexParts) {
-      index.set(part, at);
-      at += part.length;
-    }
+    const index = concatenate([...indices, ...parts]);
     await write(bytesOf(index), position);
     const header: Header = {
       key,
-      documents: index.length / INDEX_COLUMNS,
+      documents: indices.reduce((sum, { length }) => sum + length, 0) / INDEX_COLUMNS,
       dataBytes: position - HEADER_BYTES,
       indexBytes: index.byteLength,
       indexHash: sha256(bytesOf(index)),
+      unused: [...unused],
     };
     const json = JSON.stringify(header);
     const head = Buffer.alloc(HEADER_BYTES);

@@ -111,6 +111,8 @@ export class Dataset {
     this.documents = documents;
     if (documents === 0) throw new DataError(`${key}: no rows in ${list(this.files)}`, { files: this.files });
 
+    /** Where an overlong row is cut. */
+    const cut = (file: TokenFile, d: number) => cuts(file.parts(d) ?? [file.length(d)], sequenceLength);
     let pieces = 0;
     let longest = 0;
     let overlongRows = 0;
@@ -128,7 +130,7 @@ export class Dataset {
         if (length > sequenceLength) {
           overlongRows++;
           firstOverlong ??= { file, document: d };
-          pieces += overlong === "split" ? Math.ceil(length / sequenceLength) : overlong === "drop" ? 0 : 1;
+          pieces += overlong === "split" ? cut(file, d).length - 1 : overlong === "drop" ? 0 : 1;
         } else pieces++;
       }
     }
@@ -165,7 +167,10 @@ export class Dataset {
         if (length <= sequenceLength) add(document, 0, length);
         else if (overlong === "truncate") add(document, 0, sequenceLength);
         else if (overlong === "drop") dropped++;
-        else for (let b = 0; b < length; b += sequenceLength) add(document, b, Math.min(length, b + sequenceLength));
+        else {
+          const bounds = cut(file, d);
+          for (let i = 1; i < bounds.length; i++) add(document, bounds[i - 1] as number, bounds[i] as number);
+        }
       }
     });
     this.tokens = tokens;
@@ -182,6 +187,14 @@ export class Dataset {
     if (firstUnlabelled !== null) {
       const rows = unlabelled === 1 ? "1 row has" : `${unlabelled} rows have`;
       warnings.push(`${firstUnlabelled}: the row has no valid label and adds nothing to the loss (${rows} none)`);
+    }
+    const unused = new Map<string, string>();
+    for (const { source, unused: found } of files) {
+      for (const [what, line] of found) if (!unused.has(what)) unused.set(what, `${source}:${line}`);
+    }
+    if (unused.size > 0) {
+      const told = [...unused].map(([what, where]) => `${what} (first at ${where})`).join(", ");
+      warnings.push(`${key}: what the rows hold of these has no effect: ${told}`);
     }
     this.warnings = warnings;
     for (const warning of warnings) options.onWarning?.(warning);
@@ -251,7 +264,34 @@ export class Dataset {
     if (!Number.isInteger(i) || i < 0 || i >= plan.sequences) {
       throw new ArgumentError(`epoch ${epoch} has sequences 0 to ${plan.sequences - 1}, not ${i}`);
     }
-    return makeSequence(await Promise.all(plan.segments(i).map((segment) => this.readSegment(segment))));
+    const segments = plan.segments(i);
+    const read = await Promise.all(segments.map((segment) => this.readSegment(segment)));
+    return makeSequence(
+      segments.flatMap((segment, k) => {
+        const { inputIds, labels } = read[k] as (typeof read)[number];
+        return this.documentsIn(segment).map(({ begin, end }) => {
+          const [from, to] = [begin - segment.begin, end - segment.begin];
+          return { inputIds: inputIds.subarray(from, to), labels: labels?.subarray(from, to) ?? null };
+        });
+      }),
+    );
+  }
+
+  /** The documents of a segment, which attend apart, as segments: itself unless its row is a packed one. */
+  documentsIn(segment: Segment): Segment[] {
+    const { document, begin, end } = segment;
+    const { file, row } = this.#locate(document);
+    const parts = file.parts(row);
+    if (parts === null) return [segment];
+    const found: Segment[] = [];
+    let at = 0;
+    for (const length of parts) {
+      const from = Math.max(at, begin);
+      const to = Math.min(at + length, end);
+      if (from < to) found.push({ document, begin: from, end: to });
+      at += length;
+    }
+    return found;
   }
 
   /** The ids of a segment and the labels aligned with them (null: equal to the ids). */
@@ -270,7 +310,7 @@ export class Dataset {
     let total = 0;
     let validTokens = 0;
     const documents: SampleView["documents"] = [];
-    for (const segment of segments) {
+    for (const segment of segments.flatMap((whole) => this.documentsIn(whole))) {
       const { file, line } = this.documentInfo(segment.document);
       const { inputIds, labels } = await this.readSegment(segment);
       const tokens = Array.from(inputIds, (id, k): TokenView => {
@@ -289,6 +329,27 @@ export class Dataset {
   async close(): Promise<void> {
     await Promise.all(this.#files.map((file) => file.close()));
   }
+}
+
+/**
+ * Cuts a row into pieces of at most `most` tokens, between its documents where that can be: a document longer than
+ * `most` is cut as a row of its own would be. Returns the bounds of the pieces, from 0 to the row's end.
+ */
+function cuts(parts: ArrayLike<number>, most: number): number[] {
+  const bounds = [0];
+  let begin = 0;
+  let at = 0;
+  for (let i = 0; i < parts.length; i++) {
+    const end = at + (parts[i] as number);
+    if (end - begin > most && at > begin) {
+      bounds.push(at);
+      begin = at;
+    }
+    for (; end - begin > most; begin += most) bounds.push(begin + most);
+    at = end;
+  }
+  bounds.push(at);
+  return bounds;
 }
 
 function list(files: readonly string[]): string {

@@ -10,7 +10,7 @@ import type { TokenRow } from "./token_fields.js";
 import { loadTokenizer, type Span, type TextTokenizer, type TokenizerSpec } from "./tokenizer.js";
 
 /** Raised whenever the same row could give other tokens, or the records another layout. */
-export const ENCODING_VERSION = 1;
+export const ENCODING_VERSION = 2;
 
 /** What turning rows into tokens depends on. It crosses to worker threads and, hashed, keys the cache. */
 export interface EncodeOptions {
@@ -23,15 +23,19 @@ export interface EncodeOptions {
   noTokenizerHint: string;
 }
 
-/** Integers a document has in the index: length, line, label words, valid targets, checksum. */
-export const INDEX_COLUMNS = 5;
+/** Integers a row has in the index: length, line, label words, valid targets, checksum, documents in it. */
+export const INDEX_COLUMNS = 6;
 
-/** The documents of a range of lines, as the cache file stores them. */
+/** The rows of a range of lines, as the cache file stores them. */
 export interface EncodedRange {
-  /** Per document its ids, then its label words. */
+  /** Per row its ids, then its label words. */
   data: Int32Array;
-  /** INDEX_COLUMNS integers a document. */
+  /** INDEX_COLUMNS integers a row. */
   index: Int32Array;
+  /** Lengths of the documents of each row that holds several. */
+  parts: Int32Array;
+  /** What rows hold that has no effect (see `ParsedRow`), with the first line that holds it. */
+  unused: [what: string, line: number][];
 }
 
 /** Turns rows into tokens; opens the tokenizer and the template when the first row needs them. */
@@ -78,7 +82,7 @@ export class RowEncoder {
         const prompt = tokenizer.encode(row.prompt);
         const joint = tokenizer.encode(row.prompt + row.completion);
         const straddles = joint.length <= prompt.length || !startsWith(joint, prompt);
-        const ids = straddles ? concatenate(prompt, tokenizer.encode(row.completion)) : joint;
+        const ids = straddles ? concatenate([prompt, tokenizer.encode(row.completion)]) : joint;
         const inputIds = withSpecials(tokenizer, ids);
         const leading = startsWith(ids, tokenizer.prefixIds) ? 0 : tokenizer.prefixIds.length;
         const labels = inputIds.slice();
@@ -114,13 +118,15 @@ export class RowEncoder {
    * FILE:LINE, the first in the file's order.
    */
   encodeRange(fd: number, file: string, range: LineRange): EncodedRange {
-    const parts: Int32Array[] = [];
+    const records: Int32Array[] = [];
     const index: number[] = [];
-    let words = 0;
+    const parts: Int32Array[] = [];
+    const unused = new Map<string, number>();
     const { vocabSize } = this.#options;
     forEachLine(fd, file, range, (bytes, line) => {
       let encoded: TokenRow;
-      const { row } = parseRow(bytes, file, line, vocabSize);
+      const { row, unused: unusedHere } = parseRow(bytes, file, line, vocabSize);
+      for (const what of unusedHere) if (!unused.has(what)) unused.set(what, line);
       try {
         encoded = this.encode(row);
       } catch (error) {
@@ -144,21 +150,20 @@ export class RowEncoder {
       let checksum = crc(inputIds, 0);
       if (labelWords !== null) checksum = crc(labelWords.words, checksum);
       const count = labelWords === null ? 0 : labelWords.raw ? -labelWords.words.length : labelWords.words.length;
-      index.push(inputIds.length, line, count, validTargets(inputIds, labels), checksum | 0);
-      parts.push(inputIds);
-      words += inputIds.length;
+      const valid = validTargets(inputIds, labels, encoded.parts);
+      index.push(inputIds.length, line, count, valid, checksum | 0, encoded.parts?.length ?? 1);
+      if (encoded.parts !== null) parts.push(encoded.parts);
+      records.push(inputIds);
       if (labelWords !== null) {
-        parts.push(labelWords.words);
-        words += labelWords.words.length;
+        records.push(labelWords.words);
       }
     });
-    const data = new Int32Array(words);
-    let at = 0;
-    for (const part of parts) {
-      data.set(part, at);
-      at += part.length;
-    }
-    return { data, index: Int32Array.from(index) };
+    return {
+      data: concatenate(records),
+      index: Int32Array.from(index),
+      parts: concatenate(parts),
+      unused: [...unused],
+    };
   }
 }
 
@@ -167,10 +172,15 @@ export function crc(words: Int32Array, start: number): number {
   return zlib.crc32(new Uint8Array(words.buffer, words.byteOffset, words.byteLength), start);
 }
 
-function validTargets(ids: Int32Array, labels: Int32Array | null): number {
-  if (labels === null) return ids.length - 1;
+/** Labels that count, those of the documents' first tokens apart (nothing predicts them). */
+function validTargets(ids: Int32Array, labels: Int32Array | null, parts: Int32Array | null): number {
   let valid = 0;
-  for (let i = 1; i < labels.length; i++) if (labels[i] !== IGNORE_INDEX) valid++;
+  let begin = 0;
+  for (const length of parts ?? [ids.length]) {
+    if (labels === null) valid += length - 1;
+    else for (let i = begin + 1; i < begin + length; i++) if (labels[i] !== IGNORE_INDEX) valid++;
+    begin += length;
+  }
   return valid;
 }
 
@@ -222,7 +232,8 @@ function startsWith(ids: Int32Array, prefix: ArrayLike<number>): boolean {
   return true;
 }
 
-function concatenate(...parts: ArrayLike<number>[]): Int32Array {
+/** Arrays laid end to end. */
+export function concatenate(parts: readonly ArrayLike<number>[]): Int32Array {
   const ids = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -239,7 +250,7 @@ function withSpecials(tokenizer: TextTokenizer, ids: Int32Array): Int32Array {
   const ended = suffixIds.length > 0 && suffixIds.every((id, i) => ids[ids.length - suffixIds.length + i] === id);
   const suffix = ended ? [] : suffixIds;
   const last = suffix.length > 0 ? suffix[suffix.length - 1] : ids[ids.length - 1];
-  return concatenate(prefix, ids, suffix, eosId !== null && last !== eosId ? [eosId] : []);
+  return concatenate([prefix, ids, suffix, eosId !== null && last !== eosId ? [eosId] : []]);
 }
 
 /** The spans of the turns that are trained on. */

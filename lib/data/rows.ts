@@ -45,9 +45,10 @@ export type Row =
   | { kind: "prompt"; prompt: string; completion: string }
   | ({ kind: "tokens" } & TokenRow);
 
-/** A row, and what in it was passed over although it looks as if it had an effect: what UNUSED_COLUMNS names, and "messages[].train". */
+/** A row, and what it holds that has no effect here although other tools give it one. */
 export interface ParsedRow {
   row: Row;
+  /** Phrases for a message: columns in quotes, or TRAIN_ELSEWHERE. */
   unused: string[];
 }
 
@@ -252,6 +253,9 @@ function stringField(file: string, line: number, key: string, value: unknown, ma
   return value;
 }
 
+/** Only the assistant's turns can be trained on. */
+const TRAIN_ELSEWHERE = '"train": true of messages that are not the assistant\'s';
+
 /** Whether a message's `weight` or `train` says that its turn is trained on; null where it does not say. */
 function trained(value: JsonValue | undefined, fail: (shown: string) => DataError): boolean | null {
   if (value === undefined || value === null) return null;
@@ -289,7 +293,7 @@ function parseMessages(file: string, line: number, row: Map<string, JsonValue>, 
     );
     if (role === "assistant") {
       if (says.includes(false)) untrained.push(i);
-    } else if (says[1] === true) unused.add("messages[].train");
+    } else if (says[1] === true) unused.add(TRAIN_ELSEWHERE);
     return message;
   });
   const optional = (key: string) => row.get(key) ?? null;
@@ -342,7 +346,7 @@ function orFault<T>(file: string, line: number, text: string, parse: (text: stri
  * their own, weights, other masks. A row that has one with something in it is trained on without it, and the run says so.
  */
 export const UNUSED_COLUMNS: ReadonlySet<string> = new Set([
-  ...["chosen", "rejected", "label", "score", "reward"],
+  ...["chosen", "rejected", "label"],
   ...["image", "images", "audio", "audios", "video", "videos", "pixel_values"],
   ...["system", "system_prompt", "instruction", "input", "output", "response", "history"],
   ...["conversations", "conversation", "reasoning", "reasoning_content", "thinking"],
@@ -406,7 +410,7 @@ export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSiz
   const unused = new Set<string>();
   for (const key of Object.keys(object)) {
     if (!UNUSED_COLUMNS.has(key) || isEmpty(object[key])) continue;
-    if (!(has("messages") && CHAT_COLUMNS.has(key))) unused.add(key);
+    if (!(has("messages") && CHAT_COLUMNS.has(key))) unused.add(JSON.stringify(key));
   }
   const row = parseKind(object, has, file, line, text, vocabSize, unused);
   return { row, unused: [...unused] };

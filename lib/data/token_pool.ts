@@ -73,7 +73,7 @@ export class TokenPool {
       waiting.delete(reply.id);
       if (waiter === undefined) return;
       if (reply.error !== undefined) waiter.reject(revive(reply.error));
-      else waiter.resolve({ data: reply.data, index: reply.index });
+      else waiter.resolve(reply.encoded);
     });
     worker.on("error", (error) =>
       fail(new errors.LongseqError("DATA", `a tokenizing worker failed: ${error.message}`, {}, { cause: error })),

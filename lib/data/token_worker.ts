@@ -3,7 +3,7 @@
 import fs from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { LongseqError } from "../errors.js";
-import { type EncodeOptions, RowEncoder } from "./encode.js";
+import { type EncodedRange, type EncodeOptions, RowEncoder } from "./encode.js";
 import { type LineRange, readError } from "./rows.js";
 
 /** What the main thread asks for. */
@@ -21,9 +21,7 @@ export interface PlainError {
 }
 
 /** What a worker answers. */
-export type RangeReply =
-  | { id: number; data: Int32Array; index: Int32Array; error?: undefined }
-  | { id: number; error: PlainError };
+export type RangeReply = { id: number; encoded: EncodedRange; error?: undefined } | { id: number; error: PlainError };
 
 /** Opens the file, encodes the range, closes the file. */
 export function encodeFileRange(encoder: RowEncoder, file: string, range: LineRange) {
@@ -45,9 +43,13 @@ if (parentPort !== null && (workerData as { longseq?: string } | null)?.longseq 
   const encoder = new RowEncoder((workerData as { options: EncodeOptions }).options);
   port.on("message", ({ id, file, range }: RangeRequest) => {
     try {
-      const { data, index } = encodeFileRange(encoder, file, range);
-      const reply: RangeReply = { id, data, index };
-      port.postMessage(reply, [data.buffer as ArrayBuffer, index.buffer as ArrayBuffer]);
+      const encoded = encodeFileRange(encoder, file, range);
+      const { data, index, parts } = encoded;
+      const reply: RangeReply = { id, encoded };
+      port.postMessage(
+        reply,
+        [data, index, parts].map(({ buffer }) => buffer as ArrayBuffer),
+      );
     } catch (error) {
       const details = error instanceof LongseqError ? error.details : {};
       const plain = { kind: (error as Error).name, message: (error as Error).message, details };

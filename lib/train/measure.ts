@@ -40,7 +40,10 @@ const MOST_REHEARSED = 64;
 
 const sizeOf = (dataset: Dataset, epoch: number, i: number): BatchSize => {
   const segments = dataset.plan(epoch).segments(i);
-  return { tokens: segments.reduce((sum, { begin, end }) => sum + end - begin, 0), documents: segments.length };
+  return {
+    tokens: segments.reduce((sum, { begin, end }) => sum + end - begin, 0),
+    documents: segments.reduce((sum, segment) => sum + dataset.documentsIn(segment).length, 0),
+  };
 };
 
 /** The first `sequences` of the dataset, epoch after epoch. */
