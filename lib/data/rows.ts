@@ -48,7 +48,7 @@ export type Row =
 /** A row, and what it holds that has no effect here although other tools give it one. */
 export interface ParsedRow {
   row: Row;
-  /** Phrases for a message: columns in quotes, or TRAIN_ELSEWHERE. */
+  /** Phrases for the warning: columns in quotes, keys of messages. */
   unused: string[];
 }
 
@@ -253,6 +253,8 @@ function stringField(file: string, line: number, key: string, value: unknown, ma
   return value;
 }
 
+/** Keys of a message by which other tools choose what is trained on; here they do not. */
+const UNUSED_MESSAGE_KEYS = ["training", "train_on_turn", "train_detail", "loss", "loss_weight", "mask"];
 /** Only the assistant's turns can be trained on. */
 const TRAIN_ELSEWHERE = '"train": true of messages that are not the assistant\'s';
 
@@ -294,6 +296,9 @@ function parseMessages(file: string, line: number, row: Map<string, JsonValue>, 
     if (role === "assistant") {
       if (says.includes(false)) untrained.push(i);
     } else if (says[1] === true) unused.add(TRAIN_ELSEWHERE);
+    for (const key of UNUSED_MESSAGE_KEYS) {
+      if (!isEmpty(message.get(key))) unused.add(`${JSON.stringify(key)} of messages`);
+    }
     return message;
   });
   const optional = (key: string) => row.get(key) ?? null;
@@ -353,7 +358,8 @@ export const UNUSED_COLUMNS: ReadonlySet<string> = new Set([
   ...["tools", "functions", "documents", "chat_template", "chat_template_kwargs", "add_generation_prompt"],
   ...["weight", "weights", "sample_weight", "loss_weight", "loss_weights", "train"],
   ...["mask", "prompt_mask", "response_mask", "label_mask", "special_tokens_mask", "length"],
-  ...["cu_seqlens", "cu_seq_lens_q", "segment_ids", "sequence_ids", "document_ids"],
+  ...["cu_seqlens", "cu_seq_lens_q", "seq_lens", "sub_seq_lengths", "packed_seq_lengths"],
+  ...["segment_ids", "sequence_ids", "document_ids", "input_pos"],
 ]);
 /** Those that a messages row does use. */
 const CHAT_COLUMNS = new Set(["tools", "documents", "chat_template_kwargs"]);

@@ -15,8 +15,11 @@ export interface TokenRow {
 /** 0 keeps a token out of the loss; of several all must say 1. */
 const MASKS = ["completion_mask", "assistant_masks", "loss_mask"] as const;
 
+/** The lengths of a packed row's documents: TRL's name and ArcticTraining's. */
+const LENGTHS = ["seq_lengths", "packed_sample_seqlens"] as const;
+
 /** Fields that have a meaning beside input_ids alone. */
-export const TOKEN_FIELDS = ["labels", "attention_mask", "position_ids", "seq_lengths", "token_type_ids", ...MASKS];
+export const TOKEN_FIELDS = ["labels", "attention_mask", "position_ids", "token_type_ids", ...LENGTHS, ...MASKS];
 
 /** Makes the error of a fault in the row. */
 type Fail = (message: string) => DataError;
@@ -113,10 +116,13 @@ function partsOfPositions(fail: Fail, positions: Int32Array, begin: number, end:
   return Int32Array.from(lengths);
 }
 
-function partsOfLengths(fail: Fail, lengths: Int32Array, tokens: number): Int32Array {
+/** Lengths of documents as a field tells them; they must add up to the row. */
+function partsOfLengths(fail: Fail, key: string, value: unknown, tokens: number): Int32Array {
+  const rule = `a document has 1 to ${tokens} of the row's ${tokens} tokens`;
+  const lengths = integers(fail, key, value, (length) => length >= 1 && length <= tokens, rule);
   const sum = lengths.reduce((total, length) => total + length, 0);
   if (sum !== tokens) {
-    throw fail(`"seq_lengths" add up to ${sum}, but the row has ${tokens} tokens (padding is not counted)`);
+    throw fail(`"${key}" add up to ${sum}, but the row has ${tokens} tokens (padding is not counted)`);
   }
   return lengths;
 }
@@ -124,7 +130,8 @@ function partsOfLengths(fail: Fail, lengths: Int32Array, tokens: number): Int32A
 /**
  * Checks a row's fields and applies them; absent and null are the same.
  * - attention_mask: 0 is padding, at the row's ends alone; it leaves the row. A row padded or not gives the same.
- * - position_ids: a 0 begins a document. seq_lengths: the documents' lengths. Both must agree where both are given.
+ * - position_ids: a 0 begins a document. seq_lengths or packed_sample_seqlens: the documents' lengths. What is given
+ *   must agree.
  * - labels, completion_mask, assistant_masks, loss_mask: a token counts where all of them say so.
  * - token_type_ids: all 0.
  * @param vocabSize V; null checks only that ids are not negative.
@@ -162,18 +169,18 @@ export function parseTokens(row: Readonly<Record<string, unknown>>, vocabSize: n
 
   const { begin, end } = attention === null ? { begin: 0, end: inputIds.length } : unpadded(fail, attention);
   let parts = positions === null ? null : partsOfPositions(fail, positions, begin, end);
-  if (row.seq_lengths !== undefined && row.seq_lengths !== null) {
-    const isLength = (length: number) => length >= 1 && length <= inputIds.length;
-    const rule = `a document has 1 to ${inputIds.length} tokens here`;
-    const lengths = integers(fail, "seq_lengths", row.seq_lengths, isLength, rule);
-    const told = partsOfLengths(fail, lengths, end - begin);
+  let toldBy = "position_ids";
+  for (const key of LENGTHS) {
+    if (row[key] === undefined || row[key] === null) continue;
+    const told = partsOfLengths(fail, key, row[key], end - begin);
     const other = parts === null ? -1 : told.findIndex((length, i) => length !== parts?.[i]);
     if (other >= 0) {
       throw fail(
-        `"seq_lengths"[${other}] is ${told[other]}, but by "position_ids" that document has ${parts?.[other]} tokens`,
+        `"${key}"[${other}] is ${told[other]}, but by "${toldBy}" that document has ${parts?.[other]} tokens; keep the right one of the two`,
       );
     }
     parts = told;
+    toldBy = key;
   }
   if (end - begin < inputIds.length) {
     inputIds = inputIds.slice(begin, end);
