@@ -1,0 +1,59 @@
+// Steps that were left out because they were not finite, and models that are no longer worth saving.
+
+import { noGrad } from "../autograd/function.js";
+import { binding } from "../binding.js";
+import { TrainingError } from "../errors.js";
+import { Tensor } from "../tensor/tensor.js";
+import { learningRateAt } from "./schedule.js";
+import type { Training } from "./session.js";
+
+/** Steps in a row that may be left out because they were not finite. */
+const MOST_SKIPPED = 5;
+
+/** Ends a run in which too many steps in a row were left out. */
+export async function checkFinite(training: Training): Promise<void> {
+  const { config, steps } = training.session;
+  const { skippedInARow, step } = training.state;
+  if (skippedInARow < MOST_SKIPPED) return;
+  const broken = await brokenParameter(training);
+  const { train, model } = config;
+  throw new TrainingError(
+    `the loss or the gradient was not finite in ${MOST_SKIPPED} steps in a row, ${step - MOST_SKIPPED + 1} to ${step}; ` +
+      "these steps changed nothing. " +
+      (broken === undefined
+        ? `All weights are finite: look at train.learning_rate (${train.learningRate}; the step used ${learningRateAt(step - 1, steps, train)}), ` +
+          "train.warmup_steps and the rows of these steps (longseq data shows them)"
+        : `Parameter ${broken} holds values that are not finite: look at the weights of ` +
+          `${model.path ?? "the model"}${step > MOST_SKIPPED ? ", or start from an older checkpoint with a lower train.learning_rate" : ""}`),
+    { step, parameter: broken ?? null },
+  );
+}
+
+/** A model that is broken is neither saved over good checkpoints nor exported. */
+export async function refuseBroken(training: Training): Promise<void> {
+  const { skippedInARow, step } = training.state;
+  const broken = skippedInARow > 0 ? await brokenParameter(training) : undefined;
+  if (broken === undefined) return;
+  const { train, model } = training.session.config;
+  throw new TrainingError(
+    `parameter ${broken} holds values that are not finite, so the last ${skippedInARow} of ${step} steps changed ` +
+      `nothing and there is nothing to save: look at the weights of ${model.path ?? "the model"} or at ` +
+      `train.learning_rate (${train.learningRate})`,
+    { step, parameter: broken },
+  );
+}
+
+/** The first parameter with a value that is not finite; enqueues the question, and answers at the next read. */
+async function brokenParameter({ device, parameters }: Training): Promise<string | undefined> {
+  const sums = noGrad(() =>
+    parameters.map(([name, parameter]) => {
+      const sum = Tensor.full([], 0, { device, dtype: "float64", tier: parameter.tier }).keep();
+      binding.ops.normSquared(parameter.native(), sum.native());
+      return { name, sum };
+    }),
+  );
+  const values = await Promise.all(sums.map(({ sum }) => sum.item())).finally(() => {
+    for (const { sum } of sums) sum.dispose();
+  });
+  return sums.find((_, i) => !Number.isFinite(values[i]))?.name;
+}

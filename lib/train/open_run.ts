@@ -1,0 +1,155 @@
+// Opening a run: its data, its device, what `memory` leaves open, the model and the optimizer.
+
+import { join } from "node:path";
+import { binding } from "../binding.js";
+import type { Config } from "../config/index.js";
+import { openData } from "../data/index.js";
+import { ConfigError, DataError } from "../errors.js";
+import { MetricsWriter } from "../report/metrics.js";
+import { Device } from "../tensor/device.js";
+import { dataOptions } from "./data_options.js";
+import type { Peaks } from "./limits.js";
+import { workloadOf } from "./measure.js";
+import { openModel, resolveModel } from "./model.js";
+import { type Choice, chooseMemory, describeChoice } from "./plan.js";
+import { ratesOf } from "./rates.js";
+import type { Resumed } from "./run_folder.js";
+import { namesOf, type Session, type Training } from "./session.js";
+import { configRecord, loadTensors, type TrainerState } from "./state.js";
+import { makeOptimizer, trainedParameters } from "./step.js";
+import { deviceName, deviceOptions, limitsOn, runDtype, standIn } from "./target.js";
+import { nominalTokens, type PlanFacts } from "./trials.js";
+
+/** Devices of runs that ended, by settings: opening one starts threads. A run has its device for itself. */
+const idle = new Map<string, Device[]>();
+
+const deviceKey = (name: string, config: Config): string => `${name} ${JSON.stringify(deviceOptions(config))}`;
+
+const takeDevice = (name: string, config: Config): Device =>
+  idle.get(deviceKey(name, config))?.pop() ?? new Device(name, deviceOptions(config));
+
+/** Keeps a device for the next run of the same settings. */
+export function giveBack(device: Device, config: Config): void {
+  const key = deviceKey(device.name, config);
+  idle.set(key, [...(idle.get(key) ?? []), device]);
+}
+
+export function openDevice(session: Session): Device {
+  const { config } = session;
+  session.device ??= takeDevice(
+    deviceName(config, (message) => session.warn(message)),
+    config,
+  );
+  return session.device;
+}
+
+/** Opens the data, and with them the number of steps is known. */
+export async function openRunData(session: Session, resumed: Resumed | undefined): Promise<void> {
+  const { config, signal } = session;
+  const settings = { signal, onWarning: (message: string) => session.warn(message) };
+  const open = (evaluation: boolean) =>
+    session.abortable(openData({ ...dataOptions(config, evaluation), ...settings }));
+  const data = await open(false);
+  session.data = data;
+  if (resumed !== undefined && resumed.state.fingerprint !== data.fingerprint)
+    throw new ConfigError(
+      `${resumed.path} was made with other training data: files, their rows or the tokenizer have changed since; ` +
+        "put them back to go on with it, or give another output.dir to start afresh",
+      { path: resumed.path },
+    );
+  const { documents, unlabelled } = data;
+  if (unlabelled === documents)
+    throw new DataError(
+      `data.train: no usable rows: none of the ${documents} documents has a label that counts; longseq data shows them`,
+      { documents },
+    );
+  if (config.data.eval.length > 0) session.evalData = await open(true);
+  const { train } = config;
+  session.steps = train.steps ?? data.totalSteps(train.epochs as number, train.batchSize);
+}
+
+/** Opens the model and the optimizer on the device, in the state of the checkpoint. The data are open. */
+export async function openTraining(session: Session, resumed: Resumed | undefined): Promise<Training> {
+  const { config, signal, data } = session;
+  if (data === undefined) throw new Error("openRunData comes first");
+  const device = openDevice(session);
+  const architecture = await session.abortable(resolveModel(config));
+  const dtype = runDtype(config, architecture, device.type);
+  const limits = limitsOn(config, device);
+  const facts: PlanFacts = {
+    model: architecture,
+    dtype,
+    limits,
+    work: workloadOf(config, data, session.evalData, session.steps),
+    tokens: nominalTokens(config, data.longest),
+    rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
+    on: standIn(config, device.profile),
+  };
+  // By steps on `meta`, before anything large is opened.
+  const choice = chooseMemory(config, facts, resumed?.state.plan);
+  for (const warning of choice.warnings) session.warn(warning);
+  const { plan } = choice;
+  signal?.addEventListener("abort", session.abort, { once: true });
+  session.checkAborted();
+  device.resetPeaks();
+  const shares = limits.shares(choice.measured.needs);
+  device.setLimit(shares.device);
+  device.setLimit(shares.host, "host");
+  const model = await session.abortable(openModel(config, device, dtype, plan, signal));
+  session.model = model;
+  const parameters = trainedParameters(model);
+  const optimizer = makeOptimizer(parameters, config.train, plan);
+  session.optimizer = optimizer;
+  const state: TrainerState = resumed?.state ?? {
+    version: 1,
+    step: 0,
+    cursor: { epoch: 0, sequence: 0 },
+    fingerprint: data.fingerprint,
+    plan,
+    skipped: 0,
+    skippedInARow: 0,
+    evaluated: 0,
+    config: {},
+  };
+  state.config = configRecord(config);
+  state.plan = plan;
+  const startStep = state.step;
+  const moments = optimizer.namedState(namesOf(parameters));
+  if (resumed !== undefined) await loadTensors(resumed.path, parameters, moments);
+  // From here on a signal finds parameters and states complete.
+  await device.synchronize();
+  const finishedBefore = binding.stepsFinished(device.native);
+  session.metrics = new MetricsWriter(join(session.folder, "metrics.jsonl"), startStep);
+  session.tell(
+    {
+      event: "plan",
+      steps: session.steps,
+      startStep,
+      device: device.info.name,
+      dtype,
+      parameters: parameters.reduce((total, [, { size }]) => total + size, 0),
+      sequences: data.plan(0).sequences,
+      ...planDetails(choice, shares),
+    },
+    { first: true },
+  );
+  return { session, device, model, parameters, optimizer, data, state, startStep, finishedBefore };
+}
+
+/** What the plan event tells of the choice. */
+function planDetails(choice: Choice, shares: Peaks): Record<string, unknown> {
+  const { states, directory, ...plan } = choice.plan;
+  const { peaks } = choice.measured;
+  return {
+    ...plan,
+    ...(directory !== null && { directory }),
+    ...(Object.values(states).includes("host") && { states }),
+    rung: choice.rung,
+    metaRuns: choice.runs,
+    devicePeakBytes: peaks.device,
+    hostPeakBytes: peaks.host,
+    deviceLimitBytes: shares.device,
+    hostLimitBytes: shares.host,
+    memory: describeChoice(choice, shares),
+  };
+}

@@ -1,0 +1,174 @@
+// A run from its folder to its exported model: the phases in their order, and the loop.
+
+import { closeSync } from "node:fs";
+import { join } from "node:path";
+import { binding } from "../binding.js";
+import { pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
+import { DataLoader } from "../data/index.js";
+import { CancelledError, TrainingError } from "../errors.js";
+import type { RunItem } from "../report/events.js";
+import type { Device } from "../tensor/device.js";
+import { evaluateIfDue, evaluationDue } from "./evaluate.js";
+import { checkFinite, refuseBroken } from "./finite.js";
+import { exportModel } from "./model.js";
+import { giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
+import { exportedStep, makeFolders, markExported, openRunFolder } from "./run_folder.js";
+import { namesOf, type Session, type Training } from "./session.js";
+import { saveCheckpoint } from "./state.js";
+import { StepQueue } from "./step_queue.js";
+
+/** Steps that may be queued on the device at once. */
+const MOST_QUEUED = 2;
+
+/** All that a run does; what it holds is closed at its end, however that comes. */
+export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, void, void> {
+  // Whether the device is somebody else's.
+  const lent = session.device !== undefined;
+  let queue: StepQueue | undefined;
+  try {
+    session.checkAborted();
+    const resumed = await openRunFolder(session);
+    const exported = resumed !== undefined && exportedStep(session.folder) === resumed.state.step;
+    // A GPU that cannot be used is said before the data are made ready; a finished run needs none.
+    if (!exported) openDevice(session);
+    await openRunData(session, resumed);
+    if (exported && resumed.state.step >= session.steps) {
+      tellFinished(session, resumed.state.step);
+      return yield* session.flush();
+    }
+    const training = await openTraining(session, resumed);
+    queue = new StepQueue(training);
+    yield* session.flush();
+    try {
+      yield* train(training, queue);
+      yield* finish(training);
+    } catch (error) {
+      if (!(error instanceof CancelledError) && session.signal?.aborted !== true) throw error;
+      yield* stop(training, queue, error);
+    }
+  } finally {
+    await close(session, queue, lent);
+  }
+}
+
+/** The loop: a step is enqueued while the one before it runs; evaluations, saves and traces wait for all of them. */
+async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunItem, void, void> {
+  const { session, data, state, startStep, device } = training;
+  const { train, output } = session.config;
+  const epochs = train.epochs ?? Number.POSITIVE_INFINITY;
+  const loader = new DataLoader(data, { batchSize: train.batchSize, cursor: state.cursor, epochs });
+  // Of a run that was stopped between a step and its evaluation.
+  if (state.step > 0) yield* evaluateIfDue(training);
+  if (state.step < session.steps) yield { event: "progress", step: state.step + 1, fraction: 0, phase: "forward" };
+
+  for (let step = state.step + 1; step <= session.steps; step++) {
+    session.checkAborted();
+    const next = await loader.nextStep(train.microBatchSize);
+    session.checkAborted();
+    if (next === null)
+      throw new TrainingError(`the data ended at step ${step} of ${session.steps}; was it changed during the run?`);
+    const trace = step - startStep <= output.traceSteps;
+    if (trace) device.startTrace();
+    queue.enqueue(step, next);
+    const save = output.saveEvery > 0 && step % output.saveEvery === 0;
+    const settle = trace || save || step === session.steps || evaluationDue(training, step);
+    while (queue.length > (settle ? 0 : MOST_QUEUED - 1)) {
+      yield* queue.finishOldest();
+      await checkFinite(training);
+    }
+    if (!settle) continue;
+    if (trace) await writeTrace(session, device, step);
+    yield* evaluateIfDue(training);
+    if (save && step < session.steps) {
+      await refuseBroken(training);
+      yield await saveRun(training);
+    }
+    queue.restartClock();
+  }
+}
+
+/** Saves and exports after the last step. */
+async function* finish(training: Training): AsyncGenerator<RunItem, void, void> {
+  const { session, model, state } = training;
+  session.checkAborted();
+  await refuseBroken(training);
+  if (session.saved !== state.step) yield await saveRun(training);
+  const path = await exportModel(session.config, model, join(session.folder, "model"));
+  await markExported(session.folder, state.step);
+  yield session.record({ event: "save", step: state.step, path });
+  yield session.record({ event: "done", step: state.step, path, skipped: state.skipped });
+}
+
+function tellFinished(session: Session, step: number): void {
+  const { folder, steps } = session;
+  const path = join(folder, "model");
+  session.tell({
+    event: "done",
+    step,
+    path,
+    message:
+      `${folder} is finished: ${step} of ${Math.max(step, steps)} steps are done and the model is in ${path}; ` +
+      "to go on raise the number of steps, to start afresh give another output.dir",
+  });
+}
+
+/** Saves the state of the last finished step, then removes what `keep` does not keep. */
+async function saveRun({ session, state, parameters, optimizer }: Training): Promise<RunItem> {
+  // Lines after the newest checkpoint are cut off by a resume, so those before it must be on the disk first.
+  session.metrics?.sync();
+  const path = await saveCheckpoint(session.checkpoints, state, parameters, optimizer.namedState(namesOf(parameters)));
+  session.saved = state.step;
+  await pruneCheckpoints(session.checkpoints, session.config.output.keep);
+  return session.record({ event: "save", step: state.step, path });
+}
+
+async function writeTrace({ folder }: Session, device: Device, step: number): Promise<void> {
+  await device.synchronize();
+  const trace = device.stopTrace();
+  makeFolders(join(folder, "trace"));
+  await writeFileDurably(join(folder, "trace", `step-${step}.json`), trace);
+}
+
+/** After an abort: gives up what is queued, goes back to the last finished step and saves that. */
+async function* stop(training: Training, queue: StepQueue, cause: unknown): AsyncGenerator<RunItem, void, void> {
+  const { session, device, optimizer, state, startStep, finishedBefore } = training;
+  session.signal?.removeEventListener("abort", session.abort);
+  session.broken = true;
+  device.cancel();
+  await device.resume();
+  if (binding.failure(device.native) !== null) throw cause;
+  yield* queue.drop(startStep + binding.stepsFinished(device.native) - finishedBefore);
+  optimizer.zeroGrad();
+  if (session.saved !== state.step) yield await saveRun(training);
+  throw new CancelledError(
+    `stopped after step ${state.step} of ${session.steps}; the state is saved in ${session.checkpoints}, ` +
+      "and the same configuration goes on from there",
+    { step: state.step },
+    { cause },
+  );
+}
+
+/** Frees what the run holds; whatever is still queued is given up. */
+async function close(session: Session, queue: StepQueue | undefined, lent: boolean): Promise<void> {
+  const { signal, device, config } = session;
+  signal?.removeEventListener("abort", session.abort);
+  if (device !== undefined) {
+    session.broken ||= (queue?.length ?? 0) > 0;
+    device.cancel();
+    await queue?.clear();
+    session.optimizer?.zeroGrad();
+    session.optimizer?.dispose();
+    session.model?.dispose();
+    await device.resume();
+    device.setLimit(0);
+    device.setLimit(0, "host");
+    device.trim();
+    // After a failure, or updates that were given up, its counts no longer fit: another run opens another one.
+    if (!lent && !session.broken && binding.failure(device.native) === null) giveBack(device, config);
+  }
+  session.metrics?.close();
+  await session.data?.close();
+  await session.evalData?.close();
+  if (session.lock !== undefined) closeSync(session.lock);
+  session.lock = undefined;
+}

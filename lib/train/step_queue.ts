@@ -1,0 +1,222 @@
+// The steps that are queued on the device: enqueued whole, told of while they run, counted when they end.
+
+import { binding } from "../binding.js";
+import type { Cursor, Step } from "../data/index.js";
+import type { RunItem, StepMetrics } from "../report/events.js";
+import { modelFlops } from "../report/model_flops.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { rssPeak } from "./limits.js";
+import { learningRateAt } from "./schedule.js";
+import type { Training } from "./session.js";
+import { enqueueStep } from "./step.js";
+
+/** How often a running step is looked at. Milliseconds. */
+const PROGRESS_INTERVAL = 250;
+
+/** One step between its enqueuing and its report. */
+interface Queued {
+  step: number;
+  cursor: Cursor;
+  epoch: number;
+  tokens: number;
+  validTokens: number;
+  learningRate: number;
+  modelFlops: number;
+  hardwareFlops: number;
+  devicePeakBytes: number;
+  deviceLiveBytes: number;
+  hostPeakBytes: number;
+  loss: Tensor;
+  norm: Tensor;
+  finite: Tensor;
+  /** Settles when the step is over on the device. */
+  read: Promise<StepRead>;
+  marks: Mark[];
+}
+
+interface StepRead {
+  loss: number;
+  norm: number;
+  finite: boolean;
+  /** performance.now() when it was seen. */
+  time: number;
+}
+
+/** A place in the compute queue: passed when the device's last marker is `value` or more. */
+interface Mark {
+  value: number;
+  /** FLOPs of the step that lie before it. */
+  flops: number;
+  phase: string;
+}
+
+/** Steps between their enqueuing and their report, oldest first. */
+export class StepQueue {
+  readonly #training: Training;
+  readonly #queued: Queued[] = [];
+  /** When the step before ended; undefined: the next one counts from its first enqueue. */
+  #since: number | undefined;
+  #marker = 0;
+
+  constructor(training: Training) {
+    this.#training = training;
+  }
+
+  get length(): number {
+    return this.#queued.length;
+  }
+
+  /** The next step's seconds begin with its own enqueuing: something else was done since the last one. */
+  restartClock(): void {
+    this.#since = undefined;
+  }
+
+  /** Puts a whole step into the device's queue; nothing is read in its middle. */
+  enqueue(step: number, data: Step): void {
+    const { device, model, optimizer, parameters, session } = this.#training;
+    const { train } = session.config;
+    this.#since ??= performance.now();
+    const flopsBefore = device.totalFlops();
+    const marks: Mark[] = [];
+    const mark = (phase: string) => {
+      binding.marker(device.native, ++this.#marker);
+      marks.push({ value: this.#marker, flops: device.totalFlops() - flopsBefore, phase });
+    };
+    const learningRate = learningRateAt(step - 1, session.steps, train);
+    const made = enqueueStep({
+      model,
+      optimizer,
+      parameters,
+      micro: data.micro,
+      validTokens: data.validTokens,
+      clipGradNorm: train.clipGradNorm,
+      learningRate,
+      mark,
+    });
+    const flops = data.micro.reduce((sum, { cuSeqlens }) => {
+      const lengths = Array.from(cuSeqlens.subarray(1), (end, i) => Number(end - (cuSeqlens[i] as bigint)));
+      return sum + modelFlops(model.shape, lengths);
+    }, 0);
+    const read = readStep(made);
+    // Whoever needs it awaits it; a run that ends early must not leave it unhandled.
+    read.catch(() => {});
+    const memory = device.memory();
+    this.#queued.push({
+      step,
+      cursor: data.cursor,
+      epoch: data.epoch,
+      tokens: data.tokens,
+      validTokens: data.validTokens,
+      learningRate,
+      modelFlops: flops,
+      hardwareFlops: device.totalFlops() - flopsBefore,
+      devicePeakBytes: memory.peak,
+      deviceLiveBytes: memory.live,
+      hostPeakBytes: device.memory("host").peak,
+      ...made,
+      read,
+      marks,
+    });
+  }
+
+  /** Waits for the oldest queued step, telling how far it is, and gives its metrics. */
+  async *finishOldest(): AsyncGenerator<RunItem, void, void> {
+    const { session } = this.#training;
+    const queued = this.#queued[0] as Queued;
+    let shown = 0;
+    for (;;) {
+      let timer: NodeJS.Timeout | undefined;
+      const tick = new Promise<"tick">((resolve) => {
+        timer = setTimeout(resolve, PROGRESS_INTERVAL, "tick");
+      });
+      const first = await Promise.race([queued.read, tick]).finally(() => clearTimeout(timer));
+      if (first !== "tick") {
+        this.#queued.shift();
+        release(queued);
+        yield this.#account(queued, first);
+        return;
+      }
+      const { fraction, phase } = this.#where(queued);
+      if (fraction > shown) yield session.record({ event: "progress", step: queued.step, fraction, phase });
+      shown = Math.max(shown, fraction);
+    }
+  }
+
+  #where(queued: Queued): { fraction: number; phase: string } {
+    const passed = binding.lastMarker(this.#training.device.native);
+    let low = 0;
+    let high = queued.marks.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((queued.marks[middle] as Mark).value <= passed) low = middle + 1;
+      else high = middle;
+    }
+    const at = queued.marks[low - 1];
+    const fraction = at === undefined || queued.hardwareFlops === 0 ? 0 : at.flops / queued.hardwareFlops;
+    return { fraction, phase: at?.phase ?? "forward" };
+  }
+
+  /** Counts a step as finished; its metrics. */
+  #account(queued: Queued, { loss, norm, finite, time }: StepRead): StepMetrics {
+    const { state, device, session } = this.#training;
+    const seconds = Math.max(time - (this.#since ?? time), 0.001) / 1000;
+    this.#since = time;
+    state.step = queued.step;
+    state.cursor = queued.cursor;
+    state.skipped += finite ? 0 : 1;
+    state.skippedInARow = finite ? 0 : state.skippedInARow + 1;
+    const peakRate = device.info.peakBf16Flops;
+    const modelRate = queued.modelFlops / seconds;
+    return session.record<StepMetrics>({
+      step: queued.step,
+      epoch: queued.epoch,
+      loss,
+      gradNorm: norm,
+      learningRate: queued.learningRate,
+      tokens: queued.tokens,
+      validTokens: queued.validTokens,
+      seconds,
+      tokensPerSecond: queued.tokens / seconds,
+      modelTflops: modelRate / 1e12,
+      hardwareTflops: queued.hardwareFlops / seconds / 1e12,
+      mfu: peakRate > 0 ? modelRate / peakRate : null,
+      devicePeakBytes: queued.devicePeakBytes,
+      deviceLiveBytes: queued.deviceLiveBytes,
+      hostPeakBytes: queued.hostPeakBytes,
+      rssPeakBytes: rssPeak(),
+      skipped: !finite,
+    });
+  }
+
+  /** After the device's queue was given up: counts the steps up to `finished`, whose update was done. */
+  async *drop(finished: number): AsyncGenerator<RunItem, void, void> {
+    for (let queued = this.#queued[0]; queued !== undefined; queued = this.#queued[0]) {
+      if (queued.step <= finished) {
+        // Only its figures were not read any more: they still lie on the device.
+        const stale = queued;
+        const read = await queued.read.catch(() => readStep(stale));
+        yield this.#account(queued, read);
+      }
+      this.#queued.shift();
+      release(queued);
+    }
+  }
+
+  /** Frees what is left, once nothing of it runs any more. */
+  async clear(): Promise<void> {
+    await Promise.allSettled(this.#queued.map(({ read }) => read));
+    for (const queued of this.#queued.splice(0)) release(queued);
+  }
+}
+
+/** Reads a step's figures once everything before is done. */
+async function readStep(step: { loss: Tensor; norm: Tensor; finite: Tensor }): Promise<StepRead> {
+  const [loss, norm, finite] = await Promise.all([step.loss.item(), step.norm.item(), step.finite.item()]);
+  return { loss, norm, finite: finite !== 0, time: performance.now() };
+}
+
+function release(queued: Queued): void {
+  queued.loss.dispose();
+  queued.norm.dispose();
+  queued.finite.dispose();
+}
