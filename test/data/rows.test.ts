@@ -3,6 +3,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import t from "tap";
+import type { JsonValue } from "../../lib/data/json.js";
 import { invalidUtf8At, parseRow, RANGE_BYTES, scanFile } from "../../lib/data/rows.js";
 import { DataError } from "../../lib/errors.js";
 import { open, openingError, rejection, write } from "./helpers.js";
@@ -173,6 +174,132 @@ t.test("keys of no row kind are passed over", async (t) => {
     parts: null,
   });
   t.throws(() => parseRow(bytes('{"input_ids": [2147483647]}'), "f", 1, null), /a token id is 0 or more/);
+});
+
+t.test("null columns are absent in every kind of row", async (t) => {
+  const nulls: Record<string, null> = {};
+  for (const key of ["text", "messages", "prompt", "completion", "input_ids", "labels", "tools", "loss_mask"])
+    nulls[key] = null;
+  const kind = (row: object) => parseRow(bytes(JSON.stringify({ ...nulls, ...row })), "f", 1, null).row;
+  t.same(kind({ text: "a" }), { kind: "text", text: "a" });
+  t.same(kind({ prompt: "a", completion: "b" }), { kind: "prompt", prompt: "a", completion: "b" });
+  t.match(kind({ messages: [{ role: "user", content: "a" }] }), { kind: "messages", tools: null, untrained: [] });
+  t.match(kind({ input_ids: [1] }), { kind: "tokens", labels: null, parts: null });
+  t.throws(() => kind({ prompt: "a" }), { message: 'f:1: the row has "prompt" but no "completion"' });
+  t.throws(() => kind({}), /none of the four kinds: .*; its keys are "text" \(null\), "messages" \(null\)/);
+});
+
+t.test("conversations keep the text of numbers and the order of keys", async (t) => {
+  const line =
+    '{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"10": 1.0, "2": 1e-07, "b": 12345678901234567890}]}], "tools": [{"n": 1}], "documents": [2], "chat_template_kwargs": {"x": 3.0}}';
+  const { row } = parseRow(bytes(line), "f", 1, null);
+  if (row.kind !== "messages") throw new Error(row.kind);
+  const calls = new Map<string, JsonValue>([
+    ["10", 1],
+    ["2", 1e-7],
+    ["b", 12345678901234567890n],
+  ]);
+  t.same(
+    [...(row.messages[0]?.entries() ?? [])],
+    [
+      ["role", "assistant"],
+      ["content", null],
+      ["tool_calls", [calls]],
+    ],
+  );
+  const [message] = row.messages as [Map<string, JsonValue>];
+  const [found] = message.get("tool_calls") as [Map<string, JsonValue>];
+  t.same([...found.keys()], ["10", "2", "b"]);
+  t.same(row.tools, [new Map([["n", 1n]])]);
+  t.same(
+    [...row.variables],
+    [
+      ["x", 3],
+      ["documents", [2n]],
+    ],
+  );
+  const deep = `{"messages": [{"role": "user", "content": "a", "x": ${"[".repeat(600)}${"]".repeat(600)}}]}`;
+  t.throws(() => parseRow(bytes(deep), "f", 1, null), {
+    message: "f:1: invalid JSON at column 550: lists and objects nest more than 500 deep",
+  });
+  t.equal(
+    parseRow(bytes(deep.replace('"messages"', '"text": "a", "x"')), "f", 1, null).row.kind,
+    "text",
+    "not rendered",
+  );
+});
+
+t.test("a message says whether its turn is trained on", async (t) => {
+  const parsed = (...turns: object[]) => {
+    const messages = turns.map((turn) => ({ role: "assistant", content: "a", ...turn }));
+    const { row, unused } = parseRow(bytes(JSON.stringify({ messages })), "f", 1, null);
+    return row.kind === "messages" ? { untrained: row.untrained, unused, first: row.messages[0] } : null;
+  };
+  const untrained = [
+    { weight: 0 },
+    { weight: 0.0 },
+    { weight: false },
+    { train: false },
+    { train: 0 },
+    { weight: 1, train: false },
+  ];
+  const trained = [{}, { weight: 1 }, { weight: null, train: null }, { train: true }, { train: 1, weight: true }];
+  t.same(parsed(...trained, ...untrained)?.untrained, [5, 6, 7, 8, 9, 10]);
+  t.equal(parsed({ weight: 0 })?.first?.get("weight"), 0n, "the template sees the message as it is");
+  t.same(parsed({ role: "user", weight: 0 }, { role: "system", train: false }, { role: "tool", weight: 1 }), {
+    untrained: [],
+    unused: [],
+    first: new Map<string, JsonValue>([
+      ["role", "user"],
+      ["content", "a"],
+      ["weight", 0n],
+    ]),
+  });
+  t.same(parsed({ role: "user", train: true })?.unused, ['"train": true of messages that are not the assistant\'s']);
+  t.same(parsed({ loss: false }, { training: null })?.unused, ['"loss" of messages']);
+  const refused: [turn: object, shown: string][] = [
+    [{ weight: 0.5 }, "weight is 0.5"],
+    [{ weight: 2 }, "weight is 2"],
+    [{ role: "user", weight: -1 }, "weight is -1"],
+    [{ train: "no" }, 'train is "no"'],
+    [{ weight: [] }, "weight is a list"],
+  ];
+  for (const [turn, shown] of refused) {
+    t.throws(() => parsed({}, turn), {
+      message: `f:1: "messages"[1].${shown}; it is 1 or 0: a turn is trained on or not`,
+    });
+  }
+});
+
+t.test("columns without effect are told once, whoever read the rows", async (t) => {
+  const directory = t.testdir();
+  const good = (i: number) => ({ text: "x".repeat(40_000), id: i, images: [], system: null, weight: "" });
+  write(
+    directory,
+    "a.jsonl",
+    Array.from({ length: 120 }, (_, i) => (i === 110 ? { ...good(i), length: 3 } : good(i))),
+  );
+  const other = { input_ids: [1], chosen: "a", length: 1, special_tokens_mask: [0], tools: [1] };
+  write(directory, "b.jsonl", [other, other, { messages: [{ role: "assistant", content: "a" }], tools: [{}] }]);
+  const expected = new RegExp(
+    '^data\\.train: what the rows hold of these has no effect: "length" \\(first at .*a\\.jsonl:111\\), ' +
+      '"chosen" \\(first at .*b\\.jsonl:1\\), "special_tokens_mask" \\(first at .*b\\.jsonl:1\\), "tools" \\(first at .*b\\.jsonl:1\\)$',
+  );
+  const options = { tokenizer: "bytes", chatTemplate: "{{ messages[0].content }}", sequenceLength: 50_000 };
+  for (const workers of [0, 2, 2]) {
+    const told: string[] = [];
+    const data = await open(directory, {
+      ...options,
+      workers,
+      cacheDir: path.join(directory, `cache${workers}`),
+      onWarning: (w) => told.push(w),
+    });
+    const about = told.filter((warning) => warning.includes("no effect"));
+    t.equal(about.length, 1);
+    t.match(about[0], expected, `${workers} threads`);
+    t.same(data.warnings, told);
+    await data.close();
+  }
 });
 
 t.test("the place where UTF-8 breaks, against TextDecoder", async (t) => {
