@@ -4,7 +4,7 @@ import fs from "node:fs";
 import path from "node:path";
 import t from "tap";
 import type { JsonValue } from "../../lib/data/json.js";
-import { invalidUtf8At, parseRow, RANGE_BYTES, scanFile } from "../../lib/data/rows.js";
+import { invalidUtf8At, parseRow, RANGE_BYTES, scanFile, UNUSED_COLUMNS } from "../../lib/data/rows.js";
 import { DataError } from "../../lib/errors.js";
 import { open, openingError, rejection, write } from "./helpers.js";
 
@@ -300,6 +300,12 @@ t.test("columns without effect are told once, whoever read the rows", async (t) 
     t.same(data.warnings, told);
     await data.close();
   }
+});
+
+t.test("every column that is told stands in the documentation", async (t) => {
+  const page = fs.readFileSync(new URL("../../docs/data_rows.md", import.meta.url), "utf8");
+  const section = page.slice(page.indexOf("## Columns without effect"));
+  for (const column of UNUSED_COLUMNS) t.ok(section.includes(`\`${column}\``), column);
 });
 
 t.test("the place where UTF-8 breaks, against TextDecoder", async (t) => {
