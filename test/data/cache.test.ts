@@ -29,7 +29,8 @@ function mixedRows(count: number): object[] {
     const words = `row ${i} ${"lorem ipsum ".repeat(i % 50)}`;
     if (i % 4 === 0) return { text: words };
     if (i % 4 === 1) return { prompt: words, completion: `answer ${i}` };
-    if (i % 4 === 2) return { input_ids: [i % 256, 1, 2, 3], labels: [-100, 1, i % 7, 3] };
+    if (i % 8 === 2) return { input_ids: [i % 256, 1, 2, 3], labels: [-100, 1, i % 7, 3] };
+    if (i % 8 === 6) return { input_ids: [i % 256, 1, 2, 3, 4], seq_lengths: [1 + (i % 3), 4 - (i % 3)] };
     return {
       messages: [
         { role: "user", content: words },

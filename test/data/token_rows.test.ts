@@ -1,12 +1,14 @@
 // The fields beside input_ids: each is honoured as the tool that writes it means it, or refused with its place.
 
+import fs from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { type Batch, DataLoader, type DataOptions } from "../../lib/data/index.js";
 import { parseRow } from "../../lib/data/rows.js";
 import { DataError } from "../../lib/errors.js";
+import { loadModel } from "../../lib/models/index.js";
 import { figures, run, tiny } from "../train/helpers.js";
-import { open, openingError, write } from "./helpers.js";
+import { GOLDEN, open, openingError, write } from "./helpers.js";
 
 /** What a row of these fields is trained on. */
 function parsed(fields: object): { ids: number[]; labels: number[] | null; parts: number[] | null } {
@@ -327,4 +329,28 @@ t.test("training on packed and padded rows is training on their documents", asyn
     { message: /^data\.train: what the rows hold of these has no effect: "length" \(first at .*packed\.jsonl:1\)$/ },
     { message: /^data\.eval: what the rows hold of these has no effect: "length" / },
   ]);
+});
+
+t.test("losses equal those of transformers for the same fields", async (t) => {
+  interface Case {
+    model: string;
+    case: string;
+    row: object;
+    loss: number;
+  }
+  const cases = JSON.parse(fs.readFileSync(path.join(GOLDEN, "rows.json"), "utf8")) as Case[];
+  const directory = t.testdir();
+  for (const name of new Set(cases.map(({ model }) => model))) {
+    const folder = path.join(GOLDEN, "..", "models", name, "model");
+    const model = await loadModel(folder, { device: "cpu", dtype: "float32" });
+    for (const { case: what, row, loss } of cases.filter(({ model }) => model === name)) {
+      write(directory, "rows.jsonl", [row]);
+      const [batch] = await batches(directory, {});
+      const scalar = model.loss(batch as Batch);
+      const ours = await scalar.item();
+      scalar.dispose();
+      t.ok(Math.abs(ours - loss) <= 2e-6 * loss, `${name}, ${what}: ${ours} and ${loss}`);
+    }
+    model.dispose();
+  }
 });
