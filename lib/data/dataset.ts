@@ -41,6 +41,8 @@ export interface DataOptions {
   onProgress?: ((progress: { file: string; bytes: number; totalBytes: number }) => void) | undefined;
   /** Called once for each remark, which `dataset.warnings` keeps too. */
   onWarning?: ((message: string) => void) | undefined;
+  /** What without effect (see `docs/data_rows.md`) was told before: it is not told again, and what is told joins it. */
+  told?: Set<string> | undefined;
 }
 
 /** Where a document comes from. */
@@ -190,8 +192,11 @@ export class Dataset {
     }
     const unused = new Map<string, string>();
     for (const { source, unused: found } of files) {
-      for (const [what, line] of found) if (!unused.has(what)) unused.set(what, `${source}:${line}`);
+      for (const [what, line] of found) {
+        if (!unused.has(what) && !options.told?.has(what)) unused.set(what, `${source}:${line}`);
+      }
     }
+    for (const what of unused.keys()) options.told?.add(what);
     if (unused.size > 0) {
       const told = [...unused].map(([what, where]) => `${what} (first at ${where})`).join(", ");
       warnings.push(`${key}: what the rows hold of these has no effect: ${told}`);

@@ -46,7 +46,7 @@ export function openDevice(session: Session): Device {
 /** Opens the data, and with them the number of steps is known. */
 export async function openRunData(session: Session, resumed: Resumed | undefined): Promise<void> {
   const { config, signal } = session;
-  const settings = { signal, onWarning: (message: string) => session.warn(message) };
+  const settings = { signal, onWarning: (message: string) => session.warn(message), told: new Set<string>() };
   const open = (evaluation: boolean) =>
     session.abortable(openData({ ...dataOptions(config, evaluation), ...settings }));
   const data = await open(false);
