@@ -82,14 +82,14 @@ t.test("special tokens, templates and vocabulary are found", async (t) => {
   t.equal(loadTokenizer(spec).eosId, 424);
   write(copy, "chat_template.jinja", "F");
   t.equal(loadTokenizer(spec).chatTemplate, "F");
-  // add_bos_token and add_eos_token replace the post-processor.
+  // add_bos_token and add_eos_token count for nothing beside a tokenizer.json.
   t.same([loadTokenizer(spec).prefixIds, loadTokenizer(spec).suffixIds], [[420], []]);
   write(
     copy,
     "tokenizer_config.json",
     JSON.stringify({ add_bos_token: false, add_eos_token: true, eos_token: "<|eot_id|>" }),
   );
-  t.same([loadTokenizer(spec).prefixIds, loadTokenizer(spec).suffixIds], [[], [424]]);
+  t.same([loadTokenizer(spec).prefixIds, loadTokenizer(spec).suffixIds], [[420], []]);
 });
 
 t.test("which tokenizer a path means, and what is refused", async (t) => {
@@ -115,8 +115,8 @@ t.test("which tokenizer a path means, and what is refused", async (t) => {
   await refuse("{}", /tokenizer\.json is no tokenizer\.json: it has no "model"/);
   await refuse('{"model": {"type": "Elephant"}}', /cannot use .*tokenizer\.json: .*Elephant/);
   await refuse(
-    '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Split", "pattern": {"String": "a"}, "behavior": "Contiguous", "invert": true}}',
-    /Split with behavior Contiguous and invert is not supported/,
+    '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a)\\\\1"}, "behavior": "Isolated"}}',
+    /cannot use .*tokenizer\.json: the pattern "\(a\).*1" uses \\1, which is not supported/,
   );
   write(directory, "tokenizer_config.json", '{"eos_token": "</s>"}');
   await refuse(
