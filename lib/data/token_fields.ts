@@ -40,14 +40,20 @@ function list(fail: Fail, key: string, value: unknown, of: string): unknown[] {
   return value;
 }
 
-/** A list of integers that `allowed` takes; `rule` says which these are. */
-function integers(fail: Fail, key: string, value: unknown, allowed: (value: number) => boolean, rule: string) {
+/** A list of integers that `allowed` takes where they stand; `rule` says which these are. */
+function integers(
+  fail: Fail,
+  key: string,
+  value: unknown,
+  allowed: (value: number, i: number) => boolean,
+  rule: string,
+): Int32Array {
   const values = list(fail, key, value, "integers");
   const result = new Int32Array(values.length);
   for (let i = 0; i < values.length; i++) {
     const found = values[i];
     if (typeof found === "number" && Number.isInteger(found)) {
-      if (!allowed(found)) throw fail(`"${key}"[${i}] is ${describe(found)}; ${rule}`);
+      if (!allowed(found, i)) throw fail(`"${key}"[${i}] is ${describe(found)}; ${rule}`);
       result[i] = found;
     } else {
       throw fail(`"${key}"[${i}] is ${describe(found)}, not an integer${Array.isArray(found) ? FLAT : ""}`);
@@ -137,26 +143,28 @@ function partsOfLengths(fail: Fail, key: string, value: unknown, tokens: number)
  * @param vocabSize V; null checks only that ids are not negative.
  */
 export function parseTokens(row: Readonly<Record<string, unknown>>, vocabSize: number | null, fail: Fail): TokenRow {
-  const limit = vocabSize ?? 0x7fffffff;
-  const isId = (id: number) => id >= 0 && id < limit;
-  const rule = vocabSize === null ? "0 or more" : `0 to ${vocabSize - 1} (the vocabulary has ${vocabSize} tokens)`;
-  let inputIds = integers(fail, "input_ids", row.input_ids, isId, `a token id is ${rule}`);
-  if (inputIds.length === 0) throw fail('"input_ids" is empty');
+  const given = list(fail, "input_ids", row.input_ids, "integers");
+  if (given.length === 0) throw fail('"input_ids" is empty');
   const aligned = <T extends { length: number }>(key: string, parse: (value: unknown) => T): T | null => {
     const value = row[key];
     if (value === undefined || value === null) return null;
     const values = parse(value);
-    if (values.length === inputIds.length) return values;
-    throw fail(
-      `"${key}" has ${values.length} values but "input_ids" has ${inputIds.length}; they must align one to one`,
-    );
+    if (values.length === given.length) return values;
+    throw fail(`"${key}" has ${values.length} values but "input_ids" has ${given.length}; they must align one to one`);
   };
-  const isLabel = (label: number) => label === IGNORE_INDEX || isId(label);
   const parseFlags = (key: string) => aligned(key, (value) => flags(fail, key, value));
-  let labels = aligned("labels", (value) => integers(fail, "labels", value, isLabel, `a label is -100 or ${rule}`));
   const attention = parseFlags("attention_mask");
+  const { begin, end } = attention === null ? { begin: 0, end: given.length } : unpadded(fail, attention);
+
+  // What stands at padding may be anything: a padding token need not be one of the model's.
+  const limit = vocabSize ?? 0x7fffffff;
+  const isId = (id: number, i: number) => (id >= 0 && id < limit) || i < begin || i >= end;
+  const isLabel = (label: number, i: number) => label === IGNORE_INDEX || isId(label, i);
+  const rule = vocabSize === null ? "0 or more" : `0 to ${vocabSize - 1} (the vocabulary has ${vocabSize} tokens)`;
+  let inputIds = integers(fail, "input_ids", given, isId, `a token id is ${rule}`);
+  let labels = aligned("labels", (value) => integers(fail, "labels", value, isLabel, `a label is -100 or ${rule}`));
   const positions = aligned("position_ids", (value) =>
-    integers(fail, "position_ids", value, (p) => p >= 0 && p <= 0x7fffffff, "a position is 0 or more"),
+    integers(fail, "position_ids", value, (p) => Math.abs(p) <= 0x7fffffff, "a position lies below 2^31"),
   );
   for (const key of MASKS) {
     const counts = parseFlags(key);
@@ -167,7 +175,6 @@ export function parseTokens(row: Readonly<Record<string, unknown>>, vocabSize: n
   const type = parseFlags("token_type_ids")?.indexOf(1) ?? -1;
   if (type >= 0) throw fail(`"token_type_ids"[${type}] is 1; the models here know one type of token, 0`);
 
-  const { begin, end } = attention === null ? { begin: 0, end: inputIds.length } : unpadded(fail, attention);
   let parts = positions === null ? null : partsOfPositions(fail, positions, begin, end);
   let toldBy = "position_ids";
   for (const key of LENGTHS) {

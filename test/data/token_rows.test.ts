@@ -72,6 +72,9 @@ t.test("padding leaves the row with all that stands at it", async (t) => {
   t.same(padded(2, 0, [0, 1, 2, 3, 4, 0, 1]), expected, "left, positions that count the padding");
   t.same(padded(0, 3, [0, 1, 2, 0, 1, 2, 3, 4]), expected, "right, positions that go on");
   t.same(padded(1, 2, [0, 0, 1, 2, 0, 1, 0, 0]), expected, "both ends, positions of 0");
+  t.same(padded(1, 1, [-1, 0, 1, 2, 0, 1, -1]), expected, "both ends, positions of -1");
+  const foreign = { input_ids: [64, ...ids, -1], attention_mask: [0, 1, 1, 1, 1, 1, 0], labels: [-1, ...ids, 99] };
+  t.same(parsed(foreign), { ids, labels: ids, parts: null }, "a padding token that is none of the model's");
   const lengths = parsed({ input_ids: [0, ...ids], attention_mask: [0, 1, 1, 1, 1, 1], seq_lengths: [1, 4] });
   t.same(lengths, { ids, labels: null, parts: [1, 4] });
 });
@@ -95,7 +98,8 @@ t.test("what cannot be honoured is refused", async (t) => {
     [{ position_ids: [0, 1, 3, 4, 5] }, `"position_ids"[2] is 3 after 1; ${both}`],
     [{ position_ids: [0, 1, 2, 2, 3] }, `"position_ids"[3] is 2 after 2; ${both}`],
     [{ position_ids: [0, 1, 0, 2, 3] }, `"position_ids"[3] is 2 after 0; ${both}`],
-    [{ position_ids: [0, 1, -1, 0, 1] }, '"position_ids"[2] is -1; a position is 0 or more'],
+    [{ position_ids: [0, 1, -1, 0, 1] }, `"position_ids"[2] is -1 after 1; ${both}`],
+    [{ position_ids: [0, 1, 2 ** 31, 0, 1] }, '"position_ids"[2] is 2147483648; a position lies below 2^31'],
     [{ position_ids: [0, 1, 2.5, 0, 1] }, '"position_ids"[2] is 2.5, not an integer'],
     [{ position_ids: [[0, 1, 2, 3, 4]] }, '"position_ids"[0] is a list, not an integer (one row is one flat list)'],
     [
