@@ -265,7 +265,9 @@ t.test("built JavaScript starts its workers too", async (t) => {
   const built = path.join(root, ".setup", `data-test-${process.pid}`);
   t.teardown(() => fs.rmSync(built, { recursive: true, force: true }));
   const { default: ts } = await import("typescript");
-  const sources = ["errors.ts", ...fs.readdirSync(path.join(root, "lib/data")).map((name) => path.join("data", name))];
+  const names = fs.readdirSync(path.join(root, "lib/data"), { recursive: true, encoding: "utf8" });
+  const sources = names.filter((name) => name.endsWith(".ts")).map((name) => path.join("data", name));
+  sources.push("errors.ts");
   for (const name of sources) {
     const text = fs.readFileSync(path.join(root, "lib", name), "utf8");
     const { outputText } = ts.transpileModule(text, {
