@@ -199,7 +199,7 @@ export class Dataset {
     for (const what of unused.keys()) options.told?.add(what);
     if (unused.size > 0) {
       const told = [...unused].map(([what, where]) => `${what} (first at ${where})`).join(", ");
-      warnings.push(`${key}: what the rows hold of these has no effect: ${told}`);
+      warnings.push(`${key}: the rows hold what has no effect here: ${told}`);
     }
     this.warnings = warnings;
     for (const warning of warnings) options.onWarning?.(warning);

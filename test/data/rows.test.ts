@@ -282,7 +282,7 @@ t.test("columns without effect are told once, whoever read the rows", async (t) 
   const other = { input_ids: [1], chosen: "a", length: 1, special_tokens_mask: [0], tools: [1] };
   write(directory, "b.jsonl", [other, other, { messages: [{ role: "assistant", content: "a" }], tools: [{}] }]);
   const expected = new RegExp(
-    '^data\\.train: what the rows hold of these has no effect: "length" \\(first at .*a\\.jsonl:111\\), ' +
+    '^data\\.train: the rows hold what has no effect here: "length" \\(first at .*a\\.jsonl:111\\), ' +
       '"chosen" \\(first at .*b\\.jsonl:1\\), "special_tokens_mask" \\(first at .*b\\.jsonl:1\\), "tools" \\(first at .*b\\.jsonl:1\\)$',
   );
   const options = { tokenizer: "bytes", chatTemplate: "{{ messages[0].content }}", sequenceLength: 50_000 };

@@ -331,7 +331,7 @@ t.test("training on packed and padded rows is training on their documents", asyn
   t.same(apart.warnings, []);
   t.equal(packed.warnings.length, 1, "the evaluation's rows hold it too");
   t.match(packed.warnings, [
-    { message: /^data\.train: what the rows hold of these has no effect: "length" \(first at .*packed\.jsonl:1\)$/ },
+    { message: /^data\.train: the rows hold what has no effect here: "length" \(first at .*packed\.jsonl:1\)$/ },
   ]);
 });
 
