@@ -331,7 +331,7 @@ function jsonFault(file: string, line: number, text: string, error: JsonError): 
   return rowError(file, line, `invalid JSON at column ${at + 1}: ${found}${hint}`, error);
 }
 
-/** `parse` of the text; whatever JSON.parse refuses too is told with its place. */
+/** `parse` of the text. What JSON.parse refuses, which does not always say where, is told with the place parseJson finds. */
 function orFault<T>(file: string, line: number, text: string, parse: (text: string) => T): T {
   try {
     return parse(text);
