@@ -1,5 +1,6 @@
 // Reading config.json: both of Hugging Face's spellings, transformers' defaults, and one clear error for each bad field.
 
+import type { JsonValue } from "../data/json.js";
 import { ModelError } from "../errors.js";
 import type { RopeParameters } from "../nn/rotary_embedding.js";
 import { ropeTypes } from "../nn/rotary_embedding.js";
@@ -70,6 +71,8 @@ export interface ModelConfig {
   readonly file: string;
   /** The fields themselves, overrides applied; an export writes them. */
   readonly fields: ConfigFields;
+  /** What stood in the file, with integers and floats apart and keys in order; null where there is no file. */
+  readonly source: JsonValue | null;
 }
 
 /** What sets one family apart from the others. */
@@ -148,6 +151,15 @@ export class FieldReader {
     return value;
   }
 
+  /** A list of `length` numbers above 0. */
+  numbers(key: string, length: number): number[] {
+    const value = this.get(key);
+    const good = (item: unknown) => typeof item === "number" && Number.isFinite(item) && item > 0;
+    if (!Array.isArray(value) || value.length !== length || !value.every(good))
+      this.fail(key, `expected a list of ${length} numbers above 0, one for each pair of a head's dims`);
+    return value as number[];
+  }
+
   /** As number, null where absent or null. */
   numberOrNull(key: string, options: { above?: number; from?: number } = {}): number | null {
     return this.get(key) === undefined || this.get(key) === null ? null : this.number(key, options);
@@ -213,7 +225,12 @@ export function familyOf(fields: ConfigFields, file: string, families: readonly 
  * Reads the fields of a config.json. `file` is what messages call it. Throws one ModelError naming file, key and value
  * for a field that is missing, wrong, or asks for something that is not implemented.
  */
-export function readConfig(raw: unknown, file: string, families: readonly Family[]): ModelConfig {
+export function readConfig(
+  raw: unknown,
+  file: string,
+  families: readonly Family[],
+  source: JsonValue | null = null,
+): ModelConfig {
   const fields = checkFields(raw, file);
   const family = familyOf(fields, file, families);
   const reader = new FieldReader(fields, file);
@@ -265,12 +282,13 @@ export function readConfig(raw: unknown, file: string, families: readonly Family
     tieWordEmbeddings: reader.flag("tie_word_embeddings", false),
     initializerRange: reader.number("initializer_range", { from: 0, default: 0.02 }),
     maxPositionEmbeddings,
-    rope: readRope(reader, maxPositionEmbeddings),
+    rope: readRope(reader, maxPositionEmbeddings, headDim),
     ...family.read(reader, { numLayers }),
     dtype: dtype === null || dtype === "auto" ? null : (dtype as string).replace(/^torch\./, ""),
     padTokenId,
     file,
     fields,
+    source,
   };
 }
 
@@ -315,7 +333,7 @@ function readHeadDim(reader: FieldReader, family: Family, hiddenSize: number, nu
 }
 
 /** `rope_scaling` (or `rope_parameters`) and the `rope_theta` at the top. */
-function readRope(top: FieldReader, maxPositionEmbeddings: number): RopeParameters {
+function readRope(top: FieldReader, maxPositionEmbeddings: number, headDim: number): RopeParameters {
   // transformers takes rope_scaling where both are given.
   const inner = top.object("rope_scaling") ?? top.object("rope_parameters");
   const nested = inner && Object.entries(inner.fields).find(([, value]) => typeof value === "object" && value !== null);
@@ -342,6 +360,31 @@ function readRope(top: FieldReader, maxPositionEmbeddings: number): RopeParamete
       return { type: "default", theta };
     case "linear":
       return { type: "linear", theta, factor: reader.number("factor", { above: 0 }) };
+    case "dynamic":
+      if (headDim === 2) reader.fail(key, "dynamic needs a head size above 2");
+      return {
+        type: "dynamic",
+        theta,
+        // Below 1 the base of a longer sequence would be negative.
+        factor: reader.number("factor", { from: 1 }),
+        maxPositions: maxPositionEmbeddings,
+      };
+    case "longrope": {
+      const original = originalPositions();
+      const factor = reader.numberOrNull("factor", { above: 0 }) ?? maxPositionEmbeddings / original;
+      const attentionFactor = reader.numberOrNull("attention_factor", { above: 0 });
+      if (attentionFactor === null && factor > 1 && original === 1)
+        reader.fail("original_max_position_embeddings", "longrope cannot make an attention factor from 1");
+      return {
+        type: "longrope",
+        theta,
+        shortFactor: reader.numbers("short_factor", headDim / 2),
+        longFactor: reader.numbers("long_factor", headDim / 2),
+        factor,
+        originalPositions: original,
+        attentionFactor,
+      };
+    }
     case "llama3": {
       const lowFrequencyFactor = reader.number("low_freq_factor", { above: 0 });
       const highFrequencyFactor = reader.number("high_freq_factor", { above: 0 });
@@ -424,7 +467,10 @@ export function overrideFields(fields: ConfigFields, override: ConfigOverride = 
     const original = result.original_max_position_embeddings ?? inner?.original_max_position_embeddings;
     // At the top it would win over the new one.
     delete result.original_max_position_embeddings;
-    if ((type === "yarn" || type === "llama3") && scaling.original_max_position_embeddings === undefined) {
+    if (
+      (type === "yarn" || type === "llama3" || type === "longrope") &&
+      scaling.original_max_position_embeddings === undefined
+    ) {
       // The length the weights were trained with, not the one they are stretched to.
       const positions = original ?? positionsBefore;
       if (positions !== undefined) scaling.original_max_position_embeddings = positions;

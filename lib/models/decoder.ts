@@ -8,7 +8,7 @@ import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { Module, type ModuleOptions } from "../nn/module.js";
 import { RmsNorm } from "../nn/rms_norm.js";
-import { rotaryEmbedding } from "../nn/rotary_embedding.js";
+import { ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
 import { linear } from "../ops/index.js";
 import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
@@ -160,12 +160,18 @@ export class Decoder extends Module {
       body: Body,
     ): Tensor =>
       checkpoint(
-        (h, positions, cuSeqlens) => body(h, { ...of, positions: positions as Tensor, cuSeqlens: cuSeqlens ?? null }),
+        (h, positions, cuSeqlens, frequencies) =>
+          body(h, {
+            ...of,
+            positions: positions as Tensor,
+            inverseFrequencies: frequencies as Tensor,
+            cuSeqlens: cuSeqlens ?? null,
+          }),
         input,
         {
           keepAttention,
           parameters: within.flatMap((layer) => [...layer.parameters()]),
-          others: [of.positions, of.cuSeqlens],
+          others: [of.positions, of.cuSeqlens, of.inverseFrequencies],
           store: within === layers ? this.#store : undefined,
           around: within.length === 1 ? around(layers.indexOf(within[0] as DecoderLayer)) : undefined,
         },
@@ -212,7 +218,8 @@ export class CausalLM extends Module {
   readonly #states: ModelStates;
   /** The parameters of the logits. */
   readonly #head: readonly Parameter[];
-  readonly #inverseFrequencies: Tensor;
+  /** null: made for each batch, since they depend on its length. */
+  readonly #inverseFrequencies: Tensor | null;
   readonly #attentionFactor: number;
 
   /** Parameters are undefined until they are loaded or initialised: use `loadModel` or `initModel`. */
@@ -231,7 +238,9 @@ export class CausalLM extends Module {
     this.#head = [this.#headWeight];
     this.#states = new ModelStates(this.parameters());
     this.#states.configure({ params: where.tier === "host" ? "host" : "none" });
-    this.#inverseFrequencies = untracked(() => tensor(rotary.inverseFrequencies, { device, category: "params" }));
+    this.#inverseFrequencies = ropeDependsOnLength(config.rope)
+      ? null
+      : untracked(() => tensor(rotary.inverseFrequencies, { device, category: "params" }));
     this.#attentionFactor = rotary.attentionFactor;
   }
 
@@ -280,7 +289,7 @@ export class CausalLM extends Module {
       const device = this.device;
       const layout: TokenLayout = {
         positions: tensor(positions, { device }),
-        inverseFrequencies: this.#inverseFrequencies,
+        inverseFrequencies: this.#inverseFrequencies ?? this.#frequenciesOf(positions),
         attentionFactor: this.#attentionFactor,
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
       };
@@ -293,6 +302,14 @@ export class CausalLM extends Module {
       };
       return this.model.forward(tensor(ids, { device }), layout, options);
     });
+  }
+
+  /** [D/2] of a batch by its largest position alone, so that they hang on no other batch and on no packing. */
+  #frequenciesOf(positions: BigInt64Array): Tensor {
+    let last = 0n;
+    for (const position of positions) if (position > last) last = position;
+    const { rope, headDim } = this.config;
+    return tensor(rotaryEmbedding(rope, headDim, Number(last) + 1).inverseFrequencies, { device: this.device });
   }
 
   /** [T, 1], 0 at padding tokens: transformers trains no embedding row of theirs. null where the model has none. */
@@ -339,6 +356,6 @@ export class CausalLM extends Module {
   override dispose(): void {
     this.#states.dispose();
     super.dispose();
-    this.#inverseFrequencies.dispose();
+    this.#inverseFrequencies?.dispose();
   }
 }

@@ -2,30 +2,58 @@
 
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { writeFolder } from "../checkpoint/atomic.js";
 import type { FileDigest } from "../checkpoint/native_files.js";
 import { type SafeDtype, writeModel } from "../checkpoint/safetensors.js";
+import { type JsonValue, plainJson } from "../data/json.js";
+import { writeJson } from "../data/json_write.js";
 import { IoError } from "../errors.js";
 import type { CausalLM } from "./decoder.js";
 
-/** Files that go with a model but are not made from its weights. */
-const companions = [
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "tokenizer.model",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
-  "chat_template.jinja",
-  "chat_template.json",
+/** What a folder says of its tokenizer, whichever kind it is; chat templates are part of that. */
+const TOKENIZER_FILES = [
+  /^tokenizer\.(json|model)(\.v\d+)?$/,
+  /^(tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json$/,
+  /^(merges|vocab)\.txt$/,
+  /^(spiece|sentencepiece\.bpe)\.model$/,
+  /^chat_template\.jinja$/,
+  /\.tiktoken$/,
 ];
+
+/** What else goes with a model and is not made from its weights; its licence goes wherever it goes. */
+const COMPANIONS = [/^generation_config\.json$/, /^(LICEN[CS]E|NOTICE|USE_POLICY)(\.\w+)?$/i];
+
+const TEMPLATES = "additional_chat_templates";
+
+/** The largest tokenizers take some tens of MB; whatever is larger is no companion. */
+const MOST_BYTES = 256 * 1024 ** 2;
+
+/** Numbers of a config.json that Python holds as floats, also where they are whole. */
+const FLOATS = new Set([
+  "attention_dropout",
+  "attention_factor",
+  "beta_fast",
+  "beta_slow",
+  "factor",
+  "high_freq_factor",
+  "initializer_range",
+  "long_factor",
+  "low_freq_factor",
+  "mscale",
+  "mscale_all_dim",
+  "partial_rotary_factor",
+  "rms_norm_eps",
+  "rope_theta",
+  "short_factor",
+]);
 
 export interface ExportOptions {
   /** Largest size of one weights file in bytes (default 5 GB). */
   maxShardBytes?: number;
   signal?: AbortSignal;
+  /** The folder that the tokenizer's files come from; null: none are copied. Default: the folder of the model. */
+  tokenizer?: string | null;
 }
 
 /** The config.json of an export: the original fields, with what the model really is. */
@@ -34,11 +62,8 @@ export function exportFields(model: CausalLM): Record<string, unknown> {
   const fields: Record<string, unknown> = structuredClone(config.fields);
   fields.architectures = [config.architecture];
   fields.model_type = config.family;
-  if (fields.torch_dtype !== undefined && fields.dtype === undefined) fields.torch_dtype = model.dtype;
-  else {
-    fields.dtype = model.dtype;
-    delete fields.torch_dtype;
-  }
+  if (fields.torch_dtype !== undefined) fields.torch_dtype = model.dtype;
+  if (fields.torch_dtype === undefined || fields.dtype !== undefined) fields.dtype = model.dtype;
   if (model.sourceFolder !== null) return fields;
   // Fields of an initialised model may leave out what other readers want to see.
   const spelled = fields.rope_parameters ?? fields.rope_scaling;
@@ -56,6 +81,30 @@ export function exportFields(model: CausalLM): Record<string, unknown> {
   return fields;
 }
 
+/**
+ * `value` with its numbers told apart and its keys in order: as `source`, the value that stood in the file, has them
+ * where it says the same, and else floats where `key` holds a float.
+ */
+function typed(value: unknown, source: JsonValue | undefined, key: string): JsonValue {
+  if (source !== undefined && isDeepStrictEqual(plainJson(source), value)) return source;
+  if (typeof value === "number") {
+    const whole = Number.isSafeInteger(value) && !FLOATS.has(key) && typeof source !== "number";
+    return whole ? BigInt(value) : value;
+  }
+  if (Array.isArray(value))
+    return value.map((item, i) => typed(item, Array.isArray(source) ? source[i] : undefined, key));
+  if (typeof value !== "object" || value === null) return value as JsonValue;
+  const before = source instanceof Map ? source : new Map<string, JsonValue>();
+  const entries = new Map(Object.entries(value).filter(([, item]) => item !== undefined));
+  const keys = new Set([...[...before.keys()].filter((name) => entries.has(name)), ...entries.keys()]);
+  return new Map(Array.from(keys, (name) => [name, typed(entries.get(name), before.get(name), name)]));
+}
+
+/** The text of an export's config.json: numbers and the order of keys are those of the file that was read. */
+export function configText(model: CausalLM): string {
+  return `${writeJson(typed(exportFields(model), model.config.source ?? undefined, ""))}\n`;
+}
+
 /** Writes everything into the existing folder `dir`; returns size and hash of the weights' files by name. */
 export async function writeModelFiles(
   model: CausalLM,
@@ -64,7 +113,7 @@ export async function writeModelFiles(
 ): Promise<Map<string, FileDigest>> {
   const configFile = path.join(dir, "config.json");
   try {
-    await fs.writeFile(configFile, `${JSON.stringify(exportFields(model), null, 2)}\n`);
+    await fs.writeFile(configFile, configText(model));
   } catch (error) {
     throw new IoError(
       `cannot write ${configFile}: ${(error as Error).message}`,
@@ -72,7 +121,16 @@ export async function writeModelFiles(
       { cause: error },
     );
   }
-  if (model.sourceFolder !== null) await copyCompanions(model.sourceFolder, dir);
+  const { sourceFolder } = model;
+  const { tokenizer = sourceFolder } = options;
+  if (sourceFolder !== null) {
+    await copyFiles(sourceFolder, dir, COMPANIONS);
+    if (await namesCode(model, sourceFolder)) await copyFiles(sourceFolder, dir, [/\.py$/]);
+  }
+  if (tokenizer !== null) {
+    await copyFiles(tokenizer, dir, TOKENIZER_FILES);
+    await copyFiles(path.join(tokenizer, TEMPLATES), path.join(dir, TEMPLATES), [/\.jinja$/]);
+  }
   const dtype: SafeDtype = model.dtype === "bfloat16" ? "BF16" : "F32";
   const tensors = [...model.namedParameters()].map(([name, parameter]) => ({
     name,
@@ -83,16 +141,32 @@ export async function writeModelFiles(
   return writeModel(dir, tensors, options);
 }
 
-async function copyCompanions(from: string, to: string): Promise<void> {
-  for (const name of companions) {
-    const source = path.join(from, name);
-    try {
+/** Whether config.json or tokenizer_config.json name classes of Python files beside them, which then belong along. */
+async function namesCode(model: CausalLM, folder: string): Promise<boolean> {
+  if (model.config.fields.auto_map !== undefined) return true;
+  const file = path.join(folder, "tokenizer_config.json");
+  return (await fs.readFile(file, "utf8").catch(() => "")).includes('"auto_map"');
+}
+
+/** Copies the files directly in `from` that one of the patterns names; hidden and huge ones are never meant. */
+async function copyFiles(from: string, to: string, patterns: readonly RegExp[]): Promise<void> {
+  try {
+    const names = (await fs.readdir(from)).filter((name) => patterns.some((pattern) => pattern.test(name)));
+    for (const name of names.sort()) {
+      const source = path.join(from, name);
+      // Of a link, what it points to.
+      const stat = await fs.stat(source);
+      if (name.startsWith(".") || !stat.isFile() || stat.size > MOST_BYTES) continue;
+      await fs.mkdir(to, { recursive: true });
       await fs.copyFile(source, path.join(to, name));
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") continue;
-      const message = `cannot copy ${source} to ${to}: ${(error as Error).message}`;
-      throw new IoError(message, { path: source }, { cause: error });
+      // A read-only original must not make an export that cannot be written over.
+      await fs.chmod(path.join(to, name), 0o644);
     }
+  } catch (error) {
+    const { code, path: source = from } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" && source === from) return;
+    const message = `cannot copy ${source} to ${to}: ${(error as Error).message}`;
+    throw new IoError(message, { path: source }, { cause: error });
   }
 }
 

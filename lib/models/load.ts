@@ -3,6 +3,7 @@
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
 import { type ModelFolder, openModelFolder } from "../checkpoint/safetensors.js";
+import { JsonError, type JsonValue, parseJson, plainJson } from "../data/json.js";
 import { ArgumentError, IoError, ModelError } from "../errors.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
@@ -48,18 +49,23 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
     }
     throw new IoError(`cannot read ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
   }
-  let raw: unknown;
+  let source: JsonValue;
   try {
-    raw = JSON.parse(text);
+    source = parseJson(text);
   } catch (error) {
     const hint = text.startsWith("version https://git-lfs") ? " (it is a Git LFS pointer: run git lfs pull)" : "";
     throw new ModelError(
-      `${file} is not valid JSON: ${(error as Error).message}${hint}`,
+      `${file}${lineOf(text, error)} is not valid JSON: ${(error as Error).message}${hint}`,
       { path: file },
       { cause: error },
     );
   }
-  return parseModelConfig(raw, { file, ...(override === undefined ? {} : { override }) });
+  return parseModelConfig(plainJson(source), { file, source, ...(override === undefined ? {} : { override }) });
+}
+
+/** Where in `text` a JsonError points: ":3". */
+function lineOf(text: string, error: unknown): string {
+  return error instanceof JsonError ? `:${text.slice(0, error.at).split("\n").length}` : "";
 }
 
 /** The storage dtype of a model on a device: the one asked for, or the default. */

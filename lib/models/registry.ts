@@ -1,5 +1,6 @@
 // The families there are, and reading a config.json for one of them.
 
+import type { JsonValue } from "../data/json.js";
 import {
   type ConfigOverride,
   checkFields,
@@ -17,10 +18,13 @@ import { qwen3 } from "./qwen3.js";
 export const families: readonly Family[] = [llama, mistral, qwen2, qwen3];
 
 /**
- * The config of the fields of a config.json, `override` applied. `file` is what messages call them. Throws one
- * ModelError naming file, key and value.
+ * The config of the fields of a config.json, `override` applied. `file` is what messages call them, `source`
+ * their file's values with number text and order, for exports. Throws one ModelError naming file, key and value.
  */
-export function parseModelConfig(raw: unknown, options: { file: string; override?: ConfigOverride }): ModelConfig {
+export function parseModelConfig(
+  raw: unknown,
+  options: { file: string; override?: ConfigOverride; source?: JsonValue },
+): ModelConfig {
   const fields = overrideFields(checkFields(raw, options.file), options.override);
-  return readConfig(fields, options.file, families);
+  return readConfig(fields, options.file, families, options.source);
 }

@@ -1,6 +1,7 @@
 // Inverse frequencies of rotary position embeddings, float32 as transformers computes them, for each kind of scaling.
 //
 // RoPE: arXiv 2104.09864. linear: positions divided by a factor. YaRN: arXiv 2309.00071. llama3: Llama 3.1's model card.
+// LongRoPE: arXiv 2402.13753. dynamic: the base grows with the length (NTK-aware scaling, as YaRN's paper tells it).
 // Every step is rounded to float32 where transformers rounds it: an inverse frequency that is one unit in the last place
 // off turns token 1,000,000 by 0.06 radians. Powers are rounded correctly; torch's own are in all but a few entries, and
 // one unit off there.
@@ -8,13 +9,32 @@
 import { ArgumentError } from "../errors.js";
 
 /** The kinds that are implemented. */
-export const ropeTypes = ["default", "linear", "yarn", "llama3"] as const;
+export const ropeTypes = ["default", "linear", "dynamic", "yarn", "longrope", "llama3"] as const;
 export type RopeType = (typeof ropeTypes)[number];
 
 /** What a model's config.json says about positions, with every default filled in. */
 export type RopeParameters =
   | { readonly type: "default"; readonly theta: number }
   | { readonly type: "linear"; readonly theta: number; readonly factor: number }
+  | {
+      readonly type: "dynamic";
+      readonly theta: number;
+      readonly factor: number;
+      /** Tokens up to which nothing is scaled. */
+      readonly maxPositions: number;
+    }
+  | {
+      readonly type: "longrope";
+      readonly theta: number;
+      /** [D/2] each: of sequences up to originalPositions, and of longer ones. */
+      readonly shortFactor: readonly number[];
+      readonly longFactor: readonly number[];
+      /** How much longer the context is than the original one. */
+      readonly factor: number;
+      readonly originalPositions: number;
+      /** Of cos and sin; null: made from factor. */
+      readonly attentionFactor: number | null;
+    }
   | {
       readonly type: "llama3";
       readonly theta: number;
@@ -54,8 +74,16 @@ function basePowers(theta: number, headSize: number): Float32Array {
   return Float32Array.from({ length: headSize / 2 }, (_, i) => f32(theta) ** f32((2 * i) / headSize));
 }
 
-/** The inverse frequencies and the attention factor for heads of even size `headSize` (D). */
-export function rotaryEmbedding(rope: RopeParameters, headSize: number): RotaryEmbedding {
+/** Whether the inverse frequencies depend on the length of what is computed. */
+export const ropeDependsOnLength = (rope: RopeParameters): boolean =>
+  rope.type === "dynamic" || rope.type === "longrope";
+
+/**
+ * The inverse frequencies and the attention factor for heads of even size `headSize` (D). length: the largest position
+ * of the batch plus one, for the kinds that depend on it; by itself, without the batches before it. (In transformers
+ * dynamic frequencies also stay as the longest batch left them until one comes that is shorter than the maximum.)
+ */
+export function rotaryEmbedding(rope: RopeParameters, headSize: number, length = 0): RotaryEmbedding {
   if (!Number.isSafeInteger(headSize) || headSize < 2 || headSize % 2 !== 0)
     throw new ArgumentError(`rotaryEmbedding: head size is ${headSize}, expected an even number of at least 2`);
   const powers = basePowers(rope.theta, headSize);
@@ -66,11 +94,32 @@ export function rotaryEmbedding(rope: RopeParameters, headSize: number): RotaryE
       const factor = f32(rope.factor);
       return { inverseFrequencies: powers.map((power) => f32(1 / power) / factor), attentionFactor: 1 };
     }
+    case "dynamic":
+      return { inverseFrequencies: dynamic(rope, headSize, length), attentionFactor: 1 };
+    case "longrope": {
+      const factors = length > rope.originalPositions ? rope.longFactor : rope.shortFactor;
+      const inverseFrequencies = powers.map((power, i) => 1 / f32(f32(factors[i] as number) * power));
+      return { inverseFrequencies, attentionFactor: longropeAttentionFactor(rope) };
+    }
     case "llama3":
       return { inverseFrequencies: powers.map((power) => llama3(rope, f32(1 / power))), attentionFactor: 1 };
     case "yarn":
       return { inverseFrequencies: yarn(rope, powers), attentionFactor: yarnAttentionFactor(rope) };
   }
+}
+
+/** The base grows with what exceeds the maximum; transformers has the length as a float32 tensor there. */
+function dynamic(rope: Extract<RopeParameters, { type: "dynamic" }>, headSize: number, length: number): Float32Array {
+  const { theta, factor, maxPositions } = rope;
+  if (length <= maxPositions) return basePowers(theta, headSize).map((power) => 1 / power);
+  const grown = f32(f32(f32(f32(factor) * length) / maxPositions) - f32(factor - 1));
+  const base = f32(f32(theta) * f32(grown ** (headSize / (headSize - 2))));
+  return basePowers(base, headSize).map((power) => 1 / power);
+}
+
+function longropeAttentionFactor(rope: Extract<RopeParameters, { type: "longrope" }>): number {
+  if (rope.attentionFactor !== null) return rope.attentionFactor;
+  return rope.factor <= 1 ? 1 : Math.sqrt(1 + Math.log(rope.factor) / Math.log(rope.originalPositions));
 }
 
 /** Long wavelengths are stretched by the factor, short ones stay, those between are interpolated. */

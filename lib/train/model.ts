@@ -14,15 +14,6 @@ import { parseModelConfig } from "../models/registry.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 
-/** Files that belong to a tokenizer.json and lie beside it. */
-const TOKENIZER_FILES = [
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "chat_template.jinja",
-  "chat_template.json",
-];
-
 /** Runs `work` on the fields of model.init; mistakes in them are the configuration's. */
 function ofFields<T>(config: Config, work: (fields: ConfigFields) => T): T {
   try {
@@ -61,24 +52,18 @@ export async function openModel(
  * the run used; returns its path. Throws IoError.
  */
 export async function exportModel(config: Config, model: CausalLM, target: string): Promise<string> {
-  const tokenizer = config.data.tokenizer === null ? null : resolveTokenizer(config.data.tokenizer);
+  const { tokenizer: where } = config.data;
+  const spec = where === null ? null : resolveTokenizer(where);
+  const file = spec?.kind === "json" ? spec.file : null;
+  // Only a tokenizer.json has companions; a file of another name stands for itself.
+  const own = file !== null && basename(file) === "tokenizer.json" ? dirname(file) : null;
   const written = await writeFolder(
     target,
     async (draft) => {
-      for (const [name, digest] of await writeModelFiles(model, draft.path)) draft.note(name, digest);
-      if (tokenizer?.kind === "bytes") writeBytesTokenizer(draft.path);
-      else if (tokenizer !== null) {
-        await copyFile(tokenizer.file, join(draft.path, "tokenizer.json"));
-        // Only a tokenizer.json has companions; a file of another name stands for itself.
-        if (basename(tokenizer.file) !== "tokenizer.json") return;
-        for (const name of TOKENIZER_FILES) {
-          await copyFile(join(dirname(tokenizer.file), name), join(draft.path, name)).catch(
-            (error: NodeJS.ErrnoException) => {
-              if (error.code !== "ENOENT") throw error;
-            },
-          );
-        }
-      }
+      const options = spec === null ? {} : { tokenizer: own };
+      for (const [name, digest] of await writeModelFiles(model, draft.path, options)) draft.note(name, digest);
+      if (spec?.kind === "bytes") writeBytesTokenizer(draft.path);
+      else if (file !== null && own === null) await copyFile(file, join(draft.path, "tokenizer.json"));
     },
     { manifest: false },
   );

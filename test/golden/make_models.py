@@ -186,6 +186,37 @@ CASES = {
         ),
         dict(tokens=30, hub=hub()),
     ),
+    "llama_dynamic": (
+        "dynamic scaling beyond max_position_embeddings: the base grows with the length",
+        LlamaConfig(
+            vocab_size=64, hidden_size=24, intermediate_size=31, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=12, max_position_embeddings=16, rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="dynamic", factor=3.0, rope_theta=1000.0),
+        ),
+        dict(tokens=41),
+    ),
+    "qwen2_longrope_hub": (
+        "longrope beyond the original length in the hub's spelling: long factors, an attention factor from the lengths",
+        Qwen2Config(
+            vocab_size=64, hidden_size=24, intermediate_size=31, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=96, tie_word_embeddings=True,
+            rope_parameters=dict(
+                rope_type="longrope", rope_theta=1000.0, original_max_position_embeddings=24,
+                short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5], long_factor=[1.0, 1.4, 2.1, 3.3, 4.6, 6.0],
+            ),
+        ),
+        dict(
+            tokens=37,
+            hub=hub(
+                rope_scaling=dict(
+                    type="longrope", short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5],
+                    long_factor=[1.0, 1.4, 2.1, 3.3, 4.6, 6.0],
+                ),
+                original_max_position_embeddings=24,
+            ),
+        ),
+    ),
 }
 
 
@@ -218,7 +249,7 @@ def main(names):
         )
         documents = rows_of(case, config.vocab_size, options, 1000 + index)
 
-        model = load64(model_folder)
+        model = load64(model_folder, max(len(ids) for ids, _ in documents))
         logits, loss, valid = evaluate(model, documents)
         norm = gradient_norm(model)
         # The library as it is, in float32 with its plain attention, must agree: it guards the float64 replacements.

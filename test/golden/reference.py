@@ -67,9 +67,10 @@ def load(folder, attention="eager", dtype=torch.float32):
     return model
 
 
-def load64(folder):
+def load64(folder, length=1):
     """The checkpoint in float64 throughout: transformers casts norms, angles and softmax to float32, so these are
-    replaced by the same formulas in float64. Inverse frequencies stay the float32 numbers that transformers makes."""
+    replaced by the same formulas in float64. Inverse frequencies stay the float32 numbers that transformers makes, for a
+    batch of `length` tokens where they depend on it."""
     model = load(folder, attention="sdpa").double()
     loaded = load(folder, attention="sdpa")
     for (_, module), (_, original) in zip(model.named_modules(), loaded.named_modules()):
@@ -77,6 +78,7 @@ def load64(folder):
         if kind.endswith("RMSNorm"):
             module.forward = norm64(module)
         elif kind.endswith("RotaryEmbedding"):
+            original(torch.zeros(1), torch.arange(length)[None])
             module.forward = rotary64(original.inv_freq.double(), float(original.attention_scaling))
     return model
 
