@@ -3,6 +3,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import { IoError } from "../errors.js";
+import type { ChatTemplates } from "./chat_templates.js";
 import type { Span, TextTokenizer } from "./tokenizer.js";
 import { BYTE_CHARACTERS } from "./tokenizers/byte_level.js";
 
@@ -27,7 +28,7 @@ export class ByteTokenizer implements TextTokenizer {
   readonly suffixIds = [];
   readonly specialTokens = { bos_token: BYTE_SPECIALS[0], eos_token: BYTE_SPECIALS[1], pad_token: BYTE_SPECIALS[2] };
   readonly specialStrings = BYTE_SPECIALS;
-  readonly chatTemplate = null;
+  readonly chatTemplates: ChatTemplates = new Map();
 
   isSpecial(id: number): boolean {
     return id >= BYTE_BOS;

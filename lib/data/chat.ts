@@ -1,8 +1,8 @@
 // Chat templates: renders a conversation and finds which characters of it the assistant wrote.
 
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
 import { DataError, FormatError } from "../errors.js";
-import { type JsonValue, plainJson } from "./json.js";
+import { Callable, compile, type Rendered, TemplateError, type Value } from "./jinja/index.js";
+import type { JsonValue } from "./json.js";
 import type { ChatMessage } from "./rows.js";
 import type { Span } from "./tokenizer.js";
 
@@ -21,22 +21,6 @@ export interface RenderedChat {
   turns: number[] | null;
   /** Whether the spans come from `{% generation %}` marks. */
   marked: boolean;
-}
-
-const MARK = /\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}/g;
-
-/**
- * Makes each `{% generation %}` and `{% endgeneration %}` print a sentinel. The tag becomes two statements around one
- * expression, so that white-space control and the stripping of lines with only a tag act on it as on the tag itself.
- */
-function instrument(template: string): { source: string; marked: boolean } {
-  let marked = false;
-  const source = template.replace(MARK, (_, left: string, end: string | undefined, right: string) => {
-    marked = true;
-    const name = end === undefined ? "longseq_generation_begins" : "longseq_generation_ends";
-    return `{%${left === "+" ? "" : left} if true %}{{ ${name} }}{% endif ${right === "+" ? "" : right}%}`;
-  });
-  return { source, marked };
 }
 
 /** The date that `strftime_now` shows: fixed, so that tokens are a function of the data alone. */
@@ -75,135 +59,170 @@ function formatDate(format: string): string {
   });
 }
 
+const strftimeNow = new Callable("strftime_now", ([format]) => {
+  if (typeof format !== "string") throw new TemplateError("strftime_now() takes a format");
+  return formatDate(format);
+});
+
+/** A text that stands for another one when it is asked what of a rendering depends on that. */
+const PROBE = "longseq probe";
+
 /** A compiled chat template. */
 export class ChatTemplate {
-  readonly #program: ReturnType<typeof parse>;
-  readonly #marked: boolean;
+  readonly #template: ReturnType<typeof compile>;
+  readonly #where: string;
 
-  /** FormatError where the template cannot be parsed. */
-  constructor(template: string) {
-    const { source, marked } = instrument(template);
-    this.#marked = marked;
+  /** where: the file or key that it is of, for messages. FormatError with its line where it cannot be parsed. */
+  constructor(template: string, where = "the chat template") {
+    this.#where = where;
     try {
-      this.#program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+      this.#template = compile(template);
     } catch (error) {
-      throw new FormatError(`the chat template cannot be parsed: ${(error as Error).message}`, {}, { cause: error });
+      if (!(error instanceof TemplateError)) throw error;
+      throw new FormatError(
+        `${where}:${error.line}: the chat template cannot be parsed: ${error.message}`,
+        {},
+        { cause: error },
+      );
     }
   }
 
   #render(
     messages: readonly ChatMessage[],
     chat: ChatVariables,
-    generationPrompt: boolean,
-    marks: [string, string],
-  ): string {
-    const environment = new Environment();
-    const set = (name: string, value: unknown) => environment.set(name, value);
-    set("true", true);
-    set("false", false);
-    set("none", null);
-    set("True", true);
-    set("False", false);
-    set("None", null);
-    set("range", range);
-    set("raise_exception", (message: unknown) => {
-      throw new Error(String(message));
-    });
-    set("strftime_now", (format: unknown) => formatDate(String(format)));
-    for (const [name, value] of chat.variables) set(name, plainJson(value));
-    set("messages", messages.map(plainJson));
-    set("tools", plainJson(chat.tools));
-    set("add_generation_prompt", generationPrompt);
-    set("longseq_generation_begins", marks[0]);
-    set("longseq_generation_ends", marks[1]);
-    const result = new Interpreter(environment).run(this.#program) as { value: unknown };
-    return String(result.value);
+    prompt: boolean,
+    subjects?: ReadonlySet<Value>,
+  ): Rendered {
+    const variables = new Map<string, Value>([["strftime_now", strftimeNow], ...chat.variables]);
+    variables.set("messages", messages as Value[]);
+    variables.set("tools", chat.tools);
+    variables.set("documents", chat.variables.get("documents") ?? null);
+    variables.set("add_generation_prompt", prompt);
+    return this.#template.render(variables, subjects && { subjects });
   }
 
   /**
-   * Renders a conversation. The assistant's spans come from `{% generation %}` marks where the template has them. Else
-   * each assistant message spans what its rendering adds to the rendering of the messages before it (with the
-   * generation prompt), which asks of the template that renderings of beginnings are beginnings of the rendering.
-   * DataError (without a place) where the template refuses the messages or is not prefix-stable.
+   * Renders a conversation. The assistant's spans come from `{% generation %}` marks where the template has them. Else an
+   * assistant message spans what its rendering adds to the rendering of the messages before it (with the generation
+   * prompt). Where that is not the beginning of the whole rendering, because a template shows earlier messages otherwise
+   * or wants a user first, it spans what the round of the template's loop over this message printed, without the
+   * generation prompt at its beginning; that the message decides nothing outside this part is then checked.
+   * DataError (without a place) where the template refuses the messages or no part can be told to be the assistant's.
    */
   render(messages: readonly ChatMessage[], chat: ChatVariables): RenderedChat {
-    const attempt = (count: number, prompt: boolean, marks: [string, string]) => {
-      try {
-        return this.#render(messages.slice(0, count), chat, prompt, marks);
-      } catch (error) {
-        const part =
-          count === messages.length ? "" : ` on the first ${count} messages, which finding the assistant's part needs`;
-        throw new DataError(`the chat template failed${part}: ${(error as Error).message}`, {}, { cause: error });
+    const whole = this.#attempt(() => this.#render(messages, chat, false, new Set<Value>(messages)));
+    const assistants = [...messages.keys()].filter((i) => messages[i]?.get("role") === "assistant");
+    if (this.#template.marked) return this.#marked(whole, messages, assistants);
+    const { text } = whole;
+    const beginnings = new Map<string, string | null>();
+    /** The rendering of the first `count` messages; null where the template refuses them. */
+    const beginning = (count: number, prompt: boolean): string | null => {
+      const key = `${count} ${prompt}`;
+      let found = beginnings.get(key);
+      if (found === undefined) {
+        try {
+          found =
+            count === messages.length && !prompt ? text : this.#render(messages.slice(0, count), chat, prompt).text;
+        } catch (error) {
+          if (!(error instanceof TemplateError)) throw error;
+          found = null;
+        }
+        beginnings.set(key, found);
       }
+      return found;
     };
-    if (this.#marked) {
-      const { tools, variables } = chat;
-      const marks = sentinels(
-        JSON.stringify([messages.map(plainJson), plainJson(tools), plainJson(new Map(variables))]),
+    const spans = assistants.map((i): Span => {
+      const [before, after] = [beginning(i, true), beginning(i + 1, false)];
+      if (before !== null && after !== null && text.startsWith(after) && after.startsWith(before))
+        return [before.length, after.length];
+      return this.#ofRound(whole, messages, chat, i, beginning);
+    });
+    return { text, spans, turns: assistants, marked: false };
+  }
+
+  #attempt<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (error) {
+      if (!(error instanceof TemplateError)) throw error;
+      throw new DataError(
+        `${this.#where}:${error.line}: the chat template failed: ${error.message}`,
+        {},
+        { cause: error },
       );
-      const found = splitMarks(attempt(messages.length, false, marks), marks);
-      const assistants = [...messages.keys()].filter((i) => messages[i]?.get("role") === "assistant");
-      return { ...found, turns: found.spans.length === assistants.length ? assistants : null, marked: true };
     }
-    const none: [string, string] = ["", ""];
-    const text = attempt(messages.length, false, none);
-    const spans: Span[] = [];
-    const turns: number[] = [];
-    for (let i = 0; i < messages.length; i++) {
-      if (messages[i]?.get("role") !== "assistant") continue;
-      const before = attempt(i, true, none);
-      const after = i + 1 === messages.length ? text : attempt(i + 1, false, none);
-      if (!text.startsWith(after) || !after.startsWith(before)) {
-        const at = commonPrefix(text, text.startsWith(after) ? before : after);
-        throw new DataError(
-          `the chat template is not prefix-stable: at character ${at} the rendering of messages[${i}] depends on what comes after it, ` +
-            "so the assistant's part cannot be found; mark it in the template with {% generation %} ... {% endgeneration %}",
-        );
-      }
-      spans.push([before.length, after.length]);
-      turns.push(i);
-    }
-    return { text, spans, turns, marked: false };
+  }
+
+  #marked(whole: Rendered, messages: readonly ChatMessage[], assistants: number[]): RenderedChat {
+    const { text, generations: spans, misplaced, stretches } = whole;
+    if (misplaced)
+      throw new DataError(
+        `${this.#where}: a {% generation %} stands within a macro, a call or a captured block, whose text may come to stand ` +
+          "anywhere; put it into the template's own text",
+      );
+    const turnOf = ([begin, end]: Span) => {
+      const of = stretches.find((stretch) => stretch.begin <= begin && end <= stretch.end);
+      return of === undefined ? -1 : messages.indexOf(of.subject as ChatMessage);
+    };
+    const turns = spans.map(turnOf);
+    const known = turns.every((turn) => turn >= 0);
+    return { text, spans, turns: known ? turns : spans.length === assistants.length ? assistants : null, marked: true };
+  }
+
+  /** The part of an assistant message by what the loop's round over it printed. */
+  #ofRound(
+    whole: Rendered,
+    messages: readonly ChatMessage[],
+    chat: ChatVariables,
+    i: number,
+    beginning: (count: number, prompt: boolean) => string | null,
+  ): Span {
+    const { text, stretches, elsewhere } = whole;
+    const refuse = (why: string): never => {
+      throw new DataError(
+        `${this.#where}: which part of the text messages[${i}] is cannot be found: the rendering of its beginning is no beginning ` +
+          `of the whole, and ${why}; mark the part in the template with {% generation %} ... {% endgeneration %}`,
+      );
+    };
+    const message = messages[i] as ChatMessage;
+    if (elsewhere) refuse("the template loops over messages within a macro or a captured block");
+    const rounds = stretches.filter(({ subject }) => subject === message);
+    const printed = rounds.filter(({ begin, end }) => end > begin);
+    // Of loops within each other the innermost one: what the others printed holds it. A message may print nothing.
+    const round = printed.length > 0 ? printed.toSorted((a, b) => b.depth - a.depth)[0] : rounds.at(-1);
+    if (round === undefined) return refuse("no loop over the messages prints it");
+    if (printed.some(({ begin, end }) => begin > round.begin || end < round.end)) refuse("several loops print it");
+    const prompt = printed.length > 0 ? promptOf(messages, text, beginning) : "";
+    const shown = text.slice(round.begin, round.end);
+    // The first round may begin with the text's own first token.
+    const bos = chat.variables.get("bos_token");
+    const lead = typeof bos === "string" && shown.startsWith(bos + prompt) ? bos.length : 0;
+    if (!shown.startsWith(prompt, lead))
+      return refuse(
+        `what the loop prints for it, ${quoted(shown)}, does not begin with the generation prompt ${quoted(prompt)}`,
+      );
+    // What the message says may change nothing outside.
+    const changed = new Map(message).set("content", PROBE);
+    const others = messages.map((one, k) => (k === i ? changed : one));
+    const again = this.#attempt(() => this.#render(others, chat, false)).text;
+    const rest = text.length - round.end;
+    const same = again.startsWith(text.slice(0, round.begin)) && again.endsWith(text.slice(round.end));
+    if (!same || again.length < round.begin + rest) refuse("its content shows outside of what the loop prints for it");
+    return [round.begin + lead + prompt.length, round.end];
   }
 }
 
-function range(start: number, stop?: number, step = 1): number[] {
-  const [from, to] = stop === undefined ? [0, start] : [start, stop];
-  if (step === 0) throw new Error("range() step must not be zero");
-  const values: number[] = [];
-  for (let value = from; step > 0 ? value < to : value > to; value += step) values.push(value);
-  return values;
-}
-
-function commonPrefix(a: string, b: string): number {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return n;
-}
-
-/** Two strings that the conversation does not contain, so that what they mark is unambiguous. */
-function sentinels(content: string): [string, string] {
-  for (let n = 0; ; n++) {
-    const begin = `\uE000${n}\uE001`;
-    const end = `\uE002${n}\uE001`;
-    if (!content.includes(begin) && !content.includes(end)) return [begin, end];
+/** What the template ends with when the assistant is to speak: of any number of messages that it renders. */
+function promptOf(
+  messages: readonly ChatMessage[],
+  text: string,
+  beginning: (count: number, prompt: boolean) => string | null,
+): string {
+  for (let count = messages.length; count > 0; count--) {
+    const [plain, prompted] = [count === messages.length ? text : beginning(count, false), beginning(count, true)];
+    if (plain !== null && prompted?.startsWith(plain)) return prompted.slice(plain.length);
   }
+  return "";
 }
 
-function splitMarks(rendered: string, [begin, end]: [string, string]): { text: string; spans: Span[] } {
-  let text = "";
-  const spans: Span[] = [];
-  let at = 0;
-  for (;;) {
-    const from = rendered.indexOf(begin, at);
-    if (from < 0) break;
-    const to = rendered.indexOf(end, from);
-    if (to < 0) throw new DataError("the chat template has a {% generation %} without its {% endgeneration %}");
-    text += rendered.slice(at, from);
-    const start = text.length;
-    text += rendered.slice(from + begin.length, to);
-    if (text.length > start) spans.push([start, text.length]);
-    at = to + end.length;
-  }
-  return { text: text + rendered.slice(at), spans };
-}
+const quoted = (text: string): string => JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}...` : text);

@@ -4,6 +4,7 @@ import zlib from "node:zlib";
 import { DataError, LongseqError } from "../errors.js";
 import { IGNORE_INDEX } from "./batch.js";
 import { ChatTemplate, type RenderedChat } from "./chat.js";
+import { chooseTemplate } from "./chat_templates.js";
 import type { JsonValue } from "./json.js";
 import { forEachLine, type LineRange, type MessagesRow, parseRow, type Row, rowError } from "./rows.js";
 import type { TokenRow } from "./token_fields.js";
@@ -42,7 +43,8 @@ export interface EncodedRange {
 export class RowEncoder {
   readonly #options: EncodeOptions;
   #tokenizer: TextTokenizer | null = null;
-  #template: ChatTemplate | null = null;
+  /** Compiled templates, by where they stand. */
+  readonly #templates = new Map<string, ChatTemplate>();
 
   constructor(options: EncodeOptions) {
     this.#options = options;
@@ -55,6 +57,20 @@ export class RowEncoder {
       this.#tokenizer = loadTokenizer(spec);
     }
     return this.#tokenizer;
+  }
+
+  #templateFor(tokenizer: TextTokenizer, { tools }: MessagesRow): ChatTemplate {
+    const given = this.#options.chatTemplate;
+    const { source, where } =
+      given === null
+        ? chooseTemplate(tokenizer.chatTemplates, tools !== null)
+        : { source: given, where: "data.chat_template" };
+    let found = this.#templates.get(where);
+    if (found === undefined) {
+      found = new ChatTemplate(source, where);
+      this.#templates.set(where, found);
+    }
+    return found;
   }
 
   /**
@@ -91,17 +107,9 @@ export class RowEncoder {
       }
       case "messages": {
         const tokenizer = this.#tokenizerFor("a messages row");
-        if (this.#template === null) {
-          const source = this.#options.chatTemplate ?? tokenizer.chatTemplate;
-          if (source === null) {
-            throw new DataError(
-              "a messages row needs a chat template, and the tokenizer has none (chat_template in tokenizer_config.json, or a file chat_template.jinja beside it)",
-            );
-          }
-          this.#template = new ChatTemplate(source);
-        }
         const variables = new Map<string, JsonValue>([...Object.entries(tokenizer.specialTokens), ...row.variables]);
-        const rendered = this.#template.render(row.messages, { tools: row.tools, variables });
+        const template = this.#templateFor(tokenizer, row);
+        const rendered = template.render(row.messages, { tools: row.tools, variables });
         const { text } = rendered;
         if (text === "") throw new DataError("the chat template renders these messages as nothing");
         const { ids, inside } = tokenizer.encodeSpans(

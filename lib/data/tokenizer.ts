@@ -5,6 +5,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { ConfigError, DataError, FormatError, IoError } from "../errors.js";
 import { ByteTokenizer } from "./byte_tokenizer.js";
+import { CHAT_TEMPLATE_FILES, type ChatTemplates, findChatTemplates, namedTemplateFiles } from "./chat_templates.js";
 import type { AddedToken } from "./tokenizers/added_tokens.js";
 import { BYTE_CHARACTERS } from "./tokenizers/byte_level.js";
 import { UnknownPieceError } from "./tokenizers/models.js";
@@ -40,8 +41,8 @@ export interface TextTokenizer {
   readonly specialStrings: readonly string[];
   /** Every special token by name (bos_token, eos_token, ...), for chat templates. */
   readonly specialTokens: Readonly<Record<string, string>>;
-  /** The chat template that came with it; null where none did. */
-  readonly chatTemplate: string | null;
+  /** The chat templates that came with it. */
+  readonly chatTemplates: ChatTemplates;
   /** Whether this id is a special token (one that a decoder may skip). */
   isSpecial(id: number): boolean;
   /** The ids of a text alone: no special tokens are added. */
@@ -84,17 +85,6 @@ function idList(value: unknown): number[] {
   return (Array.isArray(value) ? value : [value]).filter((id): id is number => Number.isInteger(id));
 }
 
-const readText = (file: string) => (fs.existsSync(file) ? fs.readFileSync(file, "utf8") : null);
-
-/** A template as tokenizer_config.json may hold it: a string, or a list of {name, template} with a "default". */
-function templateOf(value: unknown): string | null {
-  if (typeof value === "string") return value;
-  if (!Array.isArray(value)) return null;
-  const named = value as { name?: unknown; template?: unknown }[];
-  const chosen = named.find(({ name }) => name === "default") ?? (named.length === 1 ? named[0] : undefined);
-  return typeof chosen?.template === "string" ? chosen.template : null;
-}
-
 /** Names that special tokens at the end of a turn go by. */
 const END_NAME =
   /^(<\/s>|<\|?(im_end|eot|eot_id|eom_id|end|end_of_turn|end_of_text|endoftext|turn_end|return|eos)\|?>)$/i;
@@ -104,8 +94,7 @@ const SIDE_FILES = [
   "special_tokens_map.json",
   "generation_config.json",
   "config.json",
-  "chat_template.jinja",
-  "chat_template.json",
+  ...CHAT_TEMPLATE_FILES,
 ];
 
 /** A tokenizer.json with what the files beside it say. */
@@ -123,7 +112,7 @@ class JsonTokenizer implements TextTokenizer {
   readonly suffixIds: readonly number[];
   readonly specialTokens: Readonly<Record<string, string>>;
   readonly specialStrings: readonly string[];
-  readonly chatTemplate: string | null;
+  readonly chatTemplates: ChatTemplates;
   readonly #file: string;
   readonly #pipeline: Pipeline;
   /** Byte of each stand-in character, where the tokenizer is byte-level; else null. */
@@ -188,10 +177,7 @@ class JsonTokenizer implements TextTokenizer {
     const ends = [...endIds].map((id) => pipeline.idToToken(id)).filter((token) => token !== null);
     if (this.eosToken !== null) ends.push(this.eosToken);
     this.endStrings = [...new Set([...ends, ...this.specialStrings.filter((token) => END_NAME.test(token))])];
-    this.chatTemplate =
-      readText(path.join(directory, "chat_template.jinja")) ??
-      templateOf(config.chat_template) ??
-      templateOf(readJson(path.join(directory, "chat_template.json"))?.chat_template);
+    this.chatTemplates = findChatTemplates(directory, config, readJson);
 
     this.#byteOf = usesByteLevel(json) ? new Map(BYTE_CHARACTERS.map((c, byte) => [c, byte])) : null;
   }
@@ -312,7 +298,11 @@ export function tokenizerHash(spec: TokenizerSpec | null): string {
   if (spec.kind === "bytes") return "bytes";
   const hash = createHash("sha256");
   const directory = path.dirname(spec.file);
-  for (const file of [spec.file, ...SIDE_FILES.map((name) => path.join(directory, name))]) {
+  for (const file of [
+    spec.file,
+    ...SIDE_FILES.map((name) => path.join(directory, name)),
+    ...namedTemplateFiles(directory),
+  ]) {
     const bytes = fs.existsSync(file) ? fs.readFileSync(file) : null;
     hash.update(`${path.basename(file)} ${bytes === null ? "absent" : bytes.length}\n`);
     if (bytes !== null) hash.update(bytes);

@@ -40,6 +40,7 @@ const row = (messages: Message[], untrained: number[] = []): Row => ({
   variables: new Map(),
   untrained,
 });
+const defaultOf = ({ chatTemplates }: ReturnType<typeof loadTokenizer>) => chatTemplates.get("default")?.source ?? "";
 const plain = { tools: null, variables: new Map<string, JsonValue>() };
 /** What the template gives for plain messages. */
 function render(template: ChatTemplate, messages: object[], chat: Parameters<ChatTemplate["render"]>[1] = plain) {
@@ -57,7 +58,7 @@ t.test("rendered texts, ids and generation masks equal transformers'", async (t)
   for (const [name, chats] of Object.entries(golden.chats)) {
     const tokenizer = loadTokenizer(spec(name));
     for (const { messages, text, ids, mask } of chats) {
-      const template = new ChatTemplate(tokenizer.chatTemplate as string);
+      const template = new ChatTemplate(defaultOf(tokenizer));
       const variables = new Map<string, JsonValue>(Object.entries(tokenizer.specialTokens));
       const rendered = render(template, messages, { tools: null, variables });
       t.equal(rendered.text, text, name);
@@ -132,7 +133,7 @@ t.test("generation marks keep the template's white space", async (t) => {
 t.test("tools, documents and row variables reach the template", async (t) => {
   const { tools, messages, text } = golden.tools;
   const tokenizer = loadTokenizer(spec("qwen2"));
-  const template = new ChatTemplate(tokenizer.chatTemplate as string);
+  const template = new ChatTemplate(defaultOf(tokenizer));
   const specials = json<Map<string, JsonValue>>(tokenizer.specialTokens);
   t.equal(render(template, messages, { tools: json<JsonValue[]>(tools), variables: specials }).text, text);
   const shown = new ChatTemplate(
@@ -156,31 +157,126 @@ t.test("templates that cannot be used", async (t) => {
   // Marks the last assistant turn alone, as templates do that drop earlier reasoning.
   const unstable =
     "{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' and loop.last %} (last){% endif %}: {{ m.content }}\n{% endfor %}";
-  t.throws(() => render(new ChatTemplate(unstable), messages), {
+  t.equal(render(new ChatTemplate(unstable), messages).spans.length, 2);
+  // Looks the messages up by their numbers: what was printed for which is not known.
+  const byNumber = unstable.replace(
+    "for m in messages %}",
+    "for i in range(messages | length) %}{% set m = messages[i] %}",
+  );
+  t.throws(() => render(new ChatTemplate(byNumber, "a.jinja"), messages), {
     constructor: DataError,
     message:
-      /^the chat template is not prefix-stable: at character 17 the rendering of messages\[1\] .* mark it in the template with {% generation %}/,
+      /^a\.jinja: which part of the text messages\[1\] is cannot be found: .* and no loop over the messages prints it; mark the part in the template with {% generation %}/,
   });
   t.throws(
     () => render(new ChatTemplate("{{ raise_exception('only tools') }}"), messages),
-    /^the chat template failed.*: only tools$/,
+    /^the chat template:1: the chat template failed: only tools$/,
   );
-  t.throws(() => new ChatTemplate("{% if %}"), {
+  t.throws(() => new ChatTemplate("\n{% if %}", "a.jinja"), {
     constructor: FormatError,
-    message: /^the chat template cannot be parsed: /,
+    message: /^a\.jinja:2: the chat template cannot be parsed: /,
   });
+  t.throws(() => new ChatTemplate("{% generation %}a"), /the template ends before 'endgeneration'/);
   t.throws(
-    () => render(new ChatTemplate("{% generation %}a"), messages),
-    /a {% generation %} without its {% endgeneration %}/,
+    () => render(new ChatTemplate("{% set x %}{% generation %}a{% endgeneration %}{% endset %}{{ x }}"), messages),
+    /stands within a macro, a call or a captured block/,
   );
 
   const chat = [{ messages }];
   const none = await openingError(t.testdir(), chat);
   t.match(none.message, /rows\.jsonl:1: a messages row needs a chat template, and the tokenizer has none/);
-  const bad = await openingError(t.testdir(), chat, { chatTemplate: unstable });
-  t.match(bad.message, /rows\.jsonl:1: the chat template is not prefix-stable/);
+  const bad = await openingError(t.testdir(), chat, { chatTemplate: byNumber });
+  t.match(bad.message, /rows\.jsonl:1: data\.chat_template: which part of the text messages\[1\] is cannot be found/);
+  const endless = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+  const stopped = await openingError(t.testdir(), chat, { chatTemplate: endless });
+  t.match(
+    stopped.message,
+    /rows\.jsonl:1: data\.chat_template:1: the chat template failed: it takes more than \d+ steps/,
+  );
   const empty = await openingError(t.testdir(), chat, { chatTemplate: "{% if false %}x{% endif %}" });
   t.match(empty.message, /rows\.jsonl:1: the chat template renders these messages as nothing/);
+});
+
+t.test("spans where a beginning's rendering is no beginning of the whole", async (t) => {
+  // As reasoning models' templates are: thoughts of turns before the last user message are dropped.
+  const reasoning =
+    "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}" +
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.index0 > ns.last %}" +
+    "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}" +
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  const spansOf = (template: string, messages: object[], chat = plain) => {
+    const { text, spans } = render(new ChatTemplate(template), messages, chat);
+    return spans.map(([begin, end]) => text.slice(begin, end));
+  };
+  const user = { role: "user", content: "Hi" };
+  const [first, second] = ["a", "b"].map((reason) => ({
+    role: "assistant",
+    content: reason + reason,
+    reasoning_content: reason,
+  }));
+  t.same(spansOf(reasoning, [user, first as object, user, second as object]), [
+    "aa<|im_end|>\n",
+    "<think>\nb\n</think>\n\nbb<|im_end|>\n",
+  ]);
+  t.same(spansOf(reasoning, [user, first as object, second as object]), [
+    "<think>\na\n</think>\n\naa<|im_end|>\n",
+    "<think>\nb\n</think>\n\nbb<|im_end|>\n",
+  ]);
+  // Looks at the first message before the loop, so no beginning of none can be rendered; the first round prints BOS.
+  const looks =
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% endif %}" +
+    "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}" +
+    "{% if add_generation_prompt %}[assistant]{% endif %}{% if messages[0].role.x %}{% endif %}";
+  const variables = new Map<string, JsonValue>([["bos_token", "<s>"]]);
+  t.same(spansOf(looks, [first as object, user, second as object], { tools: null, variables }), ["aa</s>", "bb</s>"]);
+  // The content shows before the loop: the loop's round is not all of it.
+  const twice = `{{ messages[-1].content }}|${reasoning}`;
+  t.throws(
+    () => render(new ChatTemplate(twice), [user, first as object, user, second as object]),
+    /its content shows outside of what the loop prints for it/,
+  );
+  const within = `{% macro all() %}${reasoning}{% endmacro %}{{ all() }}`;
+  t.throws(
+    () => render(new ChatTemplate(within), [user, first as object, user, second as object]),
+    /the template loops over messages within a macro/,
+  );
+});
+
+t.test("the template is chosen as transformers chooses it", async (t) => {
+  const folder = t.testdir();
+  for (const name of ["tokenizer.json", "tokenizer_config.json"])
+    fs.copyFileSync(path.join(GOLDEN, "qwen2", name), path.join(folder, name));
+  const file = path.join(folder, "tokenizer_config.json");
+  const config = JSON.parse(fs.readFileSync(file, "utf8"));
+  const text = (tools: object[] | null) => {
+    const encode = new RowEncoder({
+      tokenizer: { kind: "json", file: path.join(folder, "tokenizer.json") },
+      vocabSize: null,
+      chatTemplate: null,
+      noTokenizerHint: "",
+    });
+    const given = { ...row([{ role: "user", content: "x" }]), tools: json<JsonValue[] | null>(tools) } as Row;
+    const tokenizer = loadTokenizer({ kind: "json", file: path.join(folder, "tokenizer.json") });
+    return Array.from(encode.encode(given).inputIds, (id) => tokenizer.piece(id)).join("");
+  };
+  const write = (template: unknown) => fs.writeFileSync(file, JSON.stringify({ ...config, chat_template: template }));
+  const list = ["default", "tool_use", "rag"].map((name) => ({ name, template: `${name[0]}` }));
+  write(list);
+  t.equal(text(null), "d");
+  t.equal(text([{ type: "function" }]), "t");
+  t.equal(text([]), "t", "an empty list of tools is one");
+  write(list.slice(0, 1));
+  t.equal(text([{ type: "function" }]), "d");
+  write(list.slice(1));
+  t.equal(text([]), "t");
+  t.throws(() => text(null), /several chat templates \(tool_use, rag\), but none is named default/);
+  fs.mkdirSync(path.join(folder, "additional_chat_templates"));
+  fs.writeFileSync(path.join(folder, "additional_chat_templates", "tool_use.jinja"), "T");
+  fs.writeFileSync(path.join(folder, "chat_template.jinja"), "D");
+  t.equal(text(null), "D", "files come before the configuration");
+  t.equal(text([]), "T");
+  fs.writeFileSync(path.join(folder, "additional_chat_templates", "tool_use.jinja"), "a\n{{ x.y }}");
+  t.throws(() => text([]), /tool_use\.jinja:2: the chat template failed: 'x' is undefined/);
 });
 
 t.test("text rows: the tokenizer's own special tokens once, and EOS", async (t) => {

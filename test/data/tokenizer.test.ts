@@ -51,14 +51,14 @@ t.test("special tokens, templates and vocabulary are found", async (t) => {
   t.same(new Set(llama3.endStrings), new Set(["<|end_of_text|>", "<|eot_id|>"]));
   t.ok(llama3.isSpecial(420));
   t.notOk(llama3.isSpecial(65));
-  t.match(llama3.chatTemplate, /start_header_id/);
+  t.match(llama3.chatTemplates.get("default")?.source, /start_header_id/);
   const qwen = load("qwen2");
   t.match(
     qwen,
     { bosToken: null, eosToken: "<|im_end|>", padToken: "<|endoftext|>" },
     "a token as an object, and null",
   );
-  t.equal(load("gpt2").chatTemplate, null);
+  t.equal(load("gpt2").chatTemplates.size, 0);
   t.equal(load("llama2").piece(1), "<s>");
   t.equal(qwen.piece(qwen.encode("é")[0] as number), "é");
   t.equal(qwen.piece(99999), "<99999>");
@@ -78,10 +78,10 @@ t.test("special tokens, templates and vocabulary are found", async (t) => {
     { name: "default", template: "D" },
   ];
   write(copy, "tokenizer_config.json", JSON.stringify({ chat_template: named, eos_token: "<|eot_id|>" }));
-  t.equal(loadTokenizer(spec).chatTemplate, "D");
+  t.equal(loadTokenizer(spec).chatTemplates.get("default")?.source, "D");
   t.equal(loadTokenizer(spec).eosId, 424);
   write(copy, "chat_template.jinja", "F");
-  t.equal(loadTokenizer(spec).chatTemplate, "F");
+  t.equal(loadTokenizer(spec).chatTemplates.get("default")?.source, "F");
   // add_bos_token and add_eos_token count for nothing beside a tokenizer.json.
   t.same([loadTokenizer(spec).prefixIds, loadTokenizer(spec).suffixIds], [[420], []]);
   write(

@@ -50,7 +50,7 @@ t.test("the template sees the keys", async (t) => {
 
 t.test("marks that do not tell whose they are", async (t) => {
   const one =
-    "{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    "{% for m in messages %}{{ m.content }}{% endfor %}{% generation %}{{ messages[-1].content }}{% endgeneration %}";
   const options = { chatTemplate: one };
   const error = await openingError(t.testdir(), [conversation(), conversation({ weight: 0 })], options);
   t.match(

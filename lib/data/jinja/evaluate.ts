@@ -56,6 +56,8 @@ export interface Rendered {
 }
 
 export interface Template {
+  /** Whether it has {% generation %} somewhere. */
+  marked: boolean;
   /**
    * subjects: values, told apart as objects, whose rounds in loops are to be noted. Throws TemplateError with its line,
    * and LimitError where more is needed than the limits give.
@@ -785,9 +787,15 @@ function loop(node: Statement & { type: "for" }): Execute {
   };
 }
 
+function hasMarks(node: unknown): boolean {
+  if (typeof node !== "object" || node === null) return false;
+  return (node as { type?: string }).type === "generation" || Object.values(node).some(hasMarks);
+}
+
 export function compileTemplate(statements: readonly Statement[]): Template {
   const body = block(statements, false);
   return {
+    marked: hasMarks(statements),
     render(variables, { limits = {}, subjects = new Set<Value>() } = {}) {
       const run = new Run(variables, subjects, { ...defaultLimits, ...limits });
       try {

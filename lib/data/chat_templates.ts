@@ -1,0 +1,77 @@
+// Which chat templates come with a tokenizer, and which of them a row takes: as transformers finds and chooses them.
+
+import fs from "node:fs";
+import path from "node:path";
+import { DataError } from "../errors.js";
+
+/** Files that hold chat templates, beside tokenizer_config.json, and the folder of named ones. */
+export const CHAT_TEMPLATE_FILES = ["chat_template.jinja", "chat_template.json"];
+export const CHAT_TEMPLATE_FOLDER = "additional_chat_templates";
+
+/** A template and where it stands. */
+export interface NamedTemplate {
+  source: string;
+  /** A file, or a file and the key in it. */
+  where: string;
+}
+
+/** By name; one without a name is "default". */
+export type ChatTemplates = ReadonlyMap<string, NamedTemplate>;
+
+/** Files of a folder's named templates, sorted. */
+export function namedTemplateFiles(folder: string): string[] {
+  const inner = path.join(folder, CHAT_TEMPLATE_FOLDER);
+  if (!fs.existsSync(inner)) return [];
+  return fs
+    .readdirSync(inner)
+    .filter((name) => name.endsWith(".jinja"))
+    .sort()
+    .map((name) => path.join(inner, name));
+}
+
+/** A template as a JSON file may hold it: a string, or a list of {name, template}. */
+function held(value: unknown, where: string): Map<string, NamedTemplate> {
+  if (typeof value === "string") return new Map([["default", { source: value, where }]]);
+  const found = new Map<string, NamedTemplate>();
+  if (!Array.isArray(value)) return found;
+  for (const one of value as { name?: unknown; template?: unknown }[])
+    if (typeof one?.name === "string" && typeof one.template === "string")
+      found.set(one.name, { source: one.template, where: `${where} (${one.name})` });
+  return found;
+}
+
+/**
+ * Templates of a tokenizer's folder. Files come before tokenizer_config.json, which is not looked at where there are any;
+ * chat_template.json is an old form of processors.
+ */
+export function findChatTemplates(
+  folder: string,
+  config: Readonly<Record<string, unknown>>,
+  readJson: (file: string) => Record<string, unknown> | null,
+): ChatTemplates {
+  const found = new Map<string, NamedTemplate>();
+  const take = (name: string, file: string) => {
+    if (fs.existsSync(file)) found.set(name, { source: fs.readFileSync(file, "utf8"), where: file });
+  };
+  take("default", path.join(folder, "chat_template.jinja"));
+  for (const file of namedTemplateFiles(folder)) take(path.basename(file, ".jinja"), file);
+  if (found.size > 0) return found;
+  const configured = held(config.chat_template, path.join(folder, "tokenizer_config.json"));
+  if (configured.size > 0) return configured;
+  const file = path.join(folder, "chat_template.json");
+  return held(readJson(file)?.chat_template, file);
+}
+
+/** The template of a row: tool_use where it has tools and there is one, else the default. DataError where none fits. */
+export function chooseTemplate(templates: ChatTemplates, tools: boolean): NamedTemplate {
+  const chosen = (tools ? templates.get("tool_use") : undefined) ?? templates.get("default");
+  if (chosen !== undefined) return chosen;
+  if (templates.size === 0)
+    throw new DataError(
+      "a messages row needs a chat template, and the tokenizer has none (chat_template in tokenizer_config.json, or a file chat_template.jinja beside it)",
+    );
+  throw new DataError(
+    `the tokenizer has several chat templates (${[...templates.keys()].join(", ")}), but none is named default; ` +
+      "name one so, or give data.chat_template",
+  );
+}
