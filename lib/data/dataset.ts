@@ -81,6 +81,8 @@ export class Dataset {
   readonly tokens: number;
   /** Of all rows. */
   readonly longest: number;
+  /** Most tokens of a document as it is trained on, so one more than the largest position. */
+  readonly longestDocument: number;
   readonly sequenceLength: number;
   /** Equal for equal data and options: a cursor is only good for a dataset of the same fingerprint. */
   readonly fingerprint: string;
@@ -156,6 +158,7 @@ export class Dataset {
     let at = 0;
     let tokens = 0;
     let dropped = 0;
+    let longestDocument = 0;
     const add = (document: number, begin: number, end: number) => {
       this.#pieces.document[at] = document;
       this.#pieces.begin[at] = begin;
@@ -166,6 +169,9 @@ export class Dataset {
       for (let d = 0; d < file.documents; d++) {
         const document = (this.#firsts[f] as number) + d;
         const length = file.length(d);
+        if (length <= sequenceLength || overlong !== "drop")
+          for (const part of file.parts(d) ?? [length])
+            longestDocument = Math.max(longestDocument, Math.min(part, sequenceLength));
         if (length <= sequenceLength) add(document, 0, length);
         else if (overlong === "truncate") add(document, 0, sequenceLength);
         else if (overlong === "drop") dropped++;
@@ -177,6 +183,7 @@ export class Dataset {
     });
     this.tokens = tokens;
     this.dropped = dropped;
+    this.longestDocument = longestDocument;
     this.unlabelled = unlabelled;
     const warnings: string[] = [];
     if (dropped > 0)

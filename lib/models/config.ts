@@ -448,6 +448,9 @@ export function readLayerWindows(reader: FieldReader, numLayers: number): number
   });
 }
 
+/** Whether rope parameters of this type need the length that the weights were trained with. */
+const stretchesFromOriginal = (type: unknown): boolean => type === "yarn" || type === "llama3" || type === "longrope";
+
 /** The fields with `override` put where transformers will find it; those given are left as they are. */
 export function overrideFields(fields: ConfigFields, override: ConfigOverride = {}): ConfigFields {
   const result: Record<string, unknown> = structuredClone(fields);
@@ -458,7 +461,19 @@ export function overrideFields(fields: ConfigFields, override: ConfigOverride = 
   ) as Record<string, unknown> | undefined;
 
   const positionsBefore = result.max_position_embeddings;
-  if (override.max_position_embeddings !== undefined) result.max_position_embeddings = override.max_position_embeddings;
+  if (override.max_position_embeddings !== undefined) {
+    result.max_position_embeddings = override.max_position_embeddings;
+    const type = inner?.rope_type ?? inner?.type;
+    // Where the original length is left out it is the old limit, and the new one must not take its place.
+    if (
+      inner !== undefined &&
+      stretchesFromOriginal(type) &&
+      positionsBefore !== undefined &&
+      inner.original_max_position_embeddings === undefined &&
+      result.original_max_position_embeddings === undefined
+    )
+      inner.original_max_position_embeddings = positionsBefore;
+  }
 
   if (override.rope_scaling !== undefined) {
     const theta = override.rope_scaling?.rope_theta ?? inner?.rope_theta ?? result.rope_theta;

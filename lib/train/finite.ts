@@ -10,6 +10,9 @@ import type { Training } from "./session.js";
 /** Steps in a row that may be left out because they were not finite. */
 const MOST_SKIPPED = 5;
 
+/** Steps in a row left out at the end of a run, from which on it is no success. */
+const MOST_SKIPPED_AT_END = 3;
+
 /** Ends a run in which too many steps in a row were left out. */
 export async function checkFinite(training: Training): Promise<void> {
   const { config, steps } = training.session;
@@ -40,6 +43,26 @@ export async function refuseBroken(training: Training): Promise<void> {
       `nothing and there is nothing to save: look at the weights of ${model.path ?? "the model"} or at ` +
       `train.learning_rate (${train.learningRate})`,
     { step, parameter: broken },
+  );
+}
+
+/**
+ * A run that ends with steps that were left out, some in a row or all there were, has not done what was asked. Its
+ * state is saved: the weights are those of the last step that counted.
+ */
+export function refuseSkippedEnd({ session, state }: Training): void {
+  const { step, skipped, skippedInARow: last } = state;
+  if (last < MOST_SKIPPED_AT_END && !(step > 0 && skipped === step)) return;
+  const { train } = session.config;
+  const first = step - last + 1;
+  const which = last === step ? `all ${step} steps` : `steps ${first} to ${step}, the last of the run`;
+  const weights = first === 1 ? "the weights are those of the start" : `the weights are those of step ${first - 1}`;
+  throw new TrainingError(
+    `the loss or the gradient was not finite in ${which}: they changed nothing, and no model is exported; ${weights}, ` +
+      `saved in ${session.checkpoints}. Look at the rows of these steps (longseq data shows them) and start afresh in ` +
+      `another output.dir with a lower train.learning_rate (it is ${train.learningRate}), or raise the number of steps ` +
+      "to go on",
+    { step, first, skipped: last },
   );
 }
 

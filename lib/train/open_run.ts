@@ -13,6 +13,7 @@ import { workloadOf } from "./measure.js";
 import { openModel, resolveModel } from "./model.js";
 import { type Choice, chooseMemory, describeChoice } from "./plan.js";
 import { ratesOf } from "./rates.js";
+import { remarkOnPositions, remarkOnSchedule } from "./remarks.js";
 import type { Resumed } from "./run_folder.js";
 import { namesOf, type Session, type Training } from "./session.js";
 import { configRecord, loadTensors, type TrainerState } from "./state.js";
@@ -74,6 +75,12 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   if (data === undefined) throw new Error("openRunData comes first");
   const device = openDevice(session);
   const architecture = await session.abortable(resolveModel(config));
+  const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
+  for (const remark of [
+    remarkOnPositions(architecture, longest, config.model.path === null),
+    resumed && remarkOnSchedule(resumed.state, config, data, session.steps),
+  ])
+    if (remark !== undefined) session.warn(remark);
   const dtype = runDtype(config, architecture, device.type);
   const limits = limitsOn(config, device);
   const facts: PlanFacts = {

@@ -9,7 +9,7 @@ import { CancelledError, TrainingError } from "../errors.js";
 import type { RunItem } from "../report/events.js";
 import type { Device } from "../tensor/device.js";
 import { evaluateIfDue, evaluationDue } from "./evaluate.js";
-import { checkFinite, refuseBroken } from "./finite.js";
+import { checkFinite, refuseBroken, refuseSkippedEnd } from "./finite.js";
 import { exportModel } from "./model.js";
 import { giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
 import { exportedStep, makeFolders, markExported, openRunFolder } from "./run_folder.js";
@@ -93,6 +93,7 @@ async function* finish(training: Training): AsyncGenerator<RunItem, void, void> 
   session.checkAborted();
   await refuseBroken(training);
   if (session.saved !== state.step) yield await saveRun(training);
+  refuseSkippedEnd(training);
   const path = await exportModel(session.config, model, join(session.folder, "model"));
   await markExported(session.folder, state.step);
   yield session.record({ event: "save", step: state.step, path });

@@ -254,3 +254,16 @@ t.test("every family is listed once", (t) => {
   );
   t.end();
 });
+
+t.test("a longer limit leaves the original length of stretched positions as it was", (t) => {
+  const longer = { max_position_embeddings: 4096 };
+  for (const spelling of ["rope_scaling", "rope_parameters"]) {
+    const fields = { max_position_embeddings: 512, [spelling]: { rope_type: "yarn", factor: 4 } };
+    t.match(overrideFields(fields, longer)[spelling], { original_max_position_embeddings: 512 }, spelling);
+    const top = overrideFields({ ...fields, original_max_position_embeddings: 64 }, longer);
+    t.same(top[spelling], fields[spelling], "the one at the top counts");
+    const linear = { ...fields, [spelling]: { rope_type: "linear", factor: 4 } };
+    t.same(overrideFields(linear, longer), { ...linear, ...longer });
+  }
+  t.end();
+});

@@ -1,13 +1,13 @@
 // Model folders: export and reload, initialisation, and what is refused.
 
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import * as path from "node:path";
 import t from "tap";
 import { noGrad } from "../../lib/autograd/function.js";
 import { openModelFolder, SafetensorsFile, writeModel } from "../../lib/checkpoint/safetensors.js";
 import { ArgumentError, type LongseqError, ModelError } from "../../lib/errors.js";
-import { type CausalLM, initModel, loadModel, saveModel } from "../../lib/models/index.js";
+import { type CausalLM, initModel, loadModel, saveModel, writeModelFiles } from "../../lib/models/index.js";
 import { scopeAsync } from "../../lib/tensor/scope.js";
 import { error, goldenCases, goldenFolder, withGolden } from "./helpers.js";
 
@@ -103,6 +103,88 @@ t.test("files beside the weights, shards, overrides", async (t) => {
   t.strictSame(again.config.rope, model.config.rope);
   const ids = [1, 2, 3, 4, 5, 6, 7];
   t.equal(error(await logitsOf(again, ids), await logitsOf(model, ids)), 0);
+});
+
+t.test("config.json comes out as it was: number text, unknown fields, the order of keys", async (t) => {
+  const dir = t.testdir();
+  const source = path.join(dir, "source");
+  cpSync(path.join(goldenFolder, "llama3_hub", "model"), source, { recursive: true });
+  const file = path.join(source, "config.json");
+  const text = readFileSync(file, "utf8").replace(
+    "{",
+    `{
+  "mystery": {
+    "10": 64.0,
+    "2": [
+      1e-07,
+      12345678901234567890,
+      1.0
+    ],
+    "caf\\u00e9": null
+  },
+  "rope_interleaved": false,`,
+  );
+  writeFileSync(file, text);
+  const exported = async (override?: object) => {
+    using model = await loadModel(source, { dtype: "bfloat16", ...(override === undefined ? {} : { override }) });
+    await saveModel(model, path.join(dir, "target"));
+    return readFileSync(path.join(dir, "target", "config.json"), "utf8");
+  };
+  t.equal(await exported(), text);
+  // Only what was overridden differs, floats as floats, where and as the folder spells it.
+  const longer = await exported({ max_position_embeddings: 4096, rope_theta: 5000 });
+  t.equal(
+    longer,
+    text.replace(/("max_position_embeddings": )512/, "$14096").replace(/("rope_theta": )10000\.0/, "$15000.0"),
+  );
+  const scaled = await exported({ rope_scaling: { rope_type: "linear", factor: 4 } });
+  t.match(scaled, /"rope_scaling": \{\n {4}"rope_type": "linear",\n {4}"factor": 4\.0\n {2}\}/);
+  t.notMatch(scaled, "rope_parameters");
+
+  using fresh = initModel({ ...readJson(source, "config.json"), rope_theta: 10000, rms_norm_eps: 1e-6 });
+  await saveModel(fresh, path.join(dir, "fresh"));
+  const made = readFileSync(path.join(dir, "fresh", "config.json"), "utf8");
+  t.match(made, /"rope_theta": 10000\.0,/);
+  t.match(made, /"rms_norm_eps": 1e-06,/);
+});
+
+t.test("what goes with a model, and what does not", async (t) => {
+  const dir = t.testdir();
+  const source = path.join(dir, "source");
+  const target = path.join(dir, "target");
+  cpSync(path.join(goldenFolder, "llama2", "model"), source, { recursive: true });
+  mkdirSync(path.join(source, "additional_chat_templates"));
+  const along = [
+    ...["generation_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"],
+    ...["merges.txt", "tekken.json", "additional_chat_templates/tool_use.jinja", "LICENSE.txt", "USE_POLICY.md"],
+  ];
+  const not = [".hidden.json", "modeling_own.py", "pytorch_model.bin", "README.md", "model.safetensors.index.json.bak"];
+  for (const name of [...along, ...not]) writeFileSync(path.join(source, name), name);
+  chmodSync(path.join(source, "tokenizer.model"), 0o444);
+  using model = await loadModel(source);
+  await saveModel(model, target);
+  for (const name of along) t.equal(readFileSync(path.join(target, name), "utf8"), name);
+  for (const name of not) t.notOk(existsSync(path.join(target, name)), name);
+  t.equal(statSync(path.join(target, "tokenizer.model")).mode & 0o200, 0o200, "it can be written over");
+
+  const config = readJson(source, "config.json");
+  writeFileSync(
+    path.join(source, "config.json"),
+    JSON.stringify({ ...config, auto_map: { AutoConfig: "modeling_own.C" } }),
+  );
+  using custom = await loadModel(source);
+  await saveModel(custom, target);
+  t.ok(existsSync(path.join(target, "modeling_own.py")), "code that config.json names");
+
+  const elsewhere = path.join(dir, "elsewhere");
+  mkdirSync(elsewhere);
+  writeFileSync(path.join(elsewhere, "tokenizer.json"), "another tokenizer");
+  mkdirSync(path.join(dir, "mixed"));
+  await writeModelFiles(model, path.join(dir, "mixed"), { tokenizer: elsewhere });
+  t.ok(existsSync(path.join(dir, "mixed", "tokenizer.json")));
+  t.ok(existsSync(path.join(dir, "mixed", "generation_config.json")));
+  for (const name of ["vocab.json", "tokenizer.model", "additional_chat_templates"])
+    t.notOk(existsSync(path.join(dir, "mixed", name)), `two tokenizers are not mixed: ${name}`);
 });
 
 t.test("bfloat16", async (t) => {

@@ -71,6 +71,37 @@ t.test("a model that is broken is not saved, however few its steps are", async (
   }
 });
 
+t.test("a run whose last steps were left out is no success, and its state is kept", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 18, 32);
+  // Finite weights whose loss is not.
+  const model = await spoiled(folder, "model.norm.weight", 3e38);
+  const dir = path.join(folder, "run");
+  const config = (steps: number, at = dir) => ({ ...tiny(rows, at, { train: { steps } }), model: { path: model } });
+  const all = {
+    constructor: TrainingError,
+    message: /all 2 steps: they changed nothing.*those of the start, saved in/,
+  };
+  await t.rejects(run(config(2)), all);
+  t.ok(existsSync(path.join(dir, "checkpoints/step-2")), "saved");
+  t.notOk(existsSync(path.join(dir, "model")), "not exported");
+  await t.rejects(run(config(2)), all, "nor a success the second time");
+  await t.rejects(run(config(4)), { constructor: TrainingError, message: /all 4 steps/ }, "more steps go on");
+
+  const wild = (steps: number) =>
+    tiny(rows, path.join(folder, `wild-${steps}`), {
+      train: { steps, learningRate: 1e30, schedule: "constant", warmupSteps: 0, clipGradNorm: 0, weightDecay: 0 },
+    });
+  const { steps, events } = await run(wild(3));
+  const good = steps.filter(({ skipped }) => !skipped).length;
+  t.ok(good >= 1, "the first step counts");
+  t.match(events.at(-1), { event: "done", skipped: 3 - good }, "a few are told, no more");
+  await t.rejects(run(wild(good + 3)), {
+    constructor: TrainingError,
+    message: new RegExp(`steps ${good + 1} to ${good + 3}, the last of the run: .* those of step ${good}, saved`),
+  });
+});
+
 t.test("rows without a single label that counts", async (t) => {
   const folder = t.testdir({});
   const rows = path.join(folder, "rows.jsonl");

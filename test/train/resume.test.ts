@@ -12,9 +12,10 @@ import {
 import { tmpdir } from "node:os";
 import * as path from "node:path";
 import t from "tap";
+import type { ConfigInput } from "../../lib/config/index.js";
 import { CancelledError, ConfigError } from "../../lib/errors.js";
 import type { EvalEvent, WarningEvent } from "../../lib/report/events.js";
-import { bits, figures, run, type TinyOptions, tiny, writeRows } from "./helpers.js";
+import { bits, figures, type Ran, run, type TinyOptions, tiny, writeRows } from "./helpers.js";
 
 process.env.LONGSEQ_CACHE_DIR = mkdtempSync(path.join(tmpdir(), "longseq-cache-"));
 t.teardown(() => rmSync(process.env.LONGSEQ_CACHE_DIR as string, { recursive: true }));
@@ -79,6 +80,9 @@ t.test("from a checkpoint of save_every, after more steps were done", async (t) 
   t.same(bits(path.join(dir, "model")), before.model);
 });
 
+const warnings = ({ events }: Ran): unknown[] =>
+  events.filter(({ event }) => event === "warning").map(({ message }) => message);
+
 t.test("a finished run says so; more steps go on", async (t) => {
   const folder = t.testdir({});
   const rows = writeRows(path.join(folder, "rows.jsonl"), 18);
@@ -93,6 +97,7 @@ t.test("a finished run says so; more steps go on", async (t) => {
     longer.steps.map(({ step }) => step),
     [4, 5],
   );
+  t.same(warnings(longer), [], "a constant rate does not jump");
   const whole = path.join(folder, "whole");
   await run(tiny(rows, whole, { train: { schedule: "constant", steps: 5 } }));
   t.same(figures(dir), figures(whole));
@@ -101,6 +106,65 @@ t.test("a finished run says so; more steps go on", async (t) => {
   const exported = await run(tiny(rows, dir, { train: { schedule: "constant", steps: 5 } }));
   t.same(exported.steps, [], "only the export was missing");
   t.same(bits(path.join(dir, "model")), bits(path.join(whole, "model")));
+});
+
+t.test("more steps than a finished run had: a schedule that jumps is told with both rates", async (t) => {
+  const folder = t.testdir({});
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 18);
+  for (const [schedule, told] of [
+    // 1e-2 x (1 + cos(pi x 3/4)) / 2, then half way of eight steps; linear: a quarter left, then half.
+    ["cosine", /was to have 4 steps and now has 8, .* cosine .* step 4 used .* of 0\.001464, step 5 uses 0\.005;/],
+    ["linear", /was to have 4 steps and now has 8, .* linear .* step 4 used .* of 0\.0025, step 5 uses 0\.005;/],
+  ] as const) {
+    const dir = path.join(folder, schedule);
+    const config = (steps: number) => tiny(rows, dir, { layers: 1, train: { schedule, steps, warmupSteps: 0 } });
+    const first = await run(config(4));
+    t.same(warnings(first), []);
+    const more = await run(config(8));
+    t.equal(warnings(more).length, 1);
+    t.match(warnings(more)[0], told);
+    if (schedule !== "cosine") continue;
+    const rates = [...first.steps, ...more.steps].map(({ learningRate }) => Number(learningRate.toPrecision(4)));
+    t.same(rates.slice(3, 5), [0.001464, 0.005], "as said");
+  }
+  const { describeJump } = await import("../../lib/train/remarks.js");
+  const options = { learningRate: 1, minLearningRate: 0, warmupSteps: 0, decaySteps: null };
+  t.match(
+    describeJump(10, 10, 20, { ...options, schedule: "wsd" }),
+    /step 10 used a learning rate of 0\.5, step 11 uses 1;/,
+  );
+  t.equal(describeJump(3, 10, 20, { ...options, schedule: "wsd" }), undefined, "within the stable part");
+  t.equal(describeJump(3, 1000, 1001, { ...options, schedule: "cosine" }), undefined, "a jump that nobody sees");
+});
+
+t.test("documents longer than max_position_embeddings are told once, with what to write", async (t) => {
+  const folder = t.testdir({});
+  const rows = path.join(folder, "rows.jsonl");
+  const ids = Array.from({ length: 80 }, (_, i) => (i * i) % 60);
+  writeFileSync(rows, `${JSON.stringify({ input_ids: ids })}\n${JSON.stringify({ input_ids: ids.slice(0, 9) })}\n`);
+  const config = (name: string, model: object, sequenceLength = 100) => ({
+    ...tiny(rows, path.join(folder, name), { train: { steps: 2 }, data: { sequenceLength } }),
+    model: model as ConfigInput["model"],
+  });
+  const init = tiny(rows, "").model?.init;
+  const first = warnings(await run(config("init", { init })));
+  t.equal(first.length, 1);
+  t.match(
+    first[0],
+    /^model\.init: max_position_embeddings is 64, .* up to 80 tokens: .*; set max_position_embeddings: 80 in/,
+  );
+  const source = path.join(folder, "init", "model");
+  const [told = "", ...rest] = warnings(await run(config("path", { path: source })));
+  t.same(rest, []);
+  t.match(told, /config\.json: max_position_embeddings is 64.*model\.override: \{max_position_embeddings: 80\} writes/);
+  t.match(told, /\{max_position_embeddings: 80, rope_scaling: \{rope_type: yarn, factor: 2\}\} also stretches/);
+  const override = { max_position_embeddings: 80, rope_scaling: { rope_type: "yarn", factor: 2 } };
+  t.same(warnings(await run(config("override", { path: source, override }))), []);
+  const text = readFileSync(path.join(folder, "override/model/config.json"), "utf8");
+  t.match(text, /"max_position_embeddings": 80,/);
+  t.match(text, /"factor": 2\.0,\n {4}"original_max_position_embeddings": 64\n/);
+  const dynamic = { ...init, rope_scaling: { rope_type: "dynamic", factor: 2 } };
+  t.match(warnings(await run(config("dynamic", { init: dynamic })))[0], /dynamic scaling stretches what is longer/);
 });
 
 t.test("epochs: the last step may be smaller", async (t) => {

@@ -1,0 +1,60 @@
+// What is said before a run: positions beyond those of the model, and a schedule that jumps where a run goes on.
+
+import type { Config } from "../config/index.js";
+import type { Dataset } from "../data/index.js";
+import type { ModelConfig } from "../models/config.js";
+import { learningRateAt, type ScheduleOptions } from "./schedule.js";
+import type { TrainerState } from "./state.js";
+
+/** undefined where every document lies within max_position_embeddings. */
+export function remarkOnPositions(model: ModelConfig, longest: number, initialised: boolean): string | undefined {
+  const { maxPositionEmbeddings: most, rope, file } = model;
+  if (longest <= most) return undefined;
+  const said = `${file}: max_position_embeddings is ${most}, and documents have up to ${longest} tokens`;
+  if (rope.type === "dynamic")
+    return (
+      `${said}: dynamic scaling stretches what is longer, as in transformers, and depends on max_position_embeddings, ` +
+      "which therefore stays in the export"
+    );
+  const limit = `max_position_embeddings: ${longest}`;
+  const after = `${said}: programs that load the export may cut or refuse input that long`;
+  if (initialised) return `${after}; set ${limit} in model.init`;
+  const stretched =
+    rope.type === "default"
+      ? `, and {${limit}, rope_scaling: {rope_type: yarn, factor: ${Math.ceil(longest / most)}}} also stretches the positions, ` +
+        "which the model has not seen beyond that limit"
+      : "";
+  return `${after}; model.override: {${limit}} writes the longer limit to it${stretched}`;
+}
+
+/** A jump of less than this share of learning_rate is no jump. */
+const SMALL = 0.01;
+
+/** undefined where the learning rate of the next step follows from that of the last one. */
+export function remarkOnSchedule(
+  state: TrainerState,
+  config: Config,
+  data: Dataset,
+  steps: number,
+): string | undefined {
+  const { train } = config;
+  const before = (state.config as { train: { steps: number | null; epochs: number | null } }).train;
+  const stepsBefore = before.steps ?? data.totalSteps(before.epochs as number, train.batchSize);
+  return describeJump(state.step, stepsBefore, steps, train);
+}
+
+/** As remarkOnSchedule, of the numbers alone: `step` steps are done of what were to be `before` and now are `steps`. */
+export function describeJump(step: number, before: number, steps: number, train: ScheduleOptions): string | undefined {
+  if (step === 0 || step >= steps || before === steps) return undefined;
+  const last = learningRateAt(step - 1, before, train);
+  // What the last step would have used had the run been this long from the start.
+  if (Math.abs(learningRateAt(step - 1, steps, train) - last) <= SMALL * train.learningRate) return undefined;
+  const next = learningRateAt(step, steps, train);
+  return (
+    `the run was to have ${before} steps and now has ${steps}, which moves its ${train.schedule} schedule: step ${step} ` +
+    `used a learning rate of ${show(last)}, step ${step + 1} uses ${show(next)}; where that is not meant, start another ` +
+    "run from the exported model with the schedule it needs"
+  );
+}
+
+const show = (rate: number): string => String(Number(rate.toPrecision(4)));
