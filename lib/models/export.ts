@@ -154,9 +154,9 @@ async function copyFiles(from: string, to: string, patterns: readonly RegExp[]):
     const names = (await fs.readdir(from)).filter((name) => patterns.some((pattern) => pattern.test(name)));
     for (const name of names.sort()) {
       const source = path.join(from, name);
-      // Of a link, what it points to.
-      const stat = await fs.stat(source);
-      if (name.startsWith(".") || !stat.isFile() || stat.size > MOST_BYTES) continue;
+      // Of a link, what it points to; one that points nowhere is no file.
+      const stat = await fs.stat(source).catch(() => undefined);
+      if (name.startsWith(".") || !stat?.isFile() || stat.size > MOST_BYTES) continue;
       await fs.mkdir(to, { recursive: true });
       await fs.copyFile(source, path.join(to, name));
       // A read-only original must not make an export that cannot be written over.
