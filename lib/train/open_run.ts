@@ -75,12 +75,6 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   if (data === undefined) throw new Error("openRunData comes first");
   const device = openDevice(session);
   const architecture = await session.abortable(resolveModel(config));
-  const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
-  for (const remark of [
-    remarkOnPositions(architecture, longest, config.model.path === null),
-    resumed && remarkOnSchedule(resumed.state, config, data, session.steps),
-  ])
-    if (remark !== undefined) session.warn(remark);
   const dtype = runDtype(config, architecture, device.type);
   const limits = limitsOn(config, device);
   const facts: PlanFacts = {
@@ -95,6 +89,12 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   // By steps on `meta`, before anything large is opened.
   const choice = chooseMemory(config, facts, resumed?.state.plan);
   for (const warning of choice.warnings) session.warn(warning);
+  const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
+  for (const remark of [
+    remarkOnPositions(architecture, longest, config.model.path === null),
+    resumed && remarkOnSchedule(resumed.state, config, data, session.steps),
+  ])
+    if (remark !== undefined) session.warn(remark);
   const { plan } = choice;
   signal?.addEventListener("abort", session.abort, { once: true });
   session.checkAborted();
