@@ -24,7 +24,7 @@ interface Node {
   id: number;
 }
 
-/** Finds the leftmost of some strings, of those that begin there the longest; of equal ones the first given. */
+/** Finds the leftmost of some strings, of those that begin there the longest; of equal ones the last given. */
 class Finder {
   readonly #first: (Node | undefined)[] = [];
   isEmpty = true;
@@ -43,7 +43,7 @@ class Finder {
       }
       node = child;
     }
-    if (node.id === -1) node.id = id;
+    node.id = id;
   }
 
   *find(text: string): Generator<[begin: number, end: number, id: number]> {
@@ -137,6 +137,8 @@ export class AddedTokens {
         begin = Math.max(begin, done);
       }
       if (token.rstrip) while (end < text.length && space.test(text[end] as string)) end++;
+      // The white space of the token before reached over this one: Rust has nothing left of it, or panics.
+      if (begin >= end) continue;
       if (done < begin) yield { text: source.slice(done, begin), id: null };
       yield { text: source.slice(begin, end), id };
       done = end;

@@ -99,14 +99,14 @@ class Translator {
     const c = this.next();
     if (c === "(") return this.group();
     if (c === "[") return this.set();
-    if (c === ".") return this.dotAll ? "[^]" : "[^\\n]";
+    if (c === ".") return this.dotAll ? "[\\s\\S]" : "[^\\n]";
     if (c === "^") return "(?<![^\\n])";
     if (c === "$") return "(?![^\\n])";
     if (c !== "\\") return this.character(c);
     const e = this.next();
-    if (e === "A") return "(?<![^])";
-    if (e === "z") return "(?![^])";
-    if (e === "Z") return "(?=\\n?(?![^]))";
+    if (e === "A") return "(?<![\\s\\S])";
+    if (e === "z") return "(?![\\s\\S])";
+    if (e === "Z") return "(?=\\n?(?![\\s\\S]))";
     if (e === "R") return "(?:\\r\\n|[\\n-\\r\\x85\\u2028\\u2029])";
     if (e === "b" || e === "B") {
       const edge = `(?<=[${WORD_ALONE}])(?![${WORD_ALONE}])|(?<![${WORD_ALONE}])(?=[${WORD_ALONE}])`;

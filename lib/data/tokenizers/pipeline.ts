@@ -96,8 +96,8 @@ export class Pipeline {
     ({ prefix: this.prefix, suffix: this.suffix } = affixes(json.post_processor));
     for (const [token, id] of this.#model.vocab) this.#tokens[id] = token;
     this.added = new AddedTokens(this.#model.vocab);
-    for (const token of addedList(json.added_tokens)) this.added.add(token, token.id);
-    for (const token of more.described) {
+    // A token gets the id it has in the model or else the next free one, whatever its own entry says, as in Rust.
+    for (const token of [...addedList(json.added_tokens), ...more.described]) {
       this.added.add(token, this.tokenToId(token.content) ?? this.#freeId());
     }
     for (const token of more.special) {

@@ -98,7 +98,7 @@ function metaspace(config: Config): PreTokenizer {
 }
 
 function fixedLength(length: number): PreTokenizer {
-  return split(new RegExp(`[^]{1,${length}}`, "gv"), "isolated", false, true);
+  return split(new RegExp(`[\\s\\S]{1,${length}}`, "gv"), "isolated", false, true);
 }
 
 /** Builds a pre-tokenizer. Throws an Error that names a type or option that is not known. */

@@ -80,7 +80,7 @@ def alone(file, strings):
         places = units(text)
         encoding = tokenizer.encode(text, add_special_tokens=False)
         ids.append(encoding.ids)
-        offsets.append([[places[a], places[b]] for a, b in encoding.offsets])
+        offsets.append([[places[min(a, len(text))], places[min(b, len(text))]] for a, b in encoding.offsets])
     return ids, offsets
 
 
