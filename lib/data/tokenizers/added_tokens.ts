@@ -24,7 +24,7 @@ interface Node {
   id: number;
 }
 
-/** Finds the leftmost of some strings, of those that begin there the longest; of equal ones the last given. */
+/** Finds the leftmost of some strings, of those that begin there the longest; of equal ones, where Rust takes either, the last. */
 class Finder {
   readonly #first: (Node | undefined)[] = [];
   isEmpty = true;

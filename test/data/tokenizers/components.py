@@ -145,7 +145,7 @@ NORMALIZERS = [None, {"type": "Lowercase"}, {"type": "NFKC"}, {"type": "Prepend"
 for n in range(36):
     tokens = [{"id": 500 + i, "content": content, **{flag: draw.random() < share for flag, share in
                [("single_word", 0.25), ("lstrip", 0.3), ("rstrip", 0.3), ("normalized", 0.5), ("special", 0.4)]}}
-              for i, content in enumerate(draw.sample([c for c in ADDED_POOL if c != "b"], 10))]
+              for i, content in enumerate(draw.sample([c for c in ADDED_POOL if c not in ("b", "e\u0301")], 10))]  # of two that normalise alike the library takes either
     if NORMALIZERS[n % 6] == NORMALIZERS[5]:
         # A token that normalises to nothing matches everywhere, and the library then never ends.
         tokens = [token for token in tokens if token["content"].strip() and token["content"] != "\u0301"]
