@@ -192,24 +192,38 @@ export class ChatTemplate {
     const round = printed.length > 0 ? printed.toSorted((a, b) => b.depth - a.depth)[0] : rounds.at(-1);
     if (round === undefined) return refuse("no loop over the messages prints it");
     if (printed.some(({ begin, end }) => begin > round.begin || end < round.end)) refuse("several loops print it");
-    const prompt = printed.length > 0 ? promptOf(messages, text, beginning) : "";
-    const shown = text.slice(round.begin, round.end);
-    // The first round may begin with the text's own first token.
-    const bos = chat.variables.get("bos_token");
-    const lead = typeof bos === "string" && shown.startsWith(bos + prompt) ? bos.length : 0;
-    if (!shown.startsWith(prompt, lead))
-      return refuse(
-        `what the loop prints for it, ${quoted(shown)}, does not begin with the generation prompt ${quoted(prompt)}`,
-      );
     // What the message says may change nothing outside.
     const changed = new Map(message).set("content", PROBE);
     const others = messages.map((one, k) => (k === i ? changed : one));
     const again = this.#attempt(() => this.#render(others, chat, false)).text;
-    const rest = text.length - round.end;
-    const same = again.startsWith(text.slice(0, round.begin)) && again.endsWith(text.slice(round.end));
-    if (!same || again.length < round.begin + rest) refuse("its content shows outside of what the loop prints for it");
-    return [round.begin + lead + prompt.length, round.end];
+    const after = again.length - (text.length - round.end);
+    if (!again.startsWith(text.slice(0, round.begin)) || !again.endsWith(text.slice(round.end)) || after < round.begin)
+      refuse("its content shows outside of what the loop prints for it");
+    if (printed.length === 0) return [round.begin, round.end];
+    const shown = text.slice(round.begin, round.end);
+    const prompt = promptOf(messages, text, beginning);
+    const header = headerOf(shown, again.slice(round.begin, after), prompt);
+    if (header === null)
+      return refuse(
+        `what the loop prints for it, ${quoted(shown)}, does not begin with the generation prompt ${quoted(prompt)}`,
+      );
+    return [round.begin + header.length, round.end];
   }
+}
+
+/**
+ * What stands in a round before what the assistant wrote; null where that is not known. shown: the round; probed: the
+ * same with another content.
+ */
+function headerOf(shown: string, probed: string, prompt: string): string | null {
+  if (shown.startsWith(prompt)) return prompt;
+  // The first round may also print the text's first token or a system turn.
+  const behind = probed.indexOf(prompt + PROBE);
+  // A prompt may go on with what the content lacks, as the beginning of thoughts that are dropped from earlier turns.
+  let shared = 0;
+  while (shared < prompt.length && prompt[shared] === probed[shared]) shared++;
+  const length = behind >= 0 ? behind + prompt.length : probed.startsWith(PROBE, shared) ? shared : 0;
+  return length > 0 && shown.startsWith(probed.slice(0, length)) ? probed.slice(0, length) : null;
 }
 
 /** What the template ends with when the assistant is to speak: of any number of messages that it renders. */

@@ -285,7 +285,11 @@ t.test("columns without effect are told once, whoever read the rows", async (t) 
     '^data\\.train: the rows hold what has no effect here: "length" \\(first at .*a\\.jsonl:111\\), ' +
       '"chosen" \\(first at .*b\\.jsonl:1\\), "special_tokens_mask" \\(first at .*b\\.jsonl:1\\), "tools" \\(first at .*b\\.jsonl:1\\)$',
   );
-  const options = { tokenizer: "bytes", chatTemplate: "{% for m in messages %}{{ m.content }}{% endfor %}", sequenceLength: 50_000 };
+  const options = {
+    tokenizer: "bytes",
+    chatTemplate: "{% for m in messages %}{{ m.content }}{% endfor %}",
+    sequenceLength: 50_000,
+  };
   for (const workers of [0, 2, 2]) {
     const told: string[] = [];
     const data = await open(directory, {

@@ -1,11 +1,13 @@
 """Renders every chat template of a folder with the forty conversations, as transformers does.
 
+    python3 test/data/templates/render.py                    lines.json: of each text in lines/ its length and hash
     python3 test/data/templates/render.py FOLDER OUT.json    the texts of each FOLDER/NAME/**/tokenizer_config.json or FOLDER/NAME.jinja
 
 The date that strftime_now shows is the one that the data loader fixes. Null columns count as absent.
 """
 
 import datetime
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -47,7 +49,26 @@ def rendered(template, tokens, text, prompt):
         return None
 
 
+def short(text):
+    if text is None:
+        return None
+    data = text.encode("utf-8", "surrogatepass")
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def golden():
+    here = Path(__file__).parent
+    found = {}
+    for name, template, tokens in templates(here / "lines"):
+        found[name] = [[short(rendered(template, tokens, row, prompt)) for prompt in (False, True)] for row in ROWS]
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(texts)}" for name, texts in found.items())
+    rows = ",\n".join(json.dumps(row) for row in ROWS)
+    (here / "lines.json").write_text('{"rows": [\n' + rows + '\n],\n"texts": {\n' + lines + "\n}}\n", encoding="utf-8")
+
+
 def main():
+    if len(sys.argv) < 3:
+        return golden()
     found = {}
     for name, template, tokens in templates(Path(sys.argv[1])):
         texts = [[rendered(template, tokens, row, prompt) for prompt in (False, True)] for row in ROWS]
