@@ -261,8 +261,8 @@ inline CudnnAttention cudnn_case(const ls_attention_backward_args &a, int32_t ca
   if (!c.refused.empty()) return c;
   g.dout = cudnn_attention::strides(a.dout);
   const RowStrides plain_q = {g.heads * g.head_size, g.head_size}, plain_k = {g.kv_heads * g.head_size, g.head_size};
-  // Measured on an H200 with cuDNN 9.24: where tensors of its graph go beyond 2^31 elements, rows of dq behind that come
-  // out wrong. Whether it miscounts what it reads or what it writes is not known, so neither may reach further.
+  // Measured on an H200 with cuDNN 9.24: where tensors of its graph go beyond 2^31 elements, rows of dq behind that
+  // come out wrong. Whether it miscounts what it reads or what it writes is not known, so neither may reach further.
   const int64_t most = int64_t{1} << 31;
   const auto reach = [&](int64_t rows, int64_t heads, const RowStrides &s) {
     return (rows - 1) * s.row + (heads - 1) * s.head + g.head_size;
