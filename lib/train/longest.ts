@@ -15,7 +15,7 @@ const LENGTHS = 128 + OCTAVE * 33;
 const lengthAt = (index: number): number => (index <= 128 ? index : Math.floor(128 * 2 ** ((index - 128) / OCTAVE)));
 
 /** Two lengths beyond which a rung's needs are nearly linear in the length; steps of these take little time. */
-const [NEAR, FAR] = [lengthAt(128 + 9 * OCTAVE), lengthAt(128 + 10 * OCTAVE)];
+const [NEAR, FAR] = [lengthAt(128 + 7 * OCTAVE), lengthAt(128 + 8 * OCTAVE)];
 /** How far, in lengths that are tried, a rung may reach beyond what that line says: 3%. */
 const MARGIN = 3;
 
