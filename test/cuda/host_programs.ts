@@ -168,7 +168,7 @@ const programs: Record<string, () => Promise<unknown>> = {
       // Wide enough for blocks of whole pages.
       const options = { memory, hidden: 512, layers: 4, train: { steps: 3, batchSize: 2 } };
       let steps = 0;
-      const onItem = ({ event }: { event?: string }) => {
+      const onItem = ({ event }: { event?: string | undefined }) => {
         if (event === undefined) steps++;
       };
       try {
