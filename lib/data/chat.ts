@@ -114,28 +114,26 @@ export class ChatTemplate {
     const assistants = [...messages.keys()].filter((i) => messages[i]?.get("role") === "assistant");
     if (this.#template.marked) return this.#marked(whole, messages, assistants);
     const { text } = whole;
-    const beginnings = new Map<string, string | null>();
-    /** The rendering of the first `count` messages; null where the template refuses them. */
+    /** The rendering of the first `count` messages; null where the template refuses them. Not kept: all are quadratic. */
     const beginning = (count: number, prompt: boolean): string | null => {
-      const key = `${count} ${prompt}`;
-      let found = beginnings.get(key);
-      if (found === undefined) {
-        try {
-          found =
-            count === messages.length && !prompt ? text : this.#render(messages.slice(0, count), chat, prompt).text;
-        } catch (error) {
-          if (!(error instanceof TemplateError)) throw error;
-          found = null;
-        }
-        beginnings.set(key, found);
+      if (count === messages.length && !prompt) return text;
+      try {
+        return this.#render(messages.slice(0, count), chat, prompt).text;
+      } catch (error) {
+        if (!(error instanceof TemplateError)) throw error;
+        return null;
       }
+    };
+    let found: string | undefined;
+    const prompt = () => {
+      found ??= promptOf(messages, text, beginning);
       return found;
     };
     const spans = assistants.map((i): Span => {
       const [before, after] = [beginning(i, true), beginning(i + 1, false)];
       if (before !== null && after !== null && text.startsWith(after) && after.startsWith(before))
         return [before.length, after.length];
-      return this.#ofRound(whole, messages, chat, i, beginning);
+      return this.#ofRound(whole, messages, chat, i, prompt);
     });
     return { text, spans, turns: assistants, marked: false };
   }
@@ -175,7 +173,7 @@ export class ChatTemplate {
     messages: readonly ChatMessage[],
     chat: ChatVariables,
     i: number,
-    beginning: (count: number, prompt: boolean) => string | null,
+    generationPrompt: () => string,
   ): Span {
     const { text, stretches, elsewhere } = whole;
     const refuse = (why: string): never => {
@@ -201,7 +199,7 @@ export class ChatTemplate {
       refuse("its content shows outside of what the loop prints for it");
     if (printed.length === 0) return [round.begin, round.end];
     const shown = text.slice(round.begin, round.end);
-    const prompt = promptOf(messages, text, beginning);
+    const prompt = generationPrompt();
     const header = headerOf(shown, again.slice(round.begin, after), prompt);
     if (header === null)
       return refuse(
