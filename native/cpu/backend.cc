@@ -176,7 +176,7 @@ ls_backend make() {
   table.decommit = decommit;
   table.upload = upload;
   table.download = download;
-  // Even filling the table takes the set's instructions: where none can be used it stays empty, and device_open says why.
+  // Filling the table already takes the set's instructions. Where it cannot be used, device_open says why.
   if (!choice().error.empty()) return table;
   if (std::strcmp(choice().isa, "avx512") == 0) {
     avx512::fill_table(&table);
