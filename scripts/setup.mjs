@@ -3,7 +3,8 @@
 //
 // Uses nothing but node: modules and files of this folder, because it runs before `npm ci`.
 //
-// Options: --native (only up to longseq.node), --cuda (also the CUDA backend), --quiet (no closing line).
+// Options: --native (only up to longseq.node), --tests (also the libraries that tests open), --cuda (also the CUDA
+// backend), --quiet (no closing line).
 import { spawnSync } from "node:child_process";
 import {
   accessSync,
@@ -21,7 +22,7 @@ import { delimiter, join } from "node:path";
 import { cudaHash, hashOf, nativeHash, readStamp, root, typescriptHash } from "./hash.mjs";
 import { takeLock } from "./lock.mjs";
 
-const known = new Set(["--native", "--cuda", "--quiet"]);
+const known = new Set(["--native", "--tests", "--cuda", "--quiet"]);
 const options = new Set(process.argv.slice(2));
 for (const option of options) {
   if (!known.has(option)) fail(`Unknown option ${option}; there are ${[...known].join(", ")}.`, 2);
@@ -30,6 +31,7 @@ for (const option of options) {
 const addon = "build/Release/longseq.node";
 const lockfileStamp = "node_modules/.longseq-lockfile";
 const nativeStamp = "build/longseq.hash";
+const testStamp = "build/longseq_test.hash";
 const typescriptStamp = "dist/longseq.hash";
 const cudaLibrary = "build/Release/liblongseq_cuda.so";
 const cudaStamp = "build/longseq_cuda.hash";
@@ -129,7 +131,11 @@ function installNpmPackages() {
 }
 
 function nativeCurrent() {
-  return existsSync(join(root, addon)) && readStamp(nativeStamp) === nativeHash();
+  return (
+    existsSync(join(root, addon)) &&
+    readStamp(nativeStamp) === nativeHash() &&
+    (!tests || readStamp(testStamp) === nativeHash())
+  );
 }
 
 /** CMake keeps absolute paths and its generator: a build folder from elsewhere must go. */
@@ -147,17 +153,20 @@ function dropForeignBuildFolder() {
 
 function buildNative() {
   const wanted = nativeHash();
-  if (existsSync(join(root, addon)) && readStamp(nativeStamp) === wanted) return;
-  say("building longseq.node");
+  if (nativeCurrent()) return;
+  say(tests ? "building longseq.node and the tests' libraries" : "building longseq.node");
   dropForeignBuildFolder();
   const tool = join(root, "node_modules/cmake-js/bin/cmake-js");
   run(
     process.execPath,
-    [tool, "build", "-G", "Ninja", "-l", "warn", "-p", String(availableParallelism())],
+    [tool, "build", "-G", "Ninja", "-l", "warn", "-p", String(availableParallelism())].concat(
+      tests ? [] : ["--target", "longseq"],
+    ),
     "The compiler's message is above.",
   );
   // Hashed before the compiler read them: a file changed in between is built again next time.
   writeFileSync(join(root, nativeStamp), wanted);
+  if (tests) writeFileSync(join(root, testStamp), wanted);
 }
 
 function typescriptCurrent() {
@@ -269,6 +278,7 @@ function pruneObjects(folder) {
 checkHost();
 const nativeOnly = options.has("--native");
 const cuda = options.has("--cuda");
+const tests = options.has("--tests");
 const current = () =>
   npmPackagesCurrent() && nativeCurrent() && (nativeOnly || typescriptCurrent()) && (!cuda || cudaCurrent());
 if (!current()) {

@@ -39,7 +39,7 @@ function testFiles(path) {
     .flatMap(testFiles);
 }
 
-step("setup.mjs", "--quiet");
+step("setup.mjs", "--tests", "--quiet");
 if (packageOnly && !prebuildCurrent()) step("prebuild.mjs");
 
 let files;

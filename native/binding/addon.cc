@@ -11,7 +11,6 @@ namespace longseq::binding {
 namespace {
 
 constexpr double kSafe = 9007199254740991.0;  // 2^53 - 1
-const napi_type_tag kDeviceTag = {0x6c6f6e6773657131ULL, 0x6465766963653031ULL};
 const napi_type_tag kTensorTag = {LS_TENSOR_TAG_LOWER, LS_TENSOR_TAG_UPPER};
 
 const char *code_name(ls_status code) {

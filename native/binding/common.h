@@ -16,6 +16,9 @@
 
 namespace longseq::binding {
 
+// What marks an external as a Device of ours.
+inline constexpr napi_type_tag kDeviceTag = {0x6c6f6e6773657131ULL, 0x6465766963653031ULL};
+
 // A device as JavaScript holds it.
 struct DeviceHandle {
   std::shared_ptr<Device> device;

@@ -12,7 +12,6 @@ namespace longseq::binding {
 
 namespace {
 
-const napi_type_tag kDeviceTag = {0x6c6f6e6773657131ULL, 0x6465766963653031ULL};
 const napi_type_tag kBackendTag = {LS_BACKEND_TAG_LOWER, LS_BACKEND_TAG_UPPER};
 
 Napi::Number from(Napi::Env env, int64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
