@@ -311,6 +311,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method<set_error_factory>(exports, "setErrorFactory");
   method<live_handles>(exports, "liveHandles");
   init_device(exports);
+  init_comm(exports);
   init_disk(exports);
   init_tensor(exports);
   init_ops(exports);

@@ -123,6 +123,7 @@ void forget_signals(AddonState *state);
 
 // Each file of the binding adds its functions.
 void init_device(Napi::Object exports);
+void init_comm(Napi::Object exports);
 void init_disk(Napi::Object exports);
 void init_tensor(Napi::Object exports);
 void init_ops(Napi::Object exports);

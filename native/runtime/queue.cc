@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "runtime/comm.h"
 #include "runtime/error.h"
 #include "runtime/recorder.h"
 
@@ -212,7 +213,7 @@ void Queue::drain() {
     ls_status status = LS_OK;
     const auto failed = [&] {
       outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
-      outcome.message = format("%s failed on rank 0%s%s: %s", task.name, task.shapes.empty() ? "" : " with ",
+      outcome.message = format("%s failed on rank %d%s%s: %s", task.name, process_rank(), task.shapes.empty() ? "" : " with ",
                                task.shapes.c_str(), message[0] ? message : "no further word from the backend");
       fail(outcome);
       on_failure_(outcome);
@@ -239,7 +240,11 @@ void Queue::drain() {
       }
       if (record && !has_stream())
         recorder_->op(task.name, kind_, task.enqueued_ns, start, now_ns(), task.bytes, task.flops);
-      if (status != LS_OK) failed();
+      // An exchange that was given up with everything else is no failure.
+      if (status == LS_CANCELLED && gate_->closed())
+        outcome = {LS_CANCELLED, "the work was cancelled"};
+      else if (status != LS_OK)
+        failed();
     }
     if (task.always) task.always(outcome);
     // After `always`, which may let the stream wait for another.

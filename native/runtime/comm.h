@@ -1,0 +1,72 @@
+// Communicators of this process, by number, and what their ops share.
+#ifndef LONGSEQ_RUNTIME_COMM_H
+#define LONGSEQ_RUNTIME_COMM_H
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "longseq/comm.h"
+#include "runtime/op.h"
+
+namespace longseq {
+
+// One group of ranks that this process belongs to.
+class Communicator {
+ public:
+  // transport: "shm" (ranks of one machine) or "meta" (no other rank is there). Throws Error.
+  Communicator(const std::string &transport, const ls_comm_options &options);
+  ~Communicator();
+  Communicator(const Communicator &) = delete;
+  Communicator &operator=(const Communicator &) = delete;
+
+  // What the other ranks need to reach this one: LS_COMM_ADDRESS_BYTES.
+  const std::string &address() const { return address_; }
+  // addresses: of all ranks, in their order. Blocks; throws Error.
+  void connect(const std::string &addresses);
+  void abort() { table_->abort(handle_); }
+
+  int32_t rank() const { return rank_; }
+  int32_t size() const { return size_; }
+  const ls_comm_table &table() const { return *table_; }
+  void *handle() const { return handle_; }
+
+ private:
+  const ls_comm_table *table_;
+  void *handle_ = nullptr;
+  int32_t rank_, size_;
+  std::string address_;
+};
+
+// Gives it a number, which ops take.
+int64_t add_communicator(std::shared_ptr<Communicator> communicator);
+// Throws Error(LS_INVALID_ARGUMENT) that names `op`.
+std::shared_ptr<Communicator> find_communicator(int64_t number, const char *op);
+void remove_communicator(int64_t number);
+
+// The rank of this process in its job, for messages; 0 where it is alone.
+int32_t process_rank();
+void set_process_rank(int32_t rank);
+
+// ---- for the ops ----
+
+inline int64_t bytes_of(const ls_tensor &t) { return elements(t) * dtype_bytes(t.dtype); }
+
+// The communicator, after checking that the first dim of `parts` has a part for each of its ranks.
+std::shared_ptr<Communicator> check_parts(const Check &check, const char *op, int64_t comm, const char *name,
+                                          const ls_tensor &parts);
+// `whole` [P, ...] has the sizes of `part` [...] behind its first dim, and its dtype.
+void check_part_of(const Check &check, const char *name, const ls_tensor &part, const char *whole_name,
+                   const ls_tensor &whole);
+void check_reduction(const Check &check, const ls_tensor &x, int64_t kind);
+
+namespace shm {
+const ls_comm_table *comm_table();
+}
+namespace meta {
+const ls_comm_table *comm_table();
+}
+
+}  // namespace longseq
+
+#endif  // LONGSEQ_RUNTIME_COMM_H
