@@ -147,6 +147,11 @@ export interface NativeOps {
   ): void;
   quantize(x: NativeTensor, packed: NativeTensor, format: number): void;
   dequantize(packed: NativeTensor, y: NativeTensor, format: number): void;
+  allToAll(x: NativeTensor, y: NativeTensor, comm: number, queue?: number): void;
+  allGather(x: NativeTensor, y: NativeTensor, comm: number, queue?: number): void;
+  reduceScatter(x: NativeTensor, y: NativeTensor, comm: number, kind: number, queue?: number): void;
+  allReduce(x: NativeTensor, comm: number, kind: number, queue?: number): void;
+  broadcast(x: NativeTensor, comm: number, root: number, queue?: number): void;
   random(y: NativeTensor, a: number, b: number, seed: number, offset: number, normal: Flag): void;
 }
 
@@ -225,6 +230,14 @@ export interface SafetensorsNative {
 
 /** Everything the addon exports. */
 export interface Native extends SafetensorsNative {
+  /** Opens this rank's end of a communicator; the address is what the other ranks need. */
+  commOpen(transport: string, rank: number, size: number, timeoutMs: number): { comm: number; address: Buffer };
+  /** addresses: of all ranks, one behind the other. */
+  commConnect(comm: number, addresses: Buffer): Promise<void>;
+  commAbort(comm: number): void;
+  commClose(comm: number): void;
+  /** This process's rank, for messages. */
+  setRank(rank: number): void;
   readonly apiVersion: number;
   readonly ops: NativeOps;
   setErrorFactory(factory: (code: string, message: string, details: Record<string, unknown>) => Error): void;

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
-import { isOverride } from "../config/index.js";
+import { isOverride, loadConfig } from "../config/index.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
 import { type TrainParts, train, trainParts } from "./train.js";
 
@@ -108,12 +108,23 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .argument("[words...]")
     .usage("CONFIG [key.sub=value ...] [options]")
     .option("-q, --quiet", "no progress on stderr", false)
+    .option("--nproc <count>", "ranks on this machine, which share each sequence", wholeNumber(1), 1)
     .addHelpText(
       "after",
       `${overridesHelp}\nExample:\n  longseq train run.yaml train.learning_rate=1e-4 output.dir=runs/second`,
     )
-    .action(async (words: string[], { quiet }: { quiet: boolean }) => {
+    .action(async (words: string[], { quiet, nproc }: { quiet: boolean; nproc: number }) => {
       const { file, overrides } = splitWords("train", words);
+      if (nproc > 1) {
+        // A mistake is told once, by the launcher.
+        const { output: to } = loadConfig(file, overrides);
+        const { launch } = await import("../parallel/launch.js");
+        const argv = [process.argv[1] as string, "train", file, ...overrides];
+        if (quiet) argv.push("--quiet");
+        if (output.json) argv.push("--json");
+        code = await launch({ nproc, argv, folder: to.dir, note: (text) => output.note(text), env });
+        return;
+      }
       code = await train(file, overrides, { quiet }, output, parts);
     });
 

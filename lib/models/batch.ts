@@ -1,6 +1,7 @@
 // What models take: token ids, labels, positions and document bounds as JavaScript has them, checked on the host.
 
 import { ArgumentError } from "../errors.js";
+import type { Communicator } from "../parallel/communicator.js";
 
 /** The label that counts for nothing. */
 const IGNORE = -100;
@@ -16,6 +17,9 @@ export interface ModelInput {
   readonly positions?: Integers | undefined;
   /** [documents + 1], ascending from 0 to T; default: the rows, or one document. */
   readonly cuSeqlens?: Integers | undefined;
+  /** The ranks that hold the sequence; inputIds (and targets) are then this one's part, all parts of one length, and
+   * positions and cuSeqlens those of the whole. */
+  readonly group?: Communicator | undefined;
 }
 
 /** A loader's batch (targets shifted already), or ids with labels aligned to them as in Hugging Face. */
@@ -109,6 +113,7 @@ export interface PreparedInput {
   positions: BigInt64Array;
   /** [documents + 1] */
   cuSeqlens: BigInt64Array;
+  group: Communicator | null;
 }
 
 const idCheck = (vocabSize: number): Range => ({
@@ -122,12 +127,16 @@ export function prepareInput(input: ModelInput, vocabSize: number): PreparedInpu
   requireBatch(input);
   const { flat: ids, lengths } = flatten("inputIds", input.inputIds, idCheck(vocabSize));
   if (ids.length === 0) throw new ArgumentError("inputIds is empty; expected at least one token");
-  const cuSeqlens = documentBounds(input, ids.length, lengths);
+  const group = input.group ?? null;
+  if (group !== null && (input.positions === undefined || input.cuSeqlens === undefined))
+    throw new ArgumentError("a part of a sequence needs the positions and cuSeqlens of the whole");
+  const tokens = ids.length * (group?.size ?? 1);
+  const cuSeqlens = documentBounds(input, tokens, lengths);
   if (input.positions !== undefined) {
     const positions = toInt64("positions", input.positions);
-    if (positions.length !== ids.length)
-      throw new ArgumentError(`positions has ${positions.length} entries for ${ids.length} tokens`);
-    return { ids, positions, cuSeqlens };
+    if (positions.length !== tokens)
+      throw new ArgumentError(`positions has ${positions.length} entries for ${tokens} tokens`);
+    return { ids, positions, cuSeqlens, group };
   }
   const positions = new BigInt64Array(ids.length);
   for (let d = 0; d + 1 < cuSeqlens.length; d++) {
@@ -135,7 +144,7 @@ export function prepareInput(input: ModelInput, vocabSize: number): PreparedInpu
     const end = Number(cuSeqlens[d + 1]);
     for (let i = begin; i < end; i++) positions[i] = BigInt(i - begin);
   }
-  return { ids, positions, cuSeqlens };
+  return { ids, positions, cuSeqlens, group };
 }
 
 /** The documents of the input: `cuSeqlens` if given (checked), otherwise its rows. */

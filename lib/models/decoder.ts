@@ -40,7 +40,7 @@ export interface MemoryOptions {
   directory?: string | null;
   /** The input of the next checkpoint is fetched beside the backward of this one; false saves its bytes. */
   prefetch?: boolean;
-  /** Attention runs in this many chunks of query heads, lowered to the nearest divisor of their number. */
+  /** Attention runs in this many chunks of query heads, lowered to the nearest divisor of those that a rank holds. */
   headChunks?: number;
   /** Where parameters and gradients live. With parameters on the host, a backward needs checkpoints. */
   states?: StateOptions;
@@ -48,13 +48,6 @@ export interface MemoryOptions {
 
 /** All of them, as chosen; what lives where is kept by the states themselves. */
 type Chosen = Required<Omit<MemoryOptions, "states">>;
-
-/** The greatest divisor of `total` that is at most `bound`. */
-export function nearestDivisor(total: number, bound: number): number {
-  let divisor = Math.min(total, Math.max(1, bound));
-  while (total % divisor !== 0) divisor--;
-  return divisor;
-}
 
 /** Called when work on a layer is about to be enqueued. */
 export type LayerHook = (phase: "forward", layer: number) => void;
@@ -273,7 +266,7 @@ export class CausalLM extends Module {
       const { headChunks } = options;
       if (!Number.isSafeInteger(headChunks) || headChunks < 1)
         throw new ArgumentError(`configureMemory: headChunks is ${headChunks}, expected a whole number, 1 or more`);
-      this.#memory.headChunks = nearestDivisor(this.config.numHeads, headChunks);
+      this.#memory.headChunks = headChunks;
     }
   }
 
@@ -285,9 +278,10 @@ export class CausalLM extends Module {
   /** The last hidden states, behind the final norm: [T, H]. */
   hidden(input: ModelInput): Tensor {
     return scope(() => {
-      const { ids, positions, cuSeqlens } = prepareInput(input, this.config.vocabSize);
+      const { ids, positions, cuSeqlens, group } = prepareInput(input, this.config.vocabSize);
       const device = this.device;
       const layout: TokenLayout = {
+        group,
         positions: tensor(positions, { device }),
         inverseFrequencies: this.#inverseFrequencies ?? this.#frequenciesOf(positions),
         attentionFactor: this.#attentionFactor,

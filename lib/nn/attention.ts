@@ -1,6 +1,7 @@
 // The attention half of a layer: projections of a flat run of tokens, rotary positions, softmax attention within
 // documents, the way back, added to what came in.
 
+import type { Communicator } from "../parallel/communicator.js";
 import { attentionChunks } from "../sequence/attention_chunks.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { Linear } from "./linear.js";
@@ -26,6 +27,8 @@ export interface AttentionSizes {
 
 /** What the layers of one forward pass share. */
 export interface TokenLayout {
+  /** The ranks that hold the sequence of T tokens, one part each; null: this one holds all of it. */
+  readonly group: Communicator | null;
   /** [T] int64 */
   readonly positions: Tensor;
   /** [D/2] float32 */

@@ -5,9 +5,11 @@ import { binding } from "../binding.js";
 import { attentionKeeper } from "../ops/attention.js";
 import { copyInto } from "../ops/copy.js";
 import { addRowSums, matmulInto, matmulTransposed } from "../ops/matmul.js";
+import type { Communicator } from "../parallel/communicator.js";
 import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
 import { eachTile } from "./each_tile.js";
+import { Ulysses } from "./ulysses.js";
 
 /** The parameters; N query heads, K key/value heads of size D. */
 export interface AttentionWeights {
@@ -46,6 +48,8 @@ export interface AttentionChunksOptions {
   readonly headEps: number;
   /** Token i sees j iff 0 <= i - j < window; 0: all before it. */
   readonly window: number;
+  /** The ranks that hold the sequence, S of its T tokens each; absent: this one holds all. */
+  readonly group?: Communicator | null;
   /** [T] int64 */
   readonly positions: Tensor;
   /** [D/2] float32 */
@@ -54,7 +58,7 @@ export interface AttentionChunksOptions {
   readonly attentionFactor: number;
   /** [documents + 1] int64; null: all tokens are one document. */
   readonly cuSeqlens: Tensor | null;
-  /** Chunks of query heads, a divisor of N. */
+  /** Chunks of query heads, lowered to the nearest divisor of those that a rank holds. */
   readonly chunks: number;
   /** Rows (tokens) of a tile; 0: all. */
   readonly rows: number;
@@ -76,6 +80,13 @@ interface Chunk {
   readonly head: number;
   readonly heads: number;
   readonly runs: readonly Run[];
+}
+
+/** The greatest divisor of `total` that is at most `bound`. */
+export function nearestDivisor(total: number, bound: number): number {
+  let divisor = Math.min(total, Math.max(1, bound));
+  while (total % divisor !== 0) divisor--;
+  return divisor;
 }
 
 /** `chunks` equal parts of N query heads, each cut at the bounds of groups. */
@@ -126,6 +137,12 @@ interface Panel {
   readonly sums: { readonly dk: Tensor; readonly dv: Tensor } | null;
 }
 
+/** Where the gradients of a panel's keys and values go. */
+interface PanelGradients {
+  readonly dk: Tensor;
+  readonly dv: Tensor;
+}
+
 function disposeHeads(heads: Heads): void {
   heads.raw?.dispose();
   heads.turned.dispose();
@@ -141,6 +158,7 @@ function disposePanel(panel: Panel): void {
 /** The steps that forward and backward share. Big tensors belong to the caller, views to a scope of each step. */
 class Half {
   readonly chunks: readonly Chunk[];
+  readonly ulysses: Ulysses;
   readonly #x: Tensor;
   readonly #w: AttentionWeights;
   readonly #options: AttentionChunksOptions;
@@ -149,11 +167,31 @@ class Half {
     this.#x = x;
     this.#w = weights;
     this.#options = options;
-    this.chunks = headChunks(options.heads, options.kvHeads, options.chunks);
+    this.ulysses = new Ulysses(options.group ?? null, options.heads, options.kvHeads);
+    const { heads, kvHeads } = this.ulysses;
+    this.chunks = headChunks(heads, kvHeads, nearestDivisor(heads, options.chunks));
   }
 
-  empty(columns: number, dtype = this.#x.dtype): Tensor {
-    return Tensor.empty([this.#x.shape[0] as number, columns], { device: this.#x.device, dtype });
+  /** [S, columns] */
+  empty(columns: number): Tensor {
+    return Tensor.empty([this.#x.shape[0] as number, columns], { device: this.#x.device, dtype: this.#x.dtype });
+  }
+
+  /** [T, columns], of own heads or for those of each rank. */
+  emptyHeads(columns: number, dtype = this.#x.dtype): Tensor {
+    return Tensor.empty([this.ulysses.size * (this.#x.shape[0] as number), columns], { device: this.#x.device, dtype });
+  }
+
+  /** [heads of a rank, T] */
+  emptyLse(): Tensor {
+    const { heads, size } = this.ulysses;
+    return Tensor.empty([heads, size * (this.#x.shape[0] as number)], { device: this.#x.device, dtype: "float32" });
+  }
+
+  /** For each rank its S rows of [P S, C]. */
+  eachOwner(buffer: Tensor, use: (rows: Tensor, owner: number) => void): void {
+    const rows = this.#x.shape[0] as number;
+    for (let owner = 0; owner < this.ulysses.size; owner++) use(rowsOf(buffer, owner * rows, rows), owner);
   }
 
   /** Calls `use` with each tile of rows and norm(x) there. */
@@ -174,28 +212,34 @@ class Half {
   project(chunk: Chunk, keep: boolean): { q: Heads; panels: Map<Run, Panel> } {
     const { headDim: D } = this.#options;
     const w = this.#w;
-    const q = this.empty(chunk.heads * D);
-    const opening = chunk.runs
+    const { ulysses } = this;
+    const forQ = this.emptyHeads(chunk.heads * D);
+    const forKv = chunk.runs
       .filter((run) => run.opens)
-      .map((run) => ({ run, k: this.empty(run.groups * D), v: this.empty(run.groups * D) }));
+      .map((run) => ({ run, k: this.emptyHeads(run.groups * D), v: this.emptyHeads(run.groups * D) }));
     this.eachTile((normed, start, length) => {
-      const into = (weight: Tensor, bias: Tensor | null, head: number, out: Tensor): void => {
-        const columns = out.shape[1] as number;
-        matmulInto(normed, transposedRows(weight, head * D, columns), rowsOf(out, start, length), {
-          bias: bias?.viewOf([columns], bias.strides, head * D * (bias.strides[0] as number)) ?? null,
+      const into = (weight: Tensor, bias: Tensor | null, headOf: (owner: number) => number, out: Tensor): void =>
+        this.eachOwner(out, (rows, owner) => {
+          const columns = out.shape[1] as number;
+          const first = headOf(owner) * D;
+          matmulInto(normed, transposedRows(weight, first, columns), rowsOf(rows, start, length), {
+            bias: bias?.viewOf([columns], bias.strides, first * (bias.strides[0] as number)) ?? null,
+          });
         });
-      };
-      into(w.q, w.qBias, chunk.head, q);
-      for (const { run, k, v } of opening) {
-        into(w.k, w.kBias, run.group, k);
-        into(w.v, w.vBias, run.group, v);
+      into(w.q, w.qBias, (owner) => ulysses.firstHead(owner) + chunk.head, forQ);
+      for (const { run, k, v } of forKv) {
+        const headOf = (owner: number): number => ulysses.firstKvHead(owner) + run.group;
+        into(w.k, w.kBias, headOf, k);
+        into(w.v, w.vBias, headOf, v);
       }
     });
+    const q = ulysses.toHeads(forQ);
+    const opening = forKv.map(({ run, k, v }) => ({ run, k: ulysses.toHeads(k), v: ulysses.toHeads(v) }));
     const panels = new Map<Run, Panel>();
     for (const { run, k, v } of opening) {
       const sums =
         keep && !run.closes && this.#x.dtype !== "float32"
-          ? { dk: this.empty(run.groups * D, "float32"), dv: this.empty(run.groups * D, "float32") }
+          ? { dk: this.emptyHeads(run.groups * D, "float32"), dv: this.emptyHeads(run.groups * D, "float32") }
           : null;
       panels.set(run, { k: this.turn(k, w.kNorm, keep), v, sums });
     }
@@ -212,7 +256,7 @@ class Half {
   turn(raw: Tensor, norm: Tensor | null, keep: boolean): Heads {
     const { headDim: D, positions, inverseFrequencies, attentionFactor, headEps } = this.#options;
     const count = (raw.shape[1] as number) / D;
-    const turned = norm !== null && keep ? this.empty(count * D) : raw;
+    const turned = norm !== null && keep ? this.emptyHeads(count * D) : raw;
     scope(() => {
       const to = headsOf(turned, 0, count, D);
       if (norm) binding.ops.rmsNorm(headsOf(raw, 0, count, D).native(), norm.native(), to.native(), headEps);
@@ -222,12 +266,12 @@ class Half {
     return { raw: turned === raw ? null : raw, turned };
   }
 
-  /** The gradient of a projection from that of what `turn` made of it, in place on columns of `gradient`. */
-  turnBack(gradient: Tensor, head: number, from: Heads, norm: Tensor | null, dnorm: WeightGrad | null): void {
+  /** The gradient of a projection from that of what `turn` made of it, in place. */
+  turnBack(gradient: Tensor, from: Heads, norm: Tensor | null, dnorm: WeightGrad | null): void {
     const { headDim: D, positions, inverseFrequencies, attentionFactor, headEps } = this.#options;
     scope(() => {
       const count = (from.turned.shape[1] as number) / D;
-      const dx = headsOf(gradient, head, count, D);
+      const dx = headsOf(gradient, 0, count, D);
       const at = dx.native();
       binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, true);
       if (!norm || !from.raw) return;
@@ -242,6 +286,7 @@ class Half {
     });
   }
 
+  /** o: the chunk's columns. */
   attend(run: Run, chunk: Chunk, q: Tensor, panel: Panel, o: Tensor, lse: Tensor): void {
     const { headDim: D, cuSeqlens, window } = this.#options;
     scope(() => {
@@ -249,7 +294,7 @@ class Half {
         headsOf(q, run.head - chunk.head, run.heads, D).native(),
         headsOf(panel.k.turned, 0, run.groups, D).native(),
         headsOf(panel.v, 0, run.groups, D).native(),
-        headsOf(o, run.head, run.heads, D).native(),
+        headsOf(o, run.head - chunk.head, run.heads, D).native(),
         rowsOf(lse, run.head, run.heads).native(),
         cuSeqlens?.native() ?? null,
         1 / Math.sqrt(D),
@@ -261,12 +306,12 @@ class Half {
     });
   }
 
-  /** dq may be o. dk and dv: where those of the run's groups go, or are added to. */
+  /** q, o, delta, dout and dq are the chunk's; dq may be o. dk and dv: where those of the run's groups go, or are added to. */
   attendBack(
     run: Run,
     chunk: Chunk,
-    given: { q: Tensor; panel: Panel; o: Tensor; lse: Tensor; dout: Tensor },
-    into: { dq: Tensor; dk: Tensor; dv: Tensor; head: number; accumulate: boolean },
+    given: { q: Tensor; panel: Panel; o: Tensor; delta: Tensor | null; lse: Tensor; dout: Tensor },
+    into: PanelGradients & { dq: Tensor; accumulate: boolean },
   ): void {
     const { headDim: D, cuSeqlens, window } = this.#options;
     scope(() => {
@@ -274,13 +319,13 @@ class Half {
         headsOf(given.q, run.head - chunk.head, run.heads, D).native(),
         headsOf(given.panel.k.turned, 0, run.groups, D).native(),
         headsOf(given.panel.v, 0, run.groups, D).native(),
-        headsOf(given.o, run.head, run.heads, D).native(),
+        headsOf(given.o, run.head - chunk.head, run.heads, D).native(),
         rowsOf(given.lse, run.head, run.heads).native(),
         headsOf(given.dout, run.head - chunk.head, run.heads, D).native(),
-        null,
-        headsOf(into.dq, run.head, run.heads, D).native(),
-        headsOf(into.dk, into.head, run.groups, D).native(),
-        headsOf(into.dv, into.head, run.groups, D).native(),
+        given.delta === null ? null : rowsOf(given.delta, run.head - chunk.head, run.heads).native(),
+        headsOf(into.dq, run.head - chunk.head, run.heads, D).native(),
+        headsOf(into.dk, 0, run.groups, D).native(),
+        headsOf(into.dv, 0, run.groups, D).native(),
         cuSeqlens?.native() ?? null,
         1 / Math.sqrt(D),
         true,
@@ -314,17 +359,18 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       const keeper = attentionKeeper();
       const kept = keeper?.replay();
       const o = kept?.o ?? half.empty(N * D);
-      const lse = kept?.lse ?? Tensor.empty([N, x.shape[0] as number], { device: x.device, dtype: "float32" });
+      const lse = kept?.lse ?? half.emptyLse();
       // With chunks, or with attention's results from before, the projections are made again in the backward.
       let saved: (Tensor | null)[] = [];
       if (!kept) {
-        const keep = ctx.recording && options.chunks === 1;
+        const keep = ctx.recording && half.chunks.length === 1;
         let open: Panel | undefined;
         for (const chunk of half.chunks) {
           const { q, panels } = half.project(chunk, keep);
+          const part = half.ulysses.share(o, chunk.head * D, chunk.heads * D);
           for (const run of chunk.runs) {
             const panel = panels.get(run) ?? (open as Panel);
-            half.attend(run, chunk, q.turned, panel, o, lse);
+            half.attend(run, chunk, q.turned, panel, part, lse);
             open = panel;
             // A norm's result is made again from the projection.
             if (keep) saved = [q.raw ?? q.turned, panel.k.raw ?? panel.k.turned, panel.v];
@@ -332,6 +378,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
             if (run.closes) disposePanel(panel);
           }
           disposeHeads(q);
+          half.ulysses.collect(part, o, (owner) => (half.ulysses.firstHead(owner) + chunk.head) * D);
         }
         keeper?.record(o, lse);
       }
@@ -396,7 +443,8 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
     // From here on o is read only by the chunk whose dq takes its place.
     const dq = ctx.lastUse(outputIndex) ? o : half.empty(N * D);
     const [dk, dv] = [half.empty(K * D), half.empty(K * D)];
-    let open: Panel | undefined;
+    const { ulysses } = half;
+    let open: { panel: Panel; into: PanelGradients } | undefined;
     for (const chunk of half.chunks) {
       const { q, panels } = made
         ? {
@@ -406,27 +454,41 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
             ]),
           }
         : half.project(chunk, true);
-      const dout = half.empty(chunk.heads * D);
-      scope(() => matmulInto(dy, columnsOf(weights.o, chunk.head * D, chunk.heads * D), dout));
+      const forDout = half.emptyHeads(chunk.heads * D);
+      scope(() =>
+        half.eachOwner(forDout, (rows, owner) =>
+          matmulInto(dy, columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D), rows),
+        ),
+      );
+      const { o: ofChunk, delta } = ulysses.outputs(o, forDout, chunk.head, chunk.heads, D);
+      const dout = ulysses.toHeads(forDout);
+      const dqPart = ulysses.share(dq, chunk.head * D, chunk.heads * D);
       for (const run of chunk.runs) {
-        const panel: Panel = panels.get(run) ?? (open as Panel);
-        open = panel;
-        const whole = { dk, dv, head: run.group };
-        const into = panel.sums ? { ...panel.sums, head: 0 } : whole;
-        half.attendBack(run, chunk, { q: q.turned, panel, o, lse, dout }, { ...into, dq, accumulate: !run.opens });
+        const place = (): PanelGradients => ({
+          dk: ulysses.share(dk, run.group * D, run.groups * D),
+          dv: ulysses.share(dv, run.group * D, run.groups * D),
+        });
+        const opened = panels.get(run);
+        if (opened) open = { panel: opened, into: opened.sums ?? place() };
+        const { panel, into } = open as NonNullable<typeof open>;
+        const given = { q: q.turned, panel, o: ofChunk, delta, lse, dout };
+        half.attendBack(run, chunk, given, { ...into, dq: dqPart, accumulate: !run.opens });
         if (!run.closes) continue;
+        let whole = into;
         if (panel.sums) {
-          const { sums } = panel;
-          scope(() => {
-            copyInto(sums.dk, columnsOf(dk, run.group * D, run.groups * D));
-            copyInto(sums.dv, columnsOf(dv, run.group * D, run.groups * D));
-          });
+          whole = place();
+          copyInto(panel.sums.dk, whole.dk);
+          copyInto(panel.sums.dv, whole.dv);
         }
-        half.turnBack(dk, run.group, panel.k, weights.kNorm, gradOf.kNorm);
+        half.turnBack(whole.dk, panel.k, weights.kNorm, gradOf.kNorm);
+        const columnOf = (owner: number): number => (ulysses.firstKvHead(owner) + run.group) * D;
+        ulysses.collectKv(whole.dk, dk, columnOf);
+        ulysses.collectKv(whole.dv, dv, columnOf);
         disposePanel(panel);
       }
-      dout.dispose();
-      half.turnBack(dq, chunk.head, q, weights.qNorm, gradOf.qNorm);
+      for (const tensor of [dout, ofChunk, delta]) tensor?.dispose();
+      half.turnBack(dqPart, q, weights.qNorm, gradOf.qNorm);
+      ulysses.collect(dqPart, dq, (owner) => (ulysses.firstHead(owner) + chunk.head) * D);
       disposeHeads(q);
     }
 

@@ -30,7 +30,7 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
       session.checkAborted();
       tokens += batch.tokens;
       validTokens += batch.validTokens;
-      const loss = evaluationLoss(model, batch);
+      const loss = evaluationLoss(model, batch, session.job.group);
       const read = loss.item();
       read.catch(() => {});
       pending.push({ loss, read });

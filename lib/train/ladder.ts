@@ -4,8 +4,8 @@ import { availability } from "../config/available.js";
 import type { Config } from "../config/index.js";
 import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
-import { nearestDivisor } from "../models/decoder.js";
 import { formatBytes } from "../report/format.js";
+import { nearestDivisor } from "../sequence/attention_chunks.js";
 import type { Setting } from "./memory_plan.js";
 
 /** A place on the ladder. */

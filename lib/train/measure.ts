@@ -6,6 +6,7 @@ import type { Config } from "../config/index.js";
 import type { Batch, Dataset } from "../data/index.js";
 import { CausalLM } from "../models/decoder.js";
 import type { ModelConfig } from "../models/index.js";
+import { Communicator } from "../parallel/communicator.js";
 import { Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
@@ -169,6 +170,8 @@ export interface Subject {
   model: ModelConfig;
   dtype: DType;
   train: Config["train"];
+  /** That share each sequence; absent: 1. */
+  ranks?: number;
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Pick<DeviceOptions, "profile" | "attention" | "deterministic"> | undefined;
 }
@@ -207,9 +210,16 @@ function cachedBatch(size: BatchSize): Batch {
 function onMeta<T>(
   subject: Subject,
   plan: MemoryPlan,
-  use: (run: { device: Device; model: CausalLM; step: (micro: Iterable<Batch>, validTokens: number) => void }) => T,
+  use: (run: {
+    device: Device;
+    model: CausalLM;
+    group: Communicator | null;
+    step: (micro: Iterable<Batch>, validTokens: number) => void;
+  }) => T,
 ): T {
   const device = metaDevice(subject.on);
+  const { ranks = 1 } = subject;
+  const group = ranks > 1 ? Communicator.ofMeta(0, ranks) : null;
   device.trim();
   device.resetPeaks();
   const tier = plan.states.params === "host" ? "host" : "device";
@@ -221,12 +231,22 @@ function onMeta<T>(
     optimizer.namedState(new Map(parameters.map(([name, parameter]) => [parameter, name])));
     const step = (micro: Iterable<Batch>, validTokens: number) => {
       const { clipGradNorm, learningRate } = subject.train;
-      const made = enqueueStep({ model, optimizer, parameters, micro, validTokens, clipGradNorm, learningRate });
+      const made = enqueueStep({
+        model,
+        optimizer,
+        parameters,
+        group,
+        micro,
+        validTokens,
+        clipGradNorm,
+        learningRate,
+      });
       for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
     };
-    return use({ device, model, step });
+    return use({ device, model, group, step });
   } finally {
     disposeRun(model, optimizer);
+    group?.close();
   }
 }
 
@@ -245,7 +265,7 @@ function peaksOf(device: Device): Pick<Measurement, "peaks" | "categories"> {
 
 /** Takes two steps on `meta`, one of each size that is unlike the largest, and evaluates. */
 export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
-  return onMeta(subject, plan, ({ device, model, step }) => {
+  return onMeta(subject, plan, ({ device, model, group, step }) => {
     const { native } = device;
     const micro = cachedBatch(work.micro);
     // The third micro-batch finds what every later one finds, and so does the second step.
@@ -268,7 +288,7 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
     // The second micro-batch of a step finds gradients.
     for (const size of unlike(plan, work))
       step(Array(Math.min(work.accumulation, 2)).fill(cachedBatch(size)), size.tokens);
-    if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation)).dispose();
+    if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation), group).dispose();
     const found = peaksOf(device);
     // Of sizes that were not tried each may leave the chunks that small blocks share filled otherwise.
     const spare = work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
@@ -285,9 +305,9 @@ export function rehearse(
   { steps, evaluation }: Workload,
 ): Pick<Measurement, "peaks" | "categories" | "needs"> | undefined {
   if (steps === null) return undefined;
-  return onMeta(subject, plan, ({ device, model, step }) => {
+  return onMeta(subject, plan, ({ device, model, group, step }) => {
     for (const micro of steps) step(micro.map(cachedBatch), together(micro).tokens);
-    if (evaluation) evaluationLoss(model, cachedBatch(evaluation)).dispose();
+    if (evaluation) evaluationLoss(model, cachedBatch(evaluation), group).dispose();
     const found = peaksOf(device);
     return { ...found, needs: found.peaks };
   });

@@ -6,6 +6,7 @@ import type { Config } from "../config/index.js";
 import { openData } from "../data/index.js";
 import { ConfigError, DataError } from "../errors.js";
 import { MetricsWriter } from "../report/metrics.js";
+import { unservedHeads } from "../sequence/ulysses.js";
 import { Device } from "../tensor/device.js";
 import { dataOptions } from "./data_options.js";
 import type { Peaks } from "./limits.js";
@@ -35,11 +36,24 @@ export function giveBack(device: Device, config: Config): void {
   idle.set(key, [...(idle.get(key) ?? []), device]);
 }
 
+/** Throws ConfigError where the configuration is not for the ranks that are there, or not the same on all of them. */
+export async function checkJob({ config, job }: Session): Promise<void> {
+  const { sequence, data } = config.parallel;
+  const wanted = (sequence === "auto" ? job.world / data : sequence) * data;
+  if (wanted !== job.world)
+    throw new ConfigError(
+      `parallel: sequence ${sequence} x data ${data} is for ${wanted} ranks, but this run has ${job.world}; start it ` +
+        `with --nproc ${wanted}, or set parallel.sequence to auto`,
+      { world: job.world },
+    );
+  await job.agree("configuration", { ...config, threads: null });
+}
+
 export function openDevice(session: Session): Device {
   const { config } = session;
   session.device ??= takeDevice(
     deviceName(config, (message) => session.warn(message)),
-    config,
+    session.job.world > 1 && config.threads === "auto" ? { ...config, threads: session.job.threads } : config,
   );
   return session.device;
 }
@@ -50,7 +64,12 @@ export async function openRunData(session: Session, resumed: Resumed | undefined
   const settings = { signal, onWarning: (message: string) => session.warn(message), told: new Set<string>() };
   const open = (evaluation: boolean) =>
     session.abortable(openData({ ...dataOptions(config, evaluation), ...settings }));
+  // One rank makes the tokens, the others read what it left in the cache.
+  const { job } = session;
+  if (!job.leads) await job.swap("data");
   const data = await open(false);
+  if (job.leads) await job.swap("data");
+  await job.agree("training data", data.fingerprint);
   session.data = data;
   if (resumed !== undefined && resumed.state.fingerprint !== data.fingerprint)
     throw new ConfigError(
@@ -76,13 +95,18 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const device = openDevice(session);
   const architecture = await session.abortable(resolveModel(config));
   const dtype = runDtype(config, architecture, device.type);
-  const limits = limitsOn(config, device);
+  const { job } = session;
+  const unserved = unservedHeads(job.world, architecture.numHeads, architecture.numKeyValueHeads);
+  if (unserved !== undefined)
+    throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, { ranks: job.world });
+  const limits = limitsOn(config, device, job.localWorld);
   const facts: PlanFacts = {
     model: architecture,
     dtype,
     limits,
     work: workloadOf(config, data, session.evalData, session.steps),
-    tokens: nominalTokens(config, data.longest),
+    tokens: Math.ceil(nominalTokens(config, data.longest) / job.world),
+    ranks: job.world,
     rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
     on: standIn(config, device.profile),
   };
@@ -126,13 +150,14 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   // From here on a signal finds parameters and states complete.
   await device.synchronize();
   const finishedBefore = binding.stepsFinished(device.native);
-  session.metrics = new MetricsWriter(join(session.folder, "metrics.jsonl"), startStep);
+  if (job.leads) session.metrics = new MetricsWriter(join(session.folder, "metrics.jsonl"), startStep);
   session.tell(
     {
       event: "plan",
       steps: session.steps,
       startStep,
       device: device.info.name,
+      ...(job.world > 1 && { ranks: job.world }),
       dtype,
       parameters: parameters.reduce((total, [, { size }]) => total + size, 0),
       sequences: data.plan(0).sequences,

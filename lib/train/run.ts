@@ -11,7 +11,7 @@ import type { Device } from "../tensor/device.js";
 import { evaluateIfDue, evaluationDue } from "./evaluate.js";
 import { checkFinite, refuseBroken, refuseSkippedEnd } from "./finite.js";
 import { exportModel } from "./model.js";
-import { giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
+import { checkJob, giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
 import { exportedStep, makeFolders, markExported, openRunFolder } from "./run_folder.js";
 import { namesOf, type Session, type Training } from "./session.js";
 import { saveCheckpoint } from "./state.js";
@@ -27,6 +27,7 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
   let queue: StepQueue | undefined;
   try {
     session.checkAborted();
+    await checkJob(session);
     const resumed = await openRunFolder(session);
     const exported = resumed !== undefined && exportedStep(session.folder) === resumed.state.step;
     // A GPU that cannot be used is said before the data are made ready; a finished run needs none.
@@ -67,7 +68,7 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
     session.checkAborted();
     if (next === null)
       throw new TrainingError(`the data ended at step ${step} of ${session.steps}; was it changed during the run?`);
-    const trace = step - startStep <= output.traceSteps;
+    const trace = session.job.leads && step - startStep <= output.traceSteps;
     if (trace) device.startTrace();
     queue.enqueue(step, next);
     const save = output.saveEvery > 0 && step % output.saveEvery === 0;
@@ -94,8 +95,11 @@ async function* finish(training: Training): AsyncGenerator<RunItem, void, void> 
   await refuseBroken(training);
   if (session.saved !== state.step) yield await saveRun(training);
   refuseSkippedEnd(training);
-  const path = await exportModel(session.config, model, join(session.folder, "model"));
-  await markExported(session.folder, state.step);
+  const path = join(session.folder, "model");
+  if (session.job.leads) {
+    await exportModel(session.config, model, path);
+    await markExported(session.folder, state.step);
+  }
   yield session.record({ event: "save", step: state.step, path });
   yield session.record({ event: "done", step: state.step, path, skipped: state.skipped });
 }
@@ -117,8 +121,11 @@ function tellFinished(session: Session, step: number): void {
 async function saveRun({ session, state, parameters, optimizer }: Training): Promise<RunItem> {
   // Lines after the newest checkpoint are cut off by a resume, so those before it must be on the disk first.
   session.metrics?.sync();
-  const path = await saveCheckpoint(session.checkpoints, state, parameters, optimizer.namedState(namesOf(parameters)));
   session.saved = state.step;
+  // All ranks hold the same parameters and states: one writes them.
+  if (!session.job.leads)
+    return { event: "save", step: state.step, path: join(session.checkpoints, `step-${state.step}`) };
+  const path = await saveCheckpoint(session.checkpoints, state, parameters, optimizer.namedState(namesOf(parameters)));
   await pruneCheckpoints(session.checkpoints, session.config.output.keep);
   return session.record({ event: "save", step: state.step, path });
 }
@@ -156,6 +163,7 @@ async function close(session: Session, queue: StepQueue | undefined, lent: boole
   if (device !== undefined) {
     session.broken ||= (queue?.length ?? 0) > 0;
     device.cancel();
+    if (session.broken) session.job.abort();
     await queue?.clear();
     session.optimizer?.zeroGrad();
     session.optimizer?.dispose();

@@ -33,8 +33,21 @@ export function makeFolders(folder: string): void {
   }
 }
 
-/** Makes and locks the folder. Returns the checkpoint to go on from; undefined to start afresh. */
+/** Opens the folder, by rank 0. Returns the checkpoint to go on from; undefined to start afresh. */
 export async function openRunFolder(session: Session): Promise<Resumed | undefined> {
+  let own: Resumed | undefined;
+  const path = await session.job.fromLeader(async () => {
+    own = await lockRunFolder(session);
+    return own?.path ?? null;
+  });
+  if (path === null || session.job.leads) return own;
+  const state = await readState(path);
+  session.saved = state.step;
+  return { path, state };
+}
+
+/** Makes and locks the folder, and looks for the checkpoint to go on from. */
+async function lockRunFolder(session: Session): Promise<Resumed | undefined> {
   const { config, folder, checkpoints } = session;
   let names: string[] = [];
   try {

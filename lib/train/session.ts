@@ -6,6 +6,7 @@ import type { Dataset } from "../data/index.js";
 import { CancelledError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
 import type { AdamW } from "../optim/adamw.js";
+import type { Job } from "../parallel/job.js";
 import type { RunItem } from "../report/events.js";
 import type { MetricsWriter } from "../report/metrics.js";
 import type { Device } from "../tensor/device.js";
@@ -42,6 +43,8 @@ export class Session {
     readonly config: Config,
     readonly signal: AbortSignal | undefined,
     device: Device | undefined,
+    /** This process among those of the run. */
+    readonly job: Job,
   ) {
     this.folder = config.output.dir;
     this.checkpoints = join(this.folder, "checkpoints");
@@ -49,7 +52,11 @@ export class Session {
   }
 
   /** Gives up the queued work of an aborted run. */
-  readonly abort = (): void => this.device?.cancel();
+  readonly abort = (): void => {
+    this.device?.cancel();
+    // What waits for other ranks must end too.
+    this.job.abort();
+  };
 
   checkAborted(): void {
     if (this.signal?.aborted) throw new CancelledError("the run was stopped");

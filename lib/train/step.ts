@@ -5,9 +5,13 @@ import type { Config } from "../config/index.js";
 import type { Batch } from "../data/index.js";
 import type { CausalLM } from "../models/index.js";
 import { gradNorm } from "../nn/clip_grad.js";
+import { allReduceInto } from "../ops/all_reduce.js";
 import { AdamW } from "../optim/adamw.js";
+import type { Communicator } from "../parallel/communicator.js";
+import { shardBatch } from "../sequence/shard.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
+import { gradientsOf } from "../tensor/tiers.js";
 import type { MemoryPlan } from "./memory_plan.js";
 
 /** Every parameter once, by its first name: a tied weight has two. */
@@ -43,7 +47,9 @@ export interface StepParts {
   model: CausalLM;
   optimizer: AdamW;
   parameters: readonly (readonly [string, Parameter])[];
-  /** One after the other; their gradients add up. */
+  /** The ranks that share the sequences; null: this one is alone. */
+  group?: Communicator | null;
+  /** Whole sequences, one batch after the other; their gradients add up. */
   micro: Iterable<Batch>;
   /** Of all micro-batches together. */
   validTokens: number;
@@ -58,19 +64,21 @@ export interface StepParts {
 export function enqueueStep(parts: StepParts): { loss: Tensor; norm: Tensor; finite: Tensor } {
   const { model, optimizer, parameters, micro, validTokens, clipGradNorm, learningRate } = parts;
   const mark = parts.mark ?? (() => {});
+  const group = parts.group ?? null;
   model.onLayer = () => mark("forward");
   return scope(() => {
     let total: Tensor | undefined;
     for (const batch of micro) {
       mark("forward");
       // A step without a single label has a loss of 0, and gradients of 0.
-      const loss = model.loss(batch, { denominator: Math.max(1, validTokens) });
+      const loss = model.loss(shardBatch(batch, group), { denominator: Math.max(1, validTokens) });
       loss.backward(null, { onNode: () => mark("backward") });
       const part = loss.detach();
       total = total === undefined ? part : noGrad(() => (total as Tensor).add(part));
     }
     const loss = total as Tensor;
     mark("update");
+    if (group !== null) sumOverRanks(parameters, loss, group);
     const { norm, factor, finite } = gradNorm(
       parameters.map(([, parameter]) => parameter),
       clipGradNorm,
@@ -84,9 +92,21 @@ export function enqueueStep(parts: StepParts): { loss: Tensor; norm: Tensor; fin
   });
 }
 
+/** Every rank has the loss and the gradients of its own tokens: afterwards all have those of all. */
+function sumOverRanks(parameters: StepParts["parameters"], loss: Tensor, group: Communicator): void {
+  for (const { grad } of gradientsOf(parameters.map(([, parameter]) => parameter))) allReduceInto(grad, group);
+  allReduceInto(loss, group);
+}
+
 /** The sum of a batch's token losses with the parameters as they are. */
-export function evaluationLoss(model: CausalLM, batch: Batch): Tensor {
-  return noGrad(() => scope(() => model.loss(batch, { denominator: 1 })));
+export function evaluationLoss(model: CausalLM, batch: Batch, group: Communicator | null): Tensor {
+  return noGrad(() =>
+    scope(() => {
+      const loss = model.loss(shardBatch(batch, group), { denominator: 1 });
+      if (group !== null) allReduceInto(loss, group);
+      return loss;
+    }),
+  );
 }
 
 /** Frees parameters, gradients and optimizer states. */

@@ -87,6 +87,7 @@ export class StepQueue {
       model,
       optimizer,
       parameters,
+      group: session.job.group,
       micro: data.micro,
       validTokens: data.validTokens,
       clipGradNorm: train.clipGradNorm,

@@ -41,11 +41,11 @@ export const deviceOptions = ({ threads, attention, train }: Config): DeviceOpti
 export const standIn = (config: Config, profile: CudaProfile | undefined): Subject["on"] =>
   profile && { profile, attention: config.attention, deterministic: config.train.deterministic === true };
 
-/** The limits of a run on this device. */
-export const limitsOn = (config: Config, device: Device): Limits =>
+/** The limits of a run on this device, of a machine whose memory so many ranks share. */
+export const limitsOn = (config: Config, device: Device, ranks = 1): Limits =>
   new Limits(
     config.memory,
-    availableMemory(),
+    Math.floor(availableMemory() / ranks),
     device.isGpu ? Math.max(1, device.info.memoryFreeBytes - LIBRARY_BYTES) : undefined,
   );
 

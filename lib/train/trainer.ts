@@ -2,6 +2,7 @@
 
 import { type Config, type ConfigInput, parseConfigObject } from "../config/index.js";
 import { ArgumentError, ConfigError } from "../errors.js";
+import { init } from "../parallel/job.js";
 import type { RunItem } from "../report/events.js";
 import type { Device } from "../tensor/device.js";
 import { runToTheEnd } from "./run.js";
@@ -46,7 +47,7 @@ export class Trainer {
     if (this.#running) throw new ArgumentError("Trainer.run: this trainer is running already; make another one");
     this.#running = true;
     try {
-      yield* runToTheEnd(new Session(this.config, options.signal, this.#device));
+      yield* runToTheEnd(new Session(this.config, options.signal, this.#device, await init()));
     } finally {
       this.#running = false;
     }

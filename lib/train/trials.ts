@@ -33,6 +33,8 @@ export interface PlanFacts {
   /** Of the largest micro-batch there could be: tiles decide the bits, so they do not follow the data. */
   tokens: number;
   limits: Limits;
+  /** That share each sequence; absent: 1. */
+  ranks?: number;
   rates: Rates;
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Subject["on"];
@@ -77,8 +79,8 @@ export class Trials {
   }
 
   get #subject(): Subject {
-    const { model, dtype, on } = this.#facts;
-    return { model, dtype, train: this.#config.train, on };
+    const { model, dtype, ranks, on } = this.#facts;
+    return { model, dtype, train: this.#config.train, ...(ranks !== undefined && { ranks }), on };
   }
 
   /** The plan of a setting, which keeps no more on the device than the largest batch fills. */

@@ -14,7 +14,7 @@ import {
   type Tensor,
   tensor,
 } from "../../lib/index.js";
-import { nearestDivisor } from "../../lib/models/decoder.js";
+import { nearestDivisor } from "../../lib/sequence/attention_chunks.js";
 import { type AttentionWeights, attentionChunks, headChunks } from "../../lib/sequence/attention_chunks.js";
 
 const cpu = device("cpu");

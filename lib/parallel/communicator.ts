@@ -1,0 +1,56 @@
+// A communicator: a group of ranks that this process belongs to, whose number the collectives take.
+import { binding } from "../binding.js";
+
+/** Which bytes go how: memory that the ranks of one machine share, or nowhere (plans). */
+export type Transport = "shm" | "meta";
+
+/** A collective may wait so long for its slowest rank. Milliseconds. */
+const COLLECTIVE_TIMEOUT = 30 * 60_000;
+
+export class Communicator {
+  #open = true;
+
+  private constructor(
+    /** What binding.ops' collectives take. */
+    readonly number: number,
+    readonly rank: number,
+    readonly size: number,
+  ) {}
+
+  /**
+   * Opens this rank's end and connects it to the others. swap: gives every rank's text for this rank's, in the order of
+   * the ranks. Throws DeviceError where another rank cannot be reached.
+   */
+  static async open(
+    transport: Transport,
+    rank: number,
+    size: number,
+    swap: (own: string) => Promise<string[]>,
+  ): Promise<Communicator> {
+    const { comm, address } = binding.commOpen(transport, rank, size, COLLECTIVE_TIMEOUT);
+    try {
+      const addresses = await swap(address.toString("base64"));
+      await binding.commConnect(comm, Buffer.concat(addresses.map((text) => Buffer.from(text, "base64"))));
+    } catch (error) {
+      binding.commClose(comm);
+      throw error;
+    }
+    return new Communicator(comm, rank, size);
+  }
+
+  /** One of `meta`: `size` ranks of which none but this is there. */
+  static ofMeta(rank: number, size: number): Communicator {
+    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT).comm, rank, size);
+  }
+
+  /** What runs ends as cancelled here and fails on the other ranks. */
+  abort(): void {
+    if (this.#open) binding.commAbort(this.number);
+  }
+
+  /** When nothing of it is queued any more. */
+  close(): void {
+    if (this.#open) binding.commClose(this.number);
+    this.#open = false;
+  }
+}

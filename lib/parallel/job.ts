@@ -1,0 +1,109 @@
+// The job that this process is a rank of: its place, its meeting place, and the communicator of all ranks.
+
+import { availableParallelism } from "node:os";
+import { binding } from "../binding.js";
+import { ConfigError } from "../errors.js";
+import { Communicator } from "./communicator.js";
+import { type Place, placeOf } from "./environment.js";
+import { Rendezvous, RendezvousServer } from "./rendezvous.js";
+
+/** How long a rank waits for the others to come. Milliseconds. */
+const RENDEZVOUS_TIMEOUT = 300_000;
+
+export class Job {
+  readonly rank: number;
+  readonly world: number;
+  readonly localRank: number;
+  readonly localWorld: number;
+  /** Of all ranks; null where this process is alone. */
+  readonly group: Communicator | null;
+  readonly #rendezvous: Rendezvous | null;
+  readonly #server: RendezvousServer | null;
+  #questions = 0;
+
+  constructor(place?: Place, parts?: { group: Communicator; rendezvous: Rendezvous; server: RendezvousServer | null }) {
+    this.rank = place?.rank ?? 0;
+    this.world = place?.world ?? 1;
+    this.localRank = place?.localRank ?? 0;
+    this.localWorld = place?.localWorld ?? 1;
+    this.group = parts?.group ?? null;
+    this.#rendezvous = parts?.rendezvous ?? null;
+    this.#server = parts?.server ?? null;
+  }
+
+  /** Whether this rank speaks for all: it writes the run's files. */
+  get leads(): boolean {
+    return this.rank === 0;
+  }
+
+  /** Threads of a rank, where nobody says: the machine's cores among its ranks. */
+  get threads(): number {
+    return Math.max(1, Math.floor(availableParallelism() / this.localWorld));
+  }
+
+  /** Every rank's value, in the order of the ranks. All ranks ask the same questions in the same order. */
+  async swap<T>(value: T): Promise<T[]> {
+    if (this.#rendezvous === null) return [value];
+    const values = await this.#rendezvous.swap(`question ${this.#questions++}`, JSON.stringify(value ?? null));
+    return values.map((text) => JSON.parse(text) as T);
+  }
+
+  /** What rank 0 finds. Its failure ends the others too. */
+  async fromLeader<T>(find: () => Promise<T> | T): Promise<T> {
+    const found = this.leads ? await find() : undefined;
+    return (await this.swap(found))[0] as T;
+  }
+
+  /** Throws ConfigError where a rank has another value: `what` says of what. */
+  async agree(what: string, value: unknown): Promise<void> {
+    const values = (await this.swap(value)).map((one) => JSON.stringify(one));
+    const other = values.findIndex((text) => text !== values[0]);
+    if (other >= 0)
+      throw new ConfigError(`rank ${other} has another ${what} than rank 0: ${values[other]} against ${values[0]}`, {
+        rank: other,
+      });
+  }
+
+  /** Gives up what is exchanged: the other ranks end too. */
+  abort(): void {
+    this.group?.abort();
+  }
+
+  close(): void {
+    this.group?.close();
+    this.#rendezvous?.close();
+    this.#server?.close();
+  }
+}
+
+let current: Promise<Job> | undefined;
+
+/**
+ * Joins the job that the environment names (the launcher's or torchrun's variables); a process without any is a job of
+ * its own. The first call does it, later ones give the same. Throws ConfigError and DeviceError.
+ */
+export function init(env: NodeJS.ProcessEnv = process.env): Promise<Job> {
+  current ??= join(env);
+  return current;
+}
+
+async function join(env: NodeJS.ProcessEnv): Promise<Job> {
+  const place = placeOf(env);
+  if (place === undefined) return new Job();
+  if (place.localWorld !== place.world)
+    throw new ConfigError(
+      `this job has ${place.world} ranks, ${place.localWorld} of them on this machine: jobs of several machines are not available yet`,
+    );
+  const secret = env.LONGSEQ_SECRET;
+  if (secret === undefined || secret === "")
+    throw new ConfigError(
+      "LONGSEQ_SECRET is not set: the ranks of a job show each other a shared secret; set it to the same random text for all of them",
+    );
+  const server =
+    place.hosted || place.rank !== 0 ? null : await RendezvousServer.open(place.world, secret, place.host, place.port);
+  const rendezvous = await Rendezvous.join(place, secret, RENDEZVOUS_TIMEOUT);
+  binding.setRank(place.rank);
+  const group = await Communicator.open("shm", place.rank, place.world, (own) => rendezvous.swap("address", own));
+  rendezvous.onLost = () => group.abort();
+  return new Job(place, { group, rendezvous, server });
+}

@@ -1,0 +1,111 @@
+// Starting the ranks of a job on this machine, and ending them together.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { RendezvousServer } from "./rendezvous.js";
+
+/** After one rank failed, the others have so long to end by themselves, then so long after SIGTERM. Milliseconds. */
+const PATIENCE = 4000;
+
+export interface LaunchOptions {
+  /** Ranks. */
+  readonly nproc: number;
+  /** What every rank runs, by Node. */
+  readonly argv: readonly string[];
+  /** Where ranks/N.log lie. */
+  readonly folder: string;
+  /** Messages for people. */
+  readonly note: (text: string) => void;
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+interface Ended {
+  rank: number;
+  code: number;
+}
+
+/**
+ * Runs `nproc` ranks to their end and returns the exit code: rank 0's, or that of the first that failed. Rank 0 has the
+ * terminal; the others write to DIR/ranks/N.log. SIGINT and SIGTERM are passed on once.
+ */
+export async function launch({ nproc, argv, folder, note, env = process.env }: LaunchOptions): Promise<number> {
+  const secret = env.LONGSEQ_SECRET ?? randomBytes(32).toString("hex");
+  const server = await RendezvousServer.open(nproc, secret);
+  const logs = join(folder, "ranks");
+  mkdirSync(logs, { recursive: true });
+  const logOf = (rank: number): string => join(logs, `${rank}.log`);
+  const children: ChildProcess[] = [];
+  const running = new Set<ChildProcess>();
+  const all = (signal: NodeJS.Signals) => {
+    for (const child of running) child.kill(signal);
+  };
+  let stopping = false;
+  const pass = (signal: NodeJS.Signals) => {
+    stopping = true;
+    all(signal);
+  };
+  process.on("SIGINT", pass).on("SIGTERM", pass);
+  const timers: NodeJS.Timeout[] = [];
+  let first: Ended | undefined;
+  try {
+    const ends = Array.from({ length: nproc }, (_, rank) => {
+      const child = spawn(process.execPath, argv, {
+        // A group of its own: the terminal's Ctrl-C reaches the launcher alone, which passes it on once.
+        detached: true,
+        stdio: rank === 0 ? "inherit" : ["ignore", "pipe", "pipe"],
+        env: {
+          ...env,
+          LONGSEQ_SECRET: secret,
+          LONGSEQ_RANK: String(rank),
+          LONGSEQ_WORLD_SIZE: String(nproc),
+          LONGSEQ_LOCAL_RANK: String(rank),
+          LONGSEQ_LOCAL_WORLD_SIZE: String(nproc),
+          LONGSEQ_RENDEZVOUS_HOST: "127.0.0.1",
+          LONGSEQ_RENDEZVOUS_PORT: String(server.port),
+        },
+      });
+      children.push(child);
+      running.add(child);
+      if (rank > 0) {
+        const log = createWriteStream(logOf(rank));
+        child.stdout?.pipe(log, { end: false });
+        child.stderr?.pipe(log, { end: false });
+        child.once("close", () => log.end());
+      }
+      return new Promise<Ended>((resolve) => {
+        child.once("error", (error) => {
+          note(`rank ${rank} could not be started: ${error.message}`);
+          resolve({ rank, code: 1 });
+        });
+        child.once("close", (code, signal) => resolve({ rank, code: code ?? (signal === "SIGKILL" ? 137 : 143) }));
+      }).then((end) => {
+        running.delete(child);
+        if (end.code !== 0 && first === undefined) {
+          first = end;
+          // The others learn of it by themselves; who does not is ended.
+          timers.push(
+            setTimeout(all, PATIENCE + (stopping ? 60_000 : 0), "SIGTERM"),
+            setTimeout(all, 2 * PATIENCE + (stopping ? 60_000 : 0), "SIGKILL"),
+          );
+        }
+        return end;
+      });
+    });
+    const codes = (await Promise.all(ends)).map(({ code }) => code);
+    const leader = codes[0] as number;
+    if (stopping && (leader === 0 || leader >= 128)) return leader;
+    if (first === undefined) return 0;
+    if (first.rank > 0) {
+      note(`rank ${first.rank} ended first, with exit code ${first.code}; its last words, from ${logOf(first.rank)}:`);
+      for (const line of readFileSync(logOf(first.rank), "utf8").trimEnd().split("\n").slice(-8)) note(`  ${line}`);
+    }
+    return first.code === 2 ? 2 : first.code >= 128 ? 1 : first.code;
+  } finally {
+    for (const timer of timers) clearTimeout(timer);
+    process.off("SIGINT", pass).off("SIGTERM", pass);
+    all("SIGKILL");
+    server.close();
+  }
+}

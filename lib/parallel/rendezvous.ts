@@ -1,0 +1,261 @@
+// Where ranks meet before they have a communicator: a server that every rank holds a connection to, and one question,
+// "what has each of you under this key?". A connection that is lost is a rank that is lost, and all others are told.
+//
+// Messages are lines of JSON. The server opens with a nonce; a rank answers with its place and an HMAC of both under the
+// job's secret. The secret authenticates, it does not encrypt: collectives and this server belong on a private network.
+
+import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { createServer, connect as openSocket, type Server, type Socket } from "node:net";
+import { createInterface } from "node:readline";
+import { ConfigError, DeviceError } from "../errors.js";
+
+/** Raised whenever the messages change. */
+const PROTOCOL = 1;
+
+/** A line is no longer; who sends more is no rank. Bytes. */
+const MOST_LINE = 1 << 20;
+
+/** A stranger that says nothing is sent away. Milliseconds. */
+const HELLO_TIMEOUT = 10_000;
+
+interface Hello {
+  protocol: number;
+  rank: number;
+  world: number;
+  proof: string;
+}
+
+type FromRank = { key: string; value: string } | { bye: true };
+type FromServer = { nonce: string } | { welcome: true } | { key: string; values: string[] } | { refused: string };
+
+const proofOf = (secret: string, nonce: string, rank: number, world: number): string =>
+  createHmac("sha256", secret).update(`${PROTOCOL} ${nonce} ${rank} ${world}`).digest("hex");
+
+const same = (a: string, b: string): boolean => {
+  const [left, right] = [Buffer.from(a), Buffer.from(b)];
+  return left.length === right.length && timingSafeEqual(left, right);
+};
+
+const send = (socket: Socket, message: FromRank | FromServer | Hello): void => {
+  if (socket.writable) socket.write(`${JSON.stringify(message)}\n`);
+};
+
+/** Calls `use` with each line of JSON; whatever else comes ends the connection. */
+function readLines(socket: Socket, use: (message: unknown) => void): void {
+  let pending = 0;
+  socket.on("data", (bytes) => {
+    const end = bytes.lastIndexOf(10);
+    pending = end < 0 ? pending + bytes.length : bytes.length - end;
+    if (pending > MOST_LINE) socket.destroy();
+  });
+  createInterface({ input: socket }).on("line", (line) => {
+    try {
+      use(JSON.parse(line));
+    } catch {
+      socket.destroy();
+    }
+  });
+}
+
+/** The meeting place of one job. */
+export class RendezvousServer {
+  readonly #server: Server;
+  readonly #ranks = new Map<number, Socket>();
+  readonly #answers = new Map<string, Map<number, string>>();
+  #lost: number | undefined;
+
+  private constructor(
+    server: Server,
+    readonly world: number,
+    readonly secret: string,
+  ) {
+    this.#server = server;
+  }
+
+  /** Listens on a port of the host; 0: any that is free. Throws DeviceError. */
+  static async open(world: number, secret: string, host = "127.0.0.1", port = 0): Promise<RendezvousServer> {
+    const server = createServer();
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", (error) =>
+        reject(new DeviceError(`the ranks cannot meet at ${host}:${port}: ${error.message}`, { host, port })),
+      );
+      server.listen(port, host, resolve);
+    });
+    const own = new RendezvousServer(server, world, secret);
+    server.on("connection", (socket) => own.#welcome(socket));
+    // Nobody waits for it alone.
+    server.unref();
+    return own;
+  }
+
+  get port(): number {
+    return (this.#server.address() as { port: number }).port;
+  }
+
+  #welcome(socket: Socket): void {
+    const nonce = randomBytes(16).toString("hex");
+    let rank: number | undefined;
+    socket.setNoDelay(true);
+    socket.on("error", () => {});
+    const stranger = setTimeout(() => socket.destroy(), HELLO_TIMEOUT);
+    socket.on("close", () => {
+      clearTimeout(stranger);
+      if (rank !== undefined && this.#ranks.get(rank) === socket) {
+        this.#ranks.delete(rank);
+        this.#lose(rank);
+      }
+    });
+    readLines(socket, (message) => {
+      if (rank !== undefined) return this.#take(rank, message as FromRank);
+      const hello = message as Hello;
+      const refused = this.#refusal(hello, nonce);
+      if (refused !== undefined) {
+        send(socket, { refused });
+        socket.end();
+        return;
+      }
+      clearTimeout(stranger);
+      rank = hello.rank;
+      this.#ranks.set(rank, socket);
+      send(socket, { welcome: true });
+    });
+    send(socket, { nonce });
+  }
+
+  /** Why this is no rank of the job. */
+  #refusal({ protocol, rank, world, proof }: Hello, nonce: string): string | undefined {
+    if (protocol !== PROTOCOL)
+      return `another version of longseq is at work there (protocol ${PROTOCOL}, here ${protocol})`;
+    if (world !== this.world) return `the job has ${this.world} ranks, this process was told ${world}`;
+    if (!Number.isInteger(rank) || rank < 0 || rank >= world) return `there is no rank ${rank}`;
+    if (typeof proof !== "string" || !same(proof, proofOf(this.secret, nonce, rank, world)))
+      return "the secret is wrong (LONGSEQ_SECRET must be the same for all ranks)";
+    if (this.#ranks.has(rank)) return `rank ${rank} is there already`;
+    if (this.#lost !== undefined) return `rank ${this.#lost} was lost`;
+    return undefined;
+  }
+
+  #take(rank: number, message: FromRank): void {
+    if ("bye" in message) {
+      this.#ranks.delete(rank);
+      return;
+    }
+    const { key, value } = message;
+    if (typeof key !== "string" || typeof value !== "string") throw new Error("no message of ours");
+    const answers = this.#answers.get(key) ?? new Map<number, string>();
+    this.#answers.set(key, answers);
+    answers.set(rank, value);
+    if (answers.size < this.world) return;
+    this.#answers.delete(key);
+    const values = Array.from({ length: this.world }, (_, r) => answers.get(r) as string);
+    for (const socket of this.#ranks.values()) send(socket, { key, values });
+  }
+
+  #lose(rank: number): void {
+    this.#lost ??= rank;
+    for (const socket of this.#ranks.values()) {
+      send(socket, { refused: `rank ${rank} was lost` });
+      socket.end();
+    }
+  }
+
+  close(): void {
+    this.#server.close();
+    for (const socket of this.#ranks.values()) socket.destroy();
+  }
+}
+
+/** A rank's connection to the meeting place. */
+export class Rendezvous {
+  readonly #socket: Socket;
+  readonly #waiting = new Map<string, { resolve: (values: string[]) => void; reject: (error: Error) => void }>();
+  #failure: Error | undefined;
+  /** Called once when another rank, or the server, is lost. */
+  onLost: ((error: Error) => void) | undefined;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+  }
+
+  /** Throws ConfigError where the server refuses this rank, DeviceError where it cannot be reached within `timeout` ms. */
+  static async join(
+    { rank, world, host, port }: { rank: number; world: number; host: string; port: number },
+    secret: string,
+    timeout: number,
+  ): Promise<Rendezvous> {
+    const until = performance.now() + timeout;
+    const socket = await reach(host, port, until);
+    socket.setNoDelay(true);
+    const own = new Rendezvous(socket);
+    await new Promise<void>((resolve, reject) => {
+      const late = setTimeout(
+        () => reject(new DeviceError(`${host}:${port} does not answer as the meeting place of a job does`)),
+        Math.max(1, until - performance.now()),
+      );
+      socket.on("error", () => {});
+      socket.on("close", () => {
+        clearTimeout(late);
+        const error = new DeviceError(`rank ${rank}: the connection to the meeting place ${host}:${port} was lost`);
+        reject(error);
+        own.#fail(error);
+      });
+      readLines(socket, (message) => {
+        const from = message as FromServer;
+        if ("nonce" in from) {
+          send(socket, { protocol: PROTOCOL, rank, world, proof: proofOf(secret, from.nonce, rank, world) });
+        } else if ("welcome" in from) {
+          clearTimeout(late);
+          resolve();
+        } else if ("refused" in from) {
+          reject(new ConfigError(`rank ${rank} cannot join the job at ${host}:${port}: ${from.refused}`));
+          own.#fail(new DeviceError(from.refused));
+        } else {
+          own.#waiting.get(from.key)?.resolve(from.values);
+          own.#waiting.delete(from.key);
+        }
+      });
+    });
+    // Alone it keeps no process alive.
+    socket.unref();
+    return own;
+  }
+
+  #fail(error: Error): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+    this.onLost?.(error);
+  }
+
+  /** Every rank's value for this key, in the order of the ranks, once all have given theirs. */
+  async swap(key: string, value: string): Promise<string[]> {
+    if (this.#failure !== undefined) throw this.#failure;
+    const answer = new Promise<string[]>((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
+    send(this.#socket, { key, value });
+    // Only an open question keeps the process alive.
+    this.#socket.ref();
+    return answer.finally(() => this.#socket.unref());
+  }
+
+  close(): void {
+    this.#failure ??= new DeviceError("the job is over for this rank");
+    send(this.#socket, { bye: true });
+    this.#socket.end();
+  }
+}
+
+/** A socket to a server that may not be there yet. */
+async function reach(host: string, port: number, until: number): Promise<Socket> {
+  for (;;) {
+    const { socket, error } = await new Promise<{ socket?: Socket; error?: Error }>((resolve) => {
+      const socket = openSocket({ host, port });
+      socket.once("connect", () => resolve({ socket }));
+      socket.once("error", (error) => resolve({ error }));
+    });
+    if (socket !== undefined) return socket;
+    if (performance.now() > until)
+      throw new DeviceError(`nobody is at the meeting place ${host}:${port}: ${error?.message}`, { host, port });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
