@@ -10,6 +10,7 @@ export * as native from "./native.js";
 export * as nn from "./nn/index.js";
 export * as ops from "./ops/index.js";
 export * as optim from "./optim/index.js";
+export * as parallel from "./parallel/index.js";
 export { linearCrossEntropy } from "./sequence/loss.js";
 export { tiled } from "./sequence/tiled.js";
 export * from "./tensor/create.js";

@@ -8,6 +8,8 @@ import { sum } from "./sum.js";
 
 setMethods({ add, sub, mul, div, matmul, sum, reshape, permute, narrow, cast, contiguous, clone, backward });
 
+export { allReduceInto } from "./all_reduce.js";
+export { allToAll, allToAllInto } from "./all_to_all.js";
 export { argmax } from "./argmax.js";
 export { type AttentionOptions, attention } from "./attention.js";
 export { type AxpbyOptions, axpbyInto, scale } from "./axpby.js";

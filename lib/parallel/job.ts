@@ -20,6 +20,8 @@ export class Job {
   readonly #rendezvous: Rendezvous | null;
   readonly #server: RendezvousServer | null;
   #questions = 0;
+  /** Why the job cannot go on: another rank is gone. */
+  lost: Error | undefined;
 
   constructor(place?: Place, parts?: { group: Communicator; rendezvous: Rendezvous; server: RendezvousServer | null }) {
     this.rank = place?.rank ?? 0;
@@ -104,6 +106,11 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
   const rendezvous = await Rendezvous.join(place, secret, RENDEZVOUS_TIMEOUT);
   binding.setRank(place.rank);
   const group = await Communicator.open("shm", place.rank, place.world, (own) => rendezvous.swap("address", own));
-  rendezvous.onLost = () => group.abort();
-  return new Job(place, { group, rendezvous, server });
+  const job = new Job(place, { group, rendezvous, server });
+  rendezvous.onLost = (error) => {
+    job.lost = error;
+    // What waits for that rank ends.
+    group.abort();
+  };
+  return job;
 }

@@ -48,13 +48,16 @@ function readLines(socket: Socket, use: (message: unknown) => void): void {
     pending = end < 0 ? pending + bytes.length : bytes.length - end;
     if (pending > MOST_LINE) socket.destroy();
   });
-  createInterface({ input: socket }).on("line", (line) => {
-    try {
-      use(JSON.parse(line));
-    } catch {
-      socket.destroy();
-    }
-  });
+  createInterface({ input: socket })
+    // It repeats the socket's own, which ends the connection.
+    .on("error", () => {})
+    .on("line", (line) => {
+      try {
+        use(JSON.parse(line));
+      } catch {
+        socket.destroy();
+      }
+    });
 }
 
 /** The meeting place of one job. */
@@ -154,7 +157,7 @@ export class RendezvousServer {
   #lose(rank: number): void {
     this.#lost ??= rank;
     for (const socket of this.#ranks.values()) {
-      send(socket, { refused: `rank ${rank} was lost` });
+      send(socket, { refused: `rank ${rank} was lost: its process has ended, or its connection broke` });
       socket.end();
     }
   }
@@ -236,6 +239,11 @@ export class Rendezvous {
     // Only an open question keeps the process alive.
     this.#socket.ref();
     return answer.finally(() => this.#socket.unref());
+  }
+
+  /** Leaves without a word: the others take this rank for lost. */
+  drop(): void {
+    this.#socket.destroy();
   }
 
   close(): void {

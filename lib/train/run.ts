@@ -44,7 +44,8 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
       yield* train(training, queue);
       yield* finish(training);
     } catch (error) {
-      if (!(error instanceof CancelledError) && session.signal?.aborted !== true) throw error;
+      // That a rank is gone says more than what failed for it.
+      if (!(error instanceof CancelledError) && session.signal?.aborted !== true) throw session.job.lost ?? error;
       yield* stop(training, queue, error);
     }
   } finally {

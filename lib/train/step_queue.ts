@@ -110,7 +110,8 @@ export class StepQueue {
       validTokens: data.validTokens,
       learningRate,
       modelFlops: flops,
-      hardwareFlops: device.totalFlops() - flopsBefore,
+      // All ranks do the same amount of work.
+      hardwareFlops: (device.totalFlops() - flopsBefore) * session.job.world,
       devicePeakBytes: memory.peak,
       deviceLiveBytes: memory.live,
       hostPeakBytes: device.memory("host").peak,
@@ -153,7 +154,8 @@ export class StepQueue {
       else high = middle;
     }
     const at = queued.marks[low - 1];
-    const fraction = at === undefined || queued.hardwareFlops === 0 ? 0 : at.flops / queued.hardwareFlops;
+    const all = queued.hardwareFlops / this.#training.session.job.world;
+    const fraction = at === undefined || all === 0 ? 0 : at.flops / all;
     return { fraction, phase: at?.phase ?? "forward" };
   }
 
@@ -166,7 +168,7 @@ export class StepQueue {
     state.cursor = queued.cursor;
     state.skipped += finite ? 0 : 1;
     state.skippedInARow = finite ? 0 : state.skippedInARow + 1;
-    const peakRate = device.info.peakBf16Flops;
+    const peakRate = device.info.peakBf16Flops * session.job.world;
     const modelRate = queued.modelFlops / seconds;
     return session.record<StepMetrics>({
       step: queued.step,

@@ -17,8 +17,8 @@ Napi::Value comm_open(const Napi::CallbackInfo &info) {
   options.timeout_ms = integer(info[3], "timeout", 1, int64_t{1} << 40);
   auto communicator = std::make_shared<Communicator>(string(info[0], "transport"), options);
   auto result = Napi::Object::New(info.Env());
-  result.Set("address", Napi::Buffer<char>::Copy(info.Env(), communicator->address().data(),
-                                                 communicator->address().size()));
+  result.Set("address",
+             Napi::Buffer<char>::Copy(info.Env(), communicator->address().data(), communicator->address().size()));
   result.Set("comm", Napi::Number::New(info.Env(), static_cast<double>(add_communicator(std::move(communicator)))));
   return result;
 }

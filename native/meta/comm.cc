@@ -18,8 +18,8 @@ ls_status broadcast(const ls_exec *, void *, void *, int64_t, int32_t) { return 
 void nothing(void *) {}
 
 const ls_comm_table table = {
-    LS_COMM_API_VERSION, sizeof(ls_comm_table), "meta",     open,      connect, all_to_all, all_gather,
-    reduce_scatter,      all_reduce,            broadcast,  nothing,   nothing,
+    LS_COMM_API_VERSION, sizeof(ls_comm_table), "meta",     open,      connect, all_to_all,
+    all_gather,          reduce_scatter,        all_reduce, broadcast, nothing, nothing,
 };
 
 }  // namespace

@@ -32,8 +32,7 @@ Communicator::Communicator(const std::string &transport, const ls_comm_options &
     throw Error(LS_INVALID_ARGUMENT, format("a communicator of %d ranks has no rank %d", options.size, options.rank));
   char message[512] = "";
   const ls_status status = table_->open(&options, &handle_, address_.data(), message, sizeof message);
-  if (status != LS_OK)
-    throw Error(status, format("the %s transport cannot be opened: %s", table_->name, message));
+  if (status != LS_OK) throw Error(status, format("the %s transport cannot be opened: %s", table_->name, message));
 }
 
 Communicator::~Communicator() { table_->close(handle_); }
@@ -44,8 +43,8 @@ void Communicator::connect(const std::string &addresses) {
   char message[512] = "";
   const ls_status status = table_->connect(handle_, addresses.data(), message, sizeof message);
   if (status != LS_OK)
-    throw Error(status, format("rank %d of %d cannot be connected by the %s transport: %s", rank_, size_,
-                               table_->name, message));
+    throw Error(status, format("rank %d of %d cannot be connected by the %s transport: %s", rank_, size_, table_->name,
+                               message));
 }
 
 int64_t add_communicator(std::shared_ptr<Communicator> communicator) {

@@ -213,8 +213,9 @@ void Queue::drain() {
     ls_status status = LS_OK;
     const auto failed = [&] {
       outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
-      outcome.message = format("%s failed on rank %d%s%s: %s", task.name, process_rank(), task.shapes.empty() ? "" : " with ",
-                               task.shapes.c_str(), message[0] ? message : "no further word from the backend");
+      outcome.message =
+          format("%s failed on rank %d%s%s: %s", task.name, process_rank(), task.shapes.empty() ? "" : " with ",
+                 task.shapes.c_str(), message[0] ? message : "no further word from the backend");
       fail(outcome);
       on_failure_(outcome);
     };

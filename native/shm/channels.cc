@@ -52,8 +52,9 @@ struct Window {
   Counters &counters(int32_t receiver) { return reinterpret_cast<Counters *>(this + 1)[receiver]; }
   char *slot(int32_t size, int32_t receiver, uint64_t index) {
     char *slots = reinterpret_cast<char *>(this + 1) + sizeof(Counters) * static_cast<size_t>(size);
-    return slots + (static_cast<int64_t>(receiver) * static_cast<int64_t>(kSlots) +
-                    static_cast<int64_t>(index % kSlots)) * kSlotBytes;
+    return slots +
+           (static_cast<int64_t>(receiver) * static_cast<int64_t>(kSlots) + static_cast<int64_t>(index % kSlots)) *
+               kSlotBytes;
   }
 };
 static_assert(sizeof(Window) == 128 && sizeof(Counters) == 128);
@@ -123,7 +124,10 @@ void Channels::connect(const char *addresses) {
       throw Error(LS_INVALID_ARGUMENT, format("the address of rank %d is garbled", r));
     const std::string path = format("/proc/%ld/fd/%d", at.process, at.file);
     const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
-    if (file < 0) fail(format("rank %d, process %ld, cannot be reached (are all ranks on one machine and one user's?)", r, at.process).c_str());
+    if (file < 0)
+      fail(format("rank %d, process %ld, cannot be reached (are all ranks on one machine and one user's?)", r,
+                  at.process)
+               .c_str());
     struct stat status {};
     const bool fits = fstat(file, &status) == 0 && status.st_size == window_bytes_;
     Window *window = fits ? map_window(file, window_bytes_) : nullptr;

@@ -14,8 +14,8 @@ namespace longseq::shm {
 struct Window;
 
 // A rank's ends of its channels to and from every other. Each rank has one window: a file without a name, which all map
-// and which is gone with the last of them. The bytes that rank s sends to rank r wait in s's window, in a few slots that
-// are used in turn.
+// and which is gone with the last of them. The bytes that rank s sends to rank r wait in s's window, in a few slots
+// that are used in turn.
 class Channels {
  public:
   // Bytes to or from another rank.

@@ -1,9 +1,10 @@
 // Collectives between the processes of one machine.
+#include "runtime/comm.h"
+
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "runtime/comm.h"
 #include "shm/channels.h"
 
 namespace longseq::shm {
@@ -153,13 +154,11 @@ ls_status connect(void *comm, const char *addresses, char *error, size_t error_s
 }
 
 ls_status all_to_all(const ls_exec *exec, void *comm, const void *x, void *y, int64_t bytes) {
-  return run(comm, exec->error, exec->error_size,
-             [&](Channels &channels) { all_to_all_parts(channels, x, y, bytes); });
+  return run(comm, exec->error, exec->error_size, [&](Channels &channels) { all_to_all_parts(channels, x, y, bytes); });
 }
 
 ls_status all_gather(const ls_exec *exec, void *comm, const void *x, void *y, int64_t bytes) {
-  return run(comm, exec->error, exec->error_size,
-             [&](Channels &channels) { all_gather_parts(channels, x, y, bytes); });
+  return run(comm, exec->error, exec->error_size, [&](Channels &channels) { all_gather_parts(channels, x, y, bytes); });
 }
 
 ls_status reduce_scatter(const ls_exec *exec, void *comm, const void *x, void *y, int64_t count, int32_t dtype,
@@ -208,8 +207,8 @@ void abort(void *comm) { static_cast<Channels *>(comm)->abort(); }
 void close(void *comm) { delete static_cast<Channels *>(comm); }
 
 const ls_comm_table table = {
-    LS_COMM_API_VERSION, sizeof(ls_comm_table), "shm",     open,  connect, all_to_all, all_gather,
-    reduce_scatter,      all_reduce,            broadcast, abort, close,
+    LS_COMM_API_VERSION, sizeof(ls_comm_table), "shm",      open,      connect, all_to_all,
+    all_gather,          reduce_scatter,        all_reduce, broadcast, abort,   close,
 };
 
 }  // namespace

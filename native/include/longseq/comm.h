@@ -1,12 +1,13 @@
-/* The C function table of a communicator: ranks that exchange tensors. A library fills it for its transport (memory that
- * the ranks of one machine share; a network; GPUs); native/runtime checks arguments and calls it from a device's comm queue.
+/* The C function table of a communicator: ranks that exchange tensors. A library fills it for its transport (memory
+ * that the ranks of one machine share; a network; GPUs); native/runtime checks arguments and calls it from a device's
+ * comm queue.
  *
  * Rules that hold for every entry:
  *  - All ranks of a communicator call the same collectives in the same order with the same sizes.
  *  - Data are contiguous; sizes were checked. A collective returns when this rank's part is done, except where the
  *    device has streams: then it has been given to ls_exec.stream.
- *  - Sums are made in the order of the ranks, in float32 (float64 and int64 in their own type), and rounded once: every run
- *    gives the same bits, on every rank.
+ *  - Sums are made in the order of the ranks, in float32 (float64 and int64 in their own type), and rounded once: every
+ * run gives the same bits, on every rank.
  *  - On failure an entry writes one line that names the other rank into the error buffer and returns a status;
  *    LS_CANCELLED after abort.
  */
@@ -25,8 +26,8 @@ extern "C" {
 typedef enum ls_reduce_kind { LS_REDUCE_SUM = 0, LS_REDUCE_MAX = 1, LS_REDUCE_COUNT = 2 } ls_reduce_kind;
 
 typedef struct ls_comm_options {
-  int32_t rank; /* of this process, 0 .. size - 1 */
-  int32_t size; /* ranks */
+  int32_t rank;       /* of this process, 0 .. size - 1 */
+  int32_t size;       /* ranks */
   int64_t timeout_ms; /* a collective that has not ended by then has failed */
 } ls_comm_options;
 
@@ -59,7 +60,8 @@ typedef struct ls_comm_table {
   void (*close)(void *comm);
 } ls_comm_table;
 
-/* ---- Arguments of the ops, as in backend.h; comm is the number that the runtime gave the communicator. P ranks. ---- */
+/* ---- Arguments of the ops, as in backend.h; comm is the number that the runtime gave the communicator. P ranks. ----
+ */
 
 /* x, y [P, ...] contiguous: y[i] = x[this rank] of rank i. Its own inverse, and so its backward. */
 typedef struct ls_all_to_all_args {

@@ -1,0 +1,3 @@
+// What users call of several ranks.
+export { Communicator } from "./communicator.js";
+export { init, Job } from "./job.js";

@@ -1,0 +1,213 @@
+// Collectives against plain loops, with all ranks as devices of this one process: channels through shared memory do not
+// mind whose they are.
+import t from "tap";
+import { binding } from "../../lib/binding.js";
+import { Device, type DType, ops, Tensor, tensor } from "../../lib/index.js";
+import { Communicator } from "../../lib/parallel/communicator.js";
+import { queues } from "../../lib/tensor/tiers.js";
+
+const devices = Array.from({ length: 4 }, () => new Device("cpu", { threads: 1 }));
+
+/** Communicators of P ranks. */
+async function connect(size: number): Promise<Communicator[]> {
+  const given: string[] = [];
+  let all: (addresses: string[]) => void = () => {};
+  const together = new Promise<string[]>((resolve) => {
+    all = resolve;
+  });
+  return Promise.all(
+    Array.from({ length: size }, (_, rank) =>
+      Communicator.open("shm", rank, size, (own) => {
+        given[rank] = own;
+        if (given.filter((one) => one !== undefined).length === size) all(given);
+        return together;
+      }),
+    ),
+  );
+}
+
+/** Whole numbers, exact in every dtype and in sums of four. */
+const value = (rank: number, i: number): number => ((rank * 7 + i * 3) % 31) - 15;
+
+const make = (rank: number, shape: number[], dtype: DType): Tensor => {
+  const count = shape.reduce((product, size) => product * size, 1);
+  const values = Array.from({ length: count }, (_, i) => value(rank, i));
+  const made = tensor(dtype === "int64" ? values.map(BigInt) : values, {
+    device: devices[rank] as Device,
+    dtype,
+    shape,
+  });
+  return made;
+};
+
+const numbers = async (x: Tensor): Promise<number[]> => Array.from(await x.data(), Number);
+
+for (const size of [2, 3, 4]) {
+  t.test(`${size} ranks`, async (t) => {
+    const comms = await connect(size);
+    const ranks = comms.map((_, rank) => rank);
+    // Below a slot, odd, and more than all slots of a channel hold.
+    for (const count of [1, 7, 1000, 300_001]) {
+      for (const dtype of count > 1000
+        ? (["float32"] as const)
+        : (["float32", "bfloat16", "float64", "int64"] as const)) {
+        const where = `${dtype} [${count}]`;
+        const xs = ranks.map((rank) => make(rank, [size, count], dtype));
+        const ys = ranks.map((rank) => Tensor.empty([size, count], { device: devices[rank] as Device, dtype }));
+        for (const rank of ranks)
+          binding.ops.allToAll(
+            (xs[rank] as Tensor).native(),
+            (ys[rank] as Tensor).native(),
+            (comms[rank] as Communicator).number,
+            queues.comm,
+          );
+        for (const rank of ranks) {
+          const got = await numbers(ys[rank] as Tensor);
+          const wrong = got.findIndex((x, i) => x !== value(Math.floor(i / count), rank * count + (i % count)));
+          t.equal(wrong, -1, `all_to_all ${where}, rank ${rank}`);
+        }
+
+        const parts = ranks.map((rank) => make(rank, [count], dtype));
+        for (const rank of ranks)
+          binding.ops.allGather(
+            (parts[rank] as Tensor).native(),
+            (ys[rank] as Tensor).native(),
+            (comms[rank] as Communicator).number,
+            queues.comm,
+          );
+        for (const rank of ranks) {
+          const got = await numbers(ys[rank] as Tensor);
+          const wrong = got.findIndex((x, i) => x !== value(Math.floor(i / count), i % count));
+          t.equal(wrong, -1, `all_gather ${where}, rank ${rank}`);
+        }
+
+        for (const [kind, reduce] of [
+          [0, (values: number[]) => values.reduce((sum, x) => sum + x, 0)],
+          [1, (values: number[]) => Math.max(...values)],
+        ] as const) {
+          const into = ranks.map((rank) => Tensor.empty([count], { device: devices[rank] as Device, dtype }));
+          for (const rank of ranks)
+            binding.ops.reduceScatter(
+              (xs[rank] as Tensor).native(),
+              (into[rank] as Tensor).native(),
+              (comms[rank] as Communicator).number,
+              kind,
+              queues.comm,
+            );
+          for (const rank of ranks) {
+            const got = await numbers(into[rank] as Tensor);
+            const wrong = got.findIndex((x, i) => x !== reduce(ranks.map((r) => value(r, rank * count + i))));
+            t.equal(wrong, -1, `reduce_scatter ${kind} ${where}, rank ${rank}`);
+          }
+          const whole = ranks.map((rank) => make(rank, [count], dtype));
+          for (const rank of ranks)
+            binding.ops.allReduce(
+              (whole[rank] as Tensor).native(),
+              (comms[rank] as Communicator).number,
+              kind,
+              queues.comm,
+            );
+          for (const rank of ranks) {
+            const got = await numbers(whole[rank] as Tensor);
+            const wrong = got.findIndex((x, i) => x !== reduce(ranks.map((r) => value(r, i))));
+            t.equal(wrong, -1, `all_reduce ${kind} ${where}, rank ${rank}`);
+          }
+          for (const one of [...into, ...whole]) one.dispose();
+        }
+
+        const root = size - 1;
+        for (const rank of ranks)
+          binding.ops.broadcast(
+            (parts[rank] as Tensor).native(),
+            (comms[rank] as Communicator).number,
+            root,
+            queues.comm,
+          );
+        for (const rank of ranks) {
+          const got = await numbers(parts[rank] as Tensor);
+          t.equal(
+            got.findIndex((x, i) => x !== value(root, i)),
+            -1,
+            `broadcast ${where}, rank ${rank}`,
+          );
+        }
+        for (const one of [...xs, ...ys, ...parts]) one.dispose();
+      }
+    }
+    for (const comm of comms) comm.close();
+  });
+}
+
+t.test("sums of bfloat16 are float32 sums, rounded once", async (t) => {
+  const comms = await connect(3);
+  // 256 + 1 is 256 in bfloat16: rounding after each addition would give 256.
+  const xs = [256, 1, 1].map((x, rank) => tensor([x], { device: devices[rank] as Device, dtype: "bfloat16" }));
+  xs.forEach((x, rank) => {
+    binding.ops.allReduce(x.native(), (comms[rank] as Communicator).number, 0, queues.comm);
+  });
+  t.same(await Promise.all(xs.map(async (x) => (await x.data())[0])), [258, 258, 258]);
+  for (const comm of comms) comm.close();
+});
+
+t.test("all_to_all is its own backward", async (t) => {
+  const comms = await connect(2);
+  const xs = comms.map((_, rank) => {
+    const x = make(rank, [2, 3], "float32");
+    x.requiresGrad = true;
+    return x;
+  });
+  const ys = xs.map((x, rank) => ops.allToAll(x, comms[rank] as Communicator));
+  ys.forEach((y, rank) => {
+    y.backward(make(rank, [2, 3], "float32"));
+  });
+  for (const [rank, x] of xs.entries()) {
+    const got = await numbers(x.grad as Tensor);
+    t.same(
+      got,
+      Array.from({ length: 6 }, (_, i) => value(Math.floor(i / 3), rank * 3 + (i % 3))),
+    );
+  }
+  for (const comm of comms) comm.close();
+});
+
+t.test("what is wrong is said before anything travels", async (t) => {
+  const comms = await connect(2);
+  const number = (comms[0] as Communicator).number;
+  const device = devices[0] as Device;
+  const of = (shape: number[], dtype: DType = "float32") => Tensor.full(shape, 0, { device, dtype }).native();
+  t.throws(() => binding.ops.allToAll(of([3, 2]), of([3, 2]), number), {
+    message: /x has shape \[3, 2\], expected a part for each of the 2 ranks/,
+  });
+  t.throws(() => binding.ops.allToAll(of([2, 2]), of([2, 3]), number), { message: /y has shape \[2, 3\]/ });
+  t.throws(() => binding.ops.allGather(of([3]), of([2, 2]), number), { message: /a part of y/ });
+  t.throws(() => binding.ops.reduceScatter(of([2, 2]), of([2]), number, 7), { message: /kind is 7/ });
+  t.throws(() => binding.ops.allReduce(of([2], "int32"), number, 0), { message: /x is int32/ });
+  t.throws(() => binding.ops.broadcast(of([2]), number, 2), { message: /root is 2/ });
+  t.throws(() => binding.ops.allReduce(of([2]), 123_456, 0), { message: /no communicator 123456/ });
+  for (const comm of comms) comm.close();
+  t.throws(() => binding.ops.allReduce(of([2]), number, 0), { message: /no communicator/ });
+});
+
+t.test("a rank that stops ends the others with its name", async (t) => {
+  const comms = await connect(2);
+  const device = new Device("cpu", { threads: 1 });
+  const x = Tensor.full([4], 1, { device });
+  binding.ops.allReduce(x.native(), (comms[1] as Communicator).number, 0, queues.comm);
+  (comms[0] as Communicator).abort();
+  await t.rejects(x.data(), { code: "DEVICE", message: /all_reduce failed on rank 0 .*: rank 0 has stopped/ });
+  for (const comm of comms) comm.close();
+});
+
+t.test("what is given up with everything else is no failure", async (t) => {
+  const comms = await connect(2);
+  const device = new Device("cpu", { threads: 1 });
+  const x = Tensor.full([4], 1, { device });
+  binding.ops.allReduce(x.native(), (comms[0] as Communicator).number, 0, queues.comm);
+  const read = x.data();
+  device.cancel();
+  (comms[0] as Communicator).abort();
+  await t.rejects(read, { code: "CANCELLED" });
+  await device.resume();
+  t.equal(binding.failure(device.native), null);
+  for (const comm of comms) comm.close();
+});

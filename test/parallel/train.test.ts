@@ -1,0 +1,257 @@
+// Several ranks through the command line: the numbers of one rank, and clear ends.
+import { execFile, spawn } from "node:child_process";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+
+const bin = join(import.meta.dirname, "../../bin/longseq.mjs");
+const folder = mkdtempSync(join(tmpdir(), "longseq-ranks-"));
+t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+
+// Documents of many lengths, one of a single byte; rows of labels that leave whole ranks without any.
+const words = "the quick brown fox jumps over the lazy dog while nobody looks ".repeat(40);
+const texts = Array.from({ length: 40 }, (_, i) => ({ text: words.slice(i, i + 1 + ((i * 37) % 211)) }));
+const rows = Array.from({ length: 8 }, (_, i) => {
+  const inputIds = Array.from({ length: 61 + i }, (_, j) => (j * 7 + i) % 250);
+  return { input_ids: inputIds, labels: inputIds.map((id, j) => (i === 5 || j > 20 ? -100 : id)) };
+});
+const lines = (values: object[]): string => `${values.map((value) => JSON.stringify(value)).join("\n")}\n`;
+writeFileSync(join(folder, "texts.jsonl"), lines(texts));
+writeFileSync(join(folder, "eval.jsonl"), lines(texts.slice(0, 7)));
+writeFileSync(join(folder, "rows.jsonl"), lines(rows));
+
+const config = {
+  model: {
+    init: {
+      model_type: "llama",
+      vocab_size: 259,
+      hidden_size: 32,
+      intermediate_size: 80,
+      num_hidden_layers: 2,
+      num_attention_heads: 8,
+      num_key_value_heads: 2,
+      head_dim: 6,
+      max_position_embeddings: 4096,
+      tie_word_embeddings: true,
+      initializer_range: 0.06,
+    },
+  },
+  data: {
+    train: [join(folder, "texts.jsonl")],
+    eval: [join(folder, "eval.jsonl")],
+    tokenizer: "bytes",
+    sequence_length: 127,
+    overlong: "split",
+  },
+  train: {
+    steps: 5,
+    schedule: "constant",
+    learning_rate: 0.01,
+    weight_decay: 0.1,
+    batch_size: 4,
+    micro_batch_size: 2,
+    eval_every: 2,
+  },
+  output: { save_every: 2, keep: 9 },
+};
+const file = join(folder, "config.yaml");
+writeFileSync(file, JSON.stringify(config));
+
+interface Ended {
+  code: number;
+  stderr: string;
+  dir: string;
+}
+
+const run = (name: string, ...args: string[]): Promise<Ended> =>
+  new Promise((resolve) => {
+    const dir = join(folder, name);
+    execFile(
+      process.execPath,
+      [bin, "train", file, `output.dir=${dir}`, ...args],
+      { timeout: 120_000 },
+      (error, _, stderr) => resolve({ code: error === null ? 0 : Number(error.code), stderr, dir }),
+    );
+  });
+
+type Line = Record<string, number | string | null>;
+const metrics = (dir: string): Line[] =>
+  readFileSync(join(dir, "metrics.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+const steps = (dir: string): Line[] => metrics(dir).filter((line) => line.event === undefined);
+
+/** The float32 tensors of the exported model, by name. */
+function weights(dir: string): Map<string, Float32Array> {
+  const bytes = readFileSync(join(dir, "model", "model.safetensors"));
+  const begin = 8 + Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.toString("utf8", 8, begin)) as Record<string, { data_offsets: [number, number] }>;
+  const found = new Map<string, Float32Array>();
+  for (const [name, { data_offsets: at }] of Object.entries(header))
+    if (name !== "__metadata__") {
+      const own = Uint8Array.from(bytes.subarray(begin + at[0], begin + at[1]));
+      found.set(name, new Float32Array(own.buffer));
+    }
+  return found;
+}
+
+const close = (a: unknown, b: unknown, tolerance = 1e-5): boolean =>
+  a === b || Math.abs(Number(a) - Number(b)) <= tolerance * Math.abs(Number(a));
+
+function sameRun(t: Test, one: string, other: string, what: string): void {
+  const [a, b] = [metrics(one), metrics(other)];
+  for (const event of [undefined, "eval"]) {
+    const [left, right] = [a, b].map((all) => all.filter((line) => line.event === event)) as [Line[], Line[]];
+    t.equal(right.length, left.length, `${what}: as many lines`);
+    left.forEach((line, i) => {
+      for (const key of ["step", "loss", "grad_norm", "tokens", "valid_tokens", "learning_rate", "skipped"])
+        t.ok(close(line[key], right[i]?.[key]), `${what}: step ${line.step}, ${key}: ${line[key]}, ${right[i]?.[key]}`);
+    });
+  }
+  const [p, q] = [weights(one), weights(other)];
+  t.same([...q.keys()], [...p.keys()]);
+  for (const [name, values] of p) {
+    const others = q.get(name) as Float32Array;
+    let [difference, norm] = [0, 0];
+    values.forEach((value, i) => {
+      difference += (value - (others[i] as number)) ** 2;
+      norm += value ** 2;
+    });
+    t.ok(
+      Math.sqrt(difference) <= 1e-5 * Math.sqrt(norm),
+      `${what}: ${name} differs by ${Math.sqrt(difference / norm)}`,
+    );
+  }
+}
+
+const settings: Record<string, { args: string[]; ranks: number[] }> = {
+  packed: { args: [], ranks: [2, 4] },
+  "rows without labels": {
+    args: [`data.train=[${join(folder, "rows.jsonl")}]`, "data.packing=false", "data.shuffle=false"],
+    ranks: [2],
+  },
+  "chunks, tiles, checkpoints": {
+    args: [
+      "memory.head_chunks=2",
+      "memory.tile_mlp=16",
+      "memory.tile_loss=24",
+      "memory.checkpoint={every: 1, keep_attention: true, offload: host}",
+      "model.init.model_type=qwen3",
+    ],
+    ranks: [2],
+  },
+  "a window, recomputed attention, states on the host": {
+    args: [
+      "model.init.model_type=mistral",
+      "model.init.sliding_window=20",
+      "memory.checkpoint={every: 2, offload: none}",
+      "memory.offload={optimizer: host, params: host, gradients: host}",
+      "model.init.num_key_value_heads=4",
+    ],
+    ranks: [4],
+  },
+};
+
+for (const [name, { args, ranks }] of Object.entries(settings)) {
+  t.test(name, async (t) => {
+    const one = await run(`${name} 1`, ...args);
+    t.equal(one.code, 0, one.stderr);
+    for (const count of ranks) {
+      const several = await run(`${name} ${count}`, ...args, "--nproc", String(count));
+      t.equal(several.code, 0, several.stderr);
+      sameRun(t, one.dir, several.dir, `${count} ranks`);
+      t.same(
+        readdirSync(join(several.dir, "ranks")).sort(),
+        Array.from({ length: count - 1 }, (_, i) => `${i + 1}.log`),
+      );
+    }
+  });
+}
+
+t.test("a run goes on bit for bit, and with another number of ranks", async (t) => {
+  const whole = await run("whole", "--nproc", "2");
+  const begun = await run("begun", "--nproc", "2", "train.steps=3");
+  t.equal(begun.code, 0, begun.stderr);
+  // Behind the newest checkpoint nothing is kept that a longer run would not have made.
+  const on = await run("begun", "--nproc", "2");
+  t.equal(on.code, 0, on.stderr);
+  t.same(
+    steps(on.dir).map(({ step, loss, grad_norm: norm }) => [step, loss, norm]),
+    steps(whole.dir).map(({ step, loss, grad_norm: norm }) => [step, loss, norm]),
+  );
+  t.same([...weights(on.dir)], [...weights(whole.dir)]);
+  const kept = join(folder, "kept");
+  cpSync(whole.dir, kept, { recursive: true });
+  rmSync(join(whole.dir, "checkpoints", "step-5"), { recursive: true });
+  rmSync(join(whole.dir, "finished.json"));
+  const alone = await run("whole");
+  t.equal(alone.code, 0, alone.stderr);
+  sameRun(t, kept, alone.dir, "one rank from two ranks' checkpoint");
+});
+
+t.test("wrong numbers of ranks", async (t) => {
+  for (const [args, message] of [
+    [["--nproc", "3"], /parallel\.sequence: 8 query heads do not divide among 3 ranks/],
+    [["--nproc", "2", "parallel.sequence=4"], /sequence 4 x data 1 is for 4 ranks, but this run has 2/],
+    [["parallel.sequence=2"], /is for 2 ranks, but this run has 1; start it with --nproc 2/],
+    [["--nproc", "0"], /Expected a whole number of at least 1/],
+    [["--nproc", "2", "train.steps=none"], /train\.steps/],
+  ] as const) {
+    const { code, stderr } = await run("wrong", ...args);
+    t.equal(code, 2, stderr);
+    t.match(stderr, message);
+  }
+});
+
+/** Starts a long run and calls `act` with its ranks' process ids after its first step. */
+function disturbed(name: string, act: (pids: number[], launcher: number) => void): Promise<Ended> {
+  const dir = join(folder, name);
+  return new Promise((resolve) => {
+    const child = spawn(
+      process.execPath,
+      [bin, "train", file, `output.dir=${dir}`, "--nproc", "2", "train.steps=100000", "train.eval_every=0"],
+      { stdio: ["ignore", "ignore", "pipe"] },
+    );
+    let stderr = "";
+    let acted = false;
+    child.stderr.on("data", (bytes) => {
+      stderr += bytes;
+      if (acted || !stderr.includes("step 3/")) return;
+      acted = true;
+      const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
+      act(children.trim().split(" ").map(Number), child.pid as number);
+    });
+    child.once("close", (code) => resolve({ code: code ?? -1, stderr, dir }));
+  });
+}
+
+const gone = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch {
+    return true;
+  }
+};
+
+t.test("a rank that is killed ends the job, which says so", async (t) => {
+  for (const victim of [0, 1]) {
+    let pids: number[] = [];
+    const { code, stderr } = await disturbed(`killed ${victim}`, (all) => {
+      pids = all;
+      process.kill(all[victim] as number, "SIGKILL");
+    });
+    t.equal(code, 1, stderr);
+    if (victim === 1) t.match(stderr, /rank 1 (has ended|was lost)/);
+    t.ok(pids.every(gone), "no process is left");
+  }
+});
+
+t.test("Ctrl-C: the state is saved once, and the run goes on from there", async (t) => {
+  const { code, stderr, dir } = await disturbed("stopped", (_, launcher) => process.kill(launcher, "SIGINT"));
+  t.equal(code, 130, stderr);
+  const last = steps(dir).at(-1)?.step as number;
+  t.ok(readdirSync(join(dir, "checkpoints")).includes(`step-${last}`), `step ${last} is saved`);
+});
