@@ -14,8 +14,12 @@ import {
   type Tensor,
   tensor,
 } from "../../lib/index.js";
-import { nearestDivisor } from "../../lib/sequence/attention_chunks.js";
-import { type AttentionWeights, attentionChunks, headChunks } from "../../lib/sequence/attention_chunks.js";
+import {
+  type AttentionWeights,
+  attentionChunks,
+  headChunks,
+  nearestDivisor,
+} from "../../lib/sequence/attention_chunks.js";
 
 const cpu = device("cpu");
 const [T, V] = [41, 37];
