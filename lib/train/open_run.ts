@@ -96,6 +96,10 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const architecture = await session.abortable(resolveModel(config));
   const dtype = runDtype(config, architecture, device.type);
   const { job } = session;
+  if (job.world > 1 && device.type !== "cpu")
+    throw new ConfigError(
+      `device: ${device.name}: several ranks run on the CPU alone in this version; set device: cpu, or start one rank`,
+    );
   const unserved = unservedHeads(job.world, architecture.numHeads, architecture.numKeyValueHeads);
   if (unserved !== undefined)
     throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, { ranks: job.world });
