@@ -9,6 +9,9 @@ import { RendezvousServer } from "./rendezvous.js";
 /** After one rank failed, the others have so long to end by themselves, then so long after SIGTERM. Milliseconds. */
 const PATIENCE = 4000;
 
+/** A signal reaches rank 0 so much before the others: it saves the state, which a rank that left before must not upset. */
+const LEAD = 500;
+
 export interface LaunchOptions {
   /** Ranks. */
   readonly nproc: number;
@@ -42,12 +45,18 @@ export async function launch({ nproc, argv, folder, note, env = process.env }: L
     for (const child of running) child.kill(signal);
   };
   let stopping = false;
+  const timers: NodeJS.Timeout[] = [];
   const pass = (signal: NodeJS.Signals) => {
+    const [leader, ...others] = children;
+    leader?.kill(signal);
+    timers.push(
+      setTimeout(() => {
+        for (const child of others) child.kill(signal);
+      }, LEAD),
+    );
     stopping = true;
-    all(signal);
   };
   process.on("SIGINT", pass).on("SIGTERM", pass);
-  const timers: NodeJS.Timeout[] = [];
   let first: Ended | undefined;
   try {
     const ends = Array.from({ length: nproc }, (_, rank) => {
