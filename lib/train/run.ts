@@ -122,11 +122,14 @@ function tellFinished(session: Session, step: number): void {
 async function saveRun({ session, state, parameters, optimizer }: Training): Promise<RunItem> {
   // Lines after the newest checkpoint are cut off by a resume, so those before it must be on the disk first.
   session.metrics?.sync();
-  session.saved = state.step;
   // All ranks hold the same parameters and states: one writes them.
-  if (!session.job.leads)
+  if (!session.job.leads) {
+    session.saved = state.step;
     return { event: "save", step: state.step, path: join(session.checkpoints, `step-${state.step}`) };
+  }
   const path = await saveCheckpoint(session.checkpoints, state, parameters, optimizer.namedState(namesOf(parameters)));
+  // Not before: a stop in its middle saves again.
+  session.saved = state.step;
   await pruneCheckpoints(session.checkpoints, session.config.output.keep);
   return session.record({ event: "save", step: state.step, path });
 }
