@@ -4,9 +4,10 @@ import { configSchema } from "../lib/config/schema.js";
 import type { Batch } from "../lib/data/index.js";
 import { Device, type DeviceOptions, initModel, type Tensor } from "../lib/index.js";
 import { parseModelConfig } from "../lib/models/registry.js";
+import { Mesh } from "../lib/parallel/mesh.js";
 import { type Measurement, measure } from "../lib/train/measure.js";
 import type { MemoryPlan } from "../lib/train/memory_plan.js";
-import { disposeRun, enqueueStep, makeOptimizer, trainedParameters } from "../lib/train/step.js";
+import { disposeRun, enqueueStep, makeOptimizer } from "../lib/train/step.js";
 import { evenRows } from "../lib/train/trials.js";
 
 /** Parameters 56,111,616: H 512, 8 layers, 8/4 heads of 64, F 1408, V 32000. */
@@ -133,7 +134,6 @@ function batchOf(tokens: number, vocabulary: number): Batch {
 export class Runner {
   readonly device: Device;
   readonly #model;
-  readonly #parameters;
   readonly #optimizer;
   readonly #batch: Batch;
   readonly #learningRate: number;
@@ -159,10 +159,9 @@ export class Runner {
     this.device = memory;
     const own = planFor(plan, tokens);
     this.#model = initModel(fields, { device: this.device, dtype, seed: 1, memory: own });
-    this.#parameters = trainedParameters(this.#model);
-    this.#optimizer = makeOptimizer(this.#parameters, train, own);
+    this.#optimizer = makeOptimizer(this.#model.owned, train, own);
     this.#batch = batchOf(tokens, fields.vocab_size);
-    this.#optimizer.namedState(new Map(this.#parameters.map(([name, parameter]) => [parameter, name])));
+    this.#optimizer.prepare();
   }
 
   /** One step. trace: its ops are recorded, and the times of attention taken from that. */
@@ -176,7 +175,8 @@ export class Runner {
     const scalars = enqueueStep({
       model: this.#model,
       optimizer: this.#optimizer,
-      parameters: this.#parameters,
+      owned: this.#model.owned,
+      mesh: Mesh.alone,
       micro: [this.#batch],
       validTokens: this.#batch.validTokens,
       clipGradNorm: train.clipGradNorm,

@@ -12,8 +12,6 @@ export interface Availability {
 /** One line a key whose feature is not complete; a feature that is built changes or removes its line. */
 export const availability: readonly Availability[] = [
   { key: "parallel.ring", values: ["auto", 1] },
-  { key: "parallel.data", values: [1] },
-  { key: "parallel.zero", values: ["auto", 0] },
 ];
 
 /** Reads a value of a configuration by its camelCase path. */

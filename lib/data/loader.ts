@@ -1,7 +1,7 @@
 // The loader: the epochs' sequences in order from an exact cursor, read a little ahead, as batches or steps.
 
 import { ArgumentError } from "../errors.js";
-import { type Batch, collate, type Sequence } from "./batch.js";
+import { type Batch, collate, makeSequence, type Sequence } from "./batch.js";
 import type { Dataset } from "./dataset.js";
 
 /** The next sequence to be taken: plain JSON, exact, good for a dataset of the same fingerprint. */
@@ -21,12 +21,27 @@ export interface LoaderOptions {
   prefetch?: number | undefined;
 }
 
+/** Which groups of a step's sequences are taken: those numbered index, index + count, ... */
+export interface Share {
+  index: number;
+  count: number;
+}
+
+/** A batch that adds nothing, for ranks that have none while others do: one token without a label. */
+export const nothing = (): Batch => collate([makeSequence([{ inputIds: new Int32Array(1), labels: null }])]);
+
 /** One optimizer step's data. */
 export interface Step {
-  /** The step's sequences in order, in groups of the micro-batch size; the last group may be smaller. */
+  /**
+   * The step's sequences in order, in groups of the micro-batch size; the last group may be smaller. Of a share its
+   * groups, as many for every share: what lacks is a token without a label.
+   */
   micro: Batch[];
+  /** What follows counts all shares. */
   sequences: number;
   tokens: number;
+  /** Lengths of the documents. */
+  documents: number[];
   /** Targets that count, over all micro-batches: the denominator of the step's loss. */
   validTokens: number;
   /** The cursor behind this step. */
@@ -133,20 +148,28 @@ export class DataLoader implements AsyncIterable<Batch> {
   }
 
   /** The next step's sequences in micro-batches of `microBatchSize`; null at the end. */
-  async nextStep(microBatchSize = 1): Promise<Step | null> {
+  async nextStep(microBatchSize = 1, share: Share = { index: 0, count: 1 }): Promise<Step | null> {
     if (!Number.isSafeInteger(microBatchSize) || microBatchSize < 1) {
       throw new ArgumentError(`microBatchSize must be an integer from 1, not ${microBatchSize}`);
     }
     const sequences = await this.#take(this.batchSize);
     if (sequences.length === 0) return null;
+    const groups = Math.ceil(sequences.length / microBatchSize);
     const micro: Batch[] = [];
-    for (let i = 0; i < sequences.length; i += microBatchSize)
-      micro.push(collate(sequences.slice(i, i + microBatchSize)));
-    const sum = (of: (batch: Batch) => number) => micro.reduce((total, batch) => total + of(batch), 0);
+    for (let group = share.index; micro.length < Math.ceil(groups / share.count); group += share.count)
+      micro.push(
+        group < groups
+          ? collate(sequences.slice(group * microBatchSize, (group + 1) * microBatchSize))
+          : nothing(),
+      );
+    const sum = (of: (sequence: Sequence) => number) => sequences.reduce((total, one) => total + of(one), 0);
     return {
       micro,
       sequences: sequences.length,
       tokens: sum(({ tokens }) => tokens),
+      documents: sequences.flatMap(({ cuSeqlens }) =>
+        Array.from(cuSeqlens.subarray(1), (end, i) => Number(end - (cuSeqlens[i] as bigint))),
+      ),
       validTokens: sum(({ validTokens }) => validTokens),
       cursor: this.cursor,
       epoch: this.epochAt(this.#taken),

@@ -13,7 +13,8 @@ import { linear } from "../ops/index.js";
 import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
 import { CheckpointStore } from "../sequence/offload.js";
-import { ModelStates, type StateOptions } from "../sequence/states.js";
+import type { Owned, ZeroOptions } from "../parallel/zero.js";
+import { ModelStates, type StateOptions, type Unit } from "../sequence/states.js";
 import { tensor } from "../tensor/create.js";
 import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
@@ -54,7 +55,7 @@ export type LayerHook = (phase: "forward", layer: number) => void;
 
 interface ForwardOptions extends Chosen {
   states: ModelStates;
-  head: readonly Parameter[];
+  head: Unit;
   onLayer: LayerHook | undefined;
   gradientMask: Tensor | null;
 }
@@ -65,8 +66,7 @@ export class Decoder extends Module {
   readonly layers: readonly DecoderLayer[];
   readonly norm: RmsNorm;
   readonly #store = new CheckpointStore();
-  /** Parameters that are used together, in the order of the forward: embedding, layers, norm. */
-  readonly #units: readonly (readonly Parameter[])[];
+  readonly #units: readonly Unit[];
 
   constructor(config: ModelConfig, options: ModuleOptions) {
     super();
@@ -80,13 +80,18 @@ export class Decoder extends Module {
     this.#units = [this.embedTokens, ...this.layers, this.norm].map((module) => module.parameters());
   }
 
+  /** Parameters that are used together, in the order of the forward: embedding, layers, norm. */
+  get units(): readonly Unit[] {
+    return this.#units;
+  }
+
   /** Most bytes of checkpoints so far that stayed on the device as they are. */
   get checkpointBytesOnDevice(): number {
     return this.#store.mostOnDevice;
   }
 
   /** The parameters that a backward needs first behind the norm; none without checkpoints. */
-  firstBackward(every: number): readonly Parameter[] | undefined {
+  firstBackward(every: number): Unit | undefined {
     const count = this.layers.length;
     return every === 0 ? undefined : this.#units[1 + Math.floor((count - 1) / every) * every];
   }
@@ -101,8 +106,8 @@ export class Decoder extends Module {
         "configureMemory: states.params is host and checkpointEvery 0, so the backward would hold every layer's " +
           "parameters on the device; set checkpointEvery to 1 or more, or run under noGrad",
       );
-    const [embedding, firstLayer] = this.#units as [readonly Parameter[], readonly Parameter[]];
-    const norm = this.#units[this.layers.length + 1] as readonly Parameter[];
+    const [embedding, firstLayer] = this.#units as [Unit, Unit];
+    const norm = this.#units[this.layers.length + 1] as Unit;
     const run = () => {
       let x_TH = states.use(embedding, firstLayer, () => this.embedTokens.forward(ids, options.gradientMask));
       const every = Math.max(1, options.checkpointEvery);
@@ -131,8 +136,10 @@ export class Decoder extends Module {
       (i: number) =>
       <T extends Tensor | null>(pass: "forward" | "backward", fn: () => T): T => {
         const at = 1 + first + i;
-        const unit = this.#units[at] as readonly Parameter[];
-        if (pass === "forward") return states.use(unit, this.#units[at + 1], fn);
+        const unit = this.#units[at] as Unit;
+        // A backward without checkpoints reads what the forward read.
+        const hold = options.checkpointEvery === 0 && isGradEnabled();
+        if (pass === "forward") return states.use(unit, this.#units[at + 1], fn, { hold });
         // Within a segment backwards; the segment before is run again from its start.
         const next = at - (i > 0 ? 1 : options.checkpointEvery);
         return states.useBackward(unit, next > 0 ? this.#units[next] : undefined, fn);
@@ -210,13 +217,19 @@ export class CausalLM extends Module {
   };
   readonly #states: ModelStates;
   /** The parameters of the logits. */
-  readonly #head: readonly Parameter[];
+  readonly #head: Unit;
   /** null: made for each batch, since they depend on its length. */
   readonly #inverseFrequencies: Tensor | null;
   readonly #attentionFactor: number;
 
-  /** Parameters are undefined until they are loaded or initialised: use `loadModel` or `initModel`. */
-  constructor(config: ModelConfig, options: ModuleOptions & { sourceFolder?: string | null } = {}) {
+  /**
+   * Parameters are undefined until they are loaded or initialised: use `loadModel` or `initModel`. zero: the ranks that
+   * hold different tokens, which share its states.
+   */
+  constructor(
+    config: ModelConfig,
+    options: Omit<ModuleOptions, "spread"> & { sourceFolder?: string | null; zero?: ZeroOptions | null } = {},
+  ) {
     super();
     const device = openDevice(options.device ?? "cpu");
     const dtype = options.dtype ?? "float32";
@@ -225,16 +238,44 @@ export class CausalLM extends Module {
     this.dtype = dtype;
     this.sourceFolder = options.sourceFolder ?? null;
     const rotary = rotaryEmbedding(config.rope, config.headDim);
-    const where = { device, dtype, tier: options.tier ?? "device" };
+    const { tier = "device", zero = null } = options;
+    const where = { device, dtype, tier, spread: zero !== null && zero.level > 0 };
     this.model = new Decoder(config, where);
     this.lmHead = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, where);
     this.#head = [this.#headWeight];
-    this.#states = new ModelStates(this.parameters());
-    this.#states.configure({ params: where.tier === "host" ? "host" : "none" });
+    this.#states = new ModelStates(this.#namedOnce(), {
+      zero,
+      units: [...this.model.units, this.#head],
+      params: tier === "host" ? "host" : "none",
+    });
     this.#inverseFrequencies = ropeDependsOnLength(config.rope)
       ? null
       : untracked(() => tensor(rotary.inverseFrequencies, { device, category: "params" }));
     this.#attentionFactor = rotary.attentionFactor;
+  }
+
+  /** Every parameter once, by its first name: a tied weight has two. */
+  #namedOnce(): [string, Parameter][] {
+    const seen = new Set<Parameter>();
+    return [...this.namedParameters()].filter(([, parameter]) => !seen.has(parameter) && seen.add(parameter));
+  }
+
+  /** What this rank holds of the parameters, and updates: alone, each of them, once. */
+  get owned(): Owned[] {
+    return this.#states.owned;
+  }
+
+  /** Whether each rank holds shares of the parameters' states. */
+  get isSpread(): boolean {
+    return this.#states.spread;
+  }
+
+  /** How gradients and updates reach the other ranks, and what is lent; for a training loop. */
+  get states(): Pick<
+    ModelStates,
+    "finishBackward" | "finishGradients" | "finishUpdate" | "gather" | "giveBack"
+  > {
+    return this.#states;
   }
 
   /** What lib/report counts operations from. */

@@ -136,9 +136,19 @@ export async function writeModelFiles(
     name,
     dtype,
     shape: parameter.shape,
-    load: () => parameter,
+    load: () => model.states.gather(parameter),
   }));
-  return writeModel(dir, tensors, options);
+  try {
+    return await writeModel(dir, tensors, options);
+  } finally {
+    model.states.giveBack();
+  }
+}
+
+/** What the other ranks do while one writes a model that is spread over them: they give their shares, in its order. */
+export function helpExport(model: CausalLM): void {
+  for (const [, parameter] of model.namedParameters()) model.states.gather(parameter);
+  model.states.giveBack();
 }
 
 /** Whether config.json or tokenizer_config.json name classes of Python files beside them, which then belong along. */

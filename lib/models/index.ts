@@ -9,7 +9,7 @@ export {
   modelShape,
 } from "./config.js";
 export { CausalLM, Decoder, type LayerHook, type MemoryOptions } from "./decoder.js";
-export { configText, type ExportOptions, exportFields, saveModel, writeModelFiles } from "./export.js";
+export { configText, type ExportOptions, exportFields, helpExport, saveModel, writeModelFiles } from "./export.js";
 export { type InitOptions, initModel } from "./init.js";
 export { type LoadOptions, loadModel, type ModelOptions, readModelConfig } from "./load.js";
 export { parseModelConfig } from "./registry.js";

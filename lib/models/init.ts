@@ -3,7 +3,11 @@
 import { createHash } from "node:crypto";
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
+import type { Segment } from "../parallel/zero.js";
 import { untracked } from "../tensor/scope.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { flatPart } from "../tensor/tiers.js";
+import type { ModelConfig } from "./config.js";
 import { CausalLM } from "./decoder.js";
 import { type ModelOptions, modelDtype, parameterTier } from "./load.js";
 import { parseModelConfig } from "./registry.js";
@@ -30,23 +34,34 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
     throw new ArgumentError(`initModel: seed is ${seed}, expected a whole number of at least 0`);
   const config = parseModelConfig(fields, { file: options.file ?? "the model's fields" });
   const dtype = modelDtype(config, options);
-  const model = untracked(
-    () => new CausalLM(config, { device: options.device ?? "cpu", dtype, tier: parameterTier(options) }),
-  );
+  const { device = "cpu", zero = null } = options;
+  const model = untracked(() => new CausalLM(config, { device, dtype, tier: parameterTier(options), zero }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
-    for (const [name, parameter] of model.namedParameters()) {
-      if (parameter.ndim === 1) parameter.fill(name.endsWith(".bias") ? 0 : 1);
-      else binding.ops.random(parameter.native(), 0, config.initializerRange, seedOf(name, seed), 0, true);
-      if (name === "model.embed_tokens.weight" && config.padTokenId !== null) {
-        const row = parameter.viewOf([config.hiddenSize], [1], config.padTokenId * config.hiddenSize);
-        row.fill(0);
-        row.dispose();
-      }
-    }
+    for (const { leaf, segments } of model.owned) for (const segment of segments) initialise(leaf, segment, config, seed);
+    model.states.finishUpdate();
     return model;
   } catch (error) {
     model.dispose();
     throw error;
   }
+}
+
+/** A stretch of a parameter gets the numbers that it has in the whole. */
+function initialise(
+  leaf: Tensor,
+  { name, shape, begin, count, offset }: Segment,
+  { initializerRange, padTokenId, hiddenSize }: ModelConfig,
+  seed: number,
+): void {
+  using part = untracked(() => flatPart(leaf, offset, count));
+  if (shape.length === 1) part.fill(name.endsWith(".bias") ? 0 : 1);
+  else binding.ops.random(part.native(), 0, initializerRange, seedOf(name, seed), begin, true);
+  if (name !== "model.embed_tokens.weight" || padTokenId === null) return;
+  const [from, to] = [padTokenId * hiddenSize, (padTokenId + 1) * hiddenSize].map((at) =>
+    Math.min(Math.max(at - begin, 0), count),
+  ) as [number, number];
+  if (from === to) return;
+  using row = untracked(() => flatPart(part, from, to - from));
+  row.fill(0);
 }

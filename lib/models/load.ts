@@ -5,10 +5,12 @@ import * as path from "node:path";
 import { type ModelFolder, openModelFolder } from "../checkpoint/safetensors.js";
 import { JsonError, type JsonValue, parseJson, plainJson } from "../data/json.js";
 import { ArgumentError, IoError, ModelError } from "../errors.js";
+import type { ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
 import type { ParameterTier } from "../tensor/tensor.js";
+import { flatPart } from "../tensor/tiers.js";
 import type { ConfigOverride, ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
 import { parseModelConfig } from "./registry.js";
@@ -19,6 +21,8 @@ export interface ModelOptions {
   /** Default: float32 on the CPU, elsewhere the checkpoint's. */
   dtype?: DType | undefined;
   memory?: MemoryOptions | undefined;
+  /** The ranks that hold different tokens, which share the model's states: each reads what it keeps. */
+  zero?: ZeroOptions | null | undefined;
 }
 
 export interface LoadOptions extends ModelOptions {
@@ -101,13 +105,17 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   checkTensors(weights, config, folder);
   const device = options.device ?? "cpu";
   const tier = parameterTier(options);
-  const model = untracked(() => new CausalLM(config, { device, dtype, tier, sourceFolder: folder }));
+  const { zero = null } = options;
+  const model = untracked(() => new CausalLM(config, { device, dtype, tier, sourceFolder: folder, zero }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
-    for (const [name, parameter] of model.namedParameters()) {
-      options.signal?.throwIfAborted();
-      await weights.read(name, parameter);
-    }
+    for (const { leaf, segments } of model.owned)
+      for (const { name, begin, count, offset } of segments) {
+        options.signal?.throwIfAborted();
+        using part = untracked(() => flatPart(leaf, offset, count));
+        await weights.read(name, part, { begin });
+      }
+    model.states.finishUpdate();
     return model;
   } catch (error) {
     model.dispose();

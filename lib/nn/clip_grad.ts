@@ -2,7 +2,9 @@
 // that live on the host are summed and scaled there.
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
+import { allReduceInto } from "../ops/all_reduce.js";
 import { axpbyInto } from "../ops/axpby.js";
+import type { Communicator } from "../parallel/communicator.js";
 import { Tensor } from "../tensor/tensor.js";
 import { gradientsOf, scalarIn } from "../tensor/tiers.js";
 
@@ -15,8 +17,15 @@ export interface GradNorm {
   finite: Tensor;
 }
 
+export interface GradNormOptions {
+  /** That is to be finite too. */
+  loss?: Tensor | null;
+  /** Ranks that each hold a share of the gradients, none of them twice. */
+  group?: Communicator | null;
+}
+
 /** The norm over all gradients and what clipping to maxNorm (0: none) would multiply them by. */
-export function gradNorm(params: Iterable<Tensor>, maxNorm: number, options: { loss?: Tensor | null } = {}): GradNorm {
+export function gradNorm(params: Iterable<Tensor>, maxNorm: number, options: GradNormOptions = {}): GradNorm {
   if (!(maxNorm >= 0)) throw new ArgumentError(`maxNorm is ${maxNorm}, expected 0 (no clipping) or more`);
   if (typeof (params as Iterable<Tensor> | undefined)?.[Symbol.iterator] !== "function")
     throw new ArgumentError("expected the parameters as an array or another iterable");
@@ -37,6 +46,7 @@ export function gradNorm(params: Iterable<Tensor>, maxNorm: number, options: { l
     sum.dispose();
     back.dispose();
   }
+  if (options.group) allReduceInto(total, options.group);
   const result = { norm: scalar("float64"), factor: scalar("float64"), finite: scalar("int64") };
   binding.ops.clipFactor(
     total.native(),

@@ -11,6 +11,8 @@ export interface ModuleOptions {
   readonly dtype?: DType;
   /** host: in host memory, lent to the ops that use them (lib/sequence/states). Default: device. */
   readonly tier?: ParameterTier;
+  /** Its parameters get no bytes of their own: ranks hold shares of them (lib/parallel/zero). */
+  readonly spread?: boolean;
 }
 
 /** selfAttn -> self_attn */

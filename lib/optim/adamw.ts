@@ -13,6 +13,8 @@ export interface AdamWOptions {
   weightDecay?: number;
   /** Decay touches tensors of two or more dimensions only. Default false, as in torch. */
   decayOnlyMatrices?: boolean;
+  /** What of a flat parameter decays, where it stands for several tensors (lib/parallel/zero); undefined: as above. */
+  decayRanges?: (param: Tensor) => readonly DecayRange[] | undefined;
   /**
    * host: moments, and the master weights of bfloat16 parameters, live in host memory, and the update runs there.
    * Parameters and gradients may live on either side (CausalLM.configureMemory). Results are the same, bit for bit.
@@ -21,6 +23,13 @@ export interface AdamWOptions {
   offload?: "none" | "host";
   /** Elements of a tensor that cross at a time; two pieces of each are on their way. Default 4 Mi. */
   pieceElements?: number;
+}
+
+/** Elements `begin` .. `begin + count - 1` of a flat parameter, whose weights decay or do not. */
+export interface DecayRange {
+  begin: number;
+  count: number;
+  decays: boolean;
 }
 
 export interface StepOptions {
@@ -67,6 +76,7 @@ export class AdamW {
   readonly eps: number;
   readonly weightDecay: number;
   readonly #decayOnlyMatrices: boolean;
+  readonly #decayRanges: NonNullable<AdamWOptions["decayRanges"]>;
   readonly #tier: ParameterTier;
   readonly #pieceElements: number;
   readonly #params: Tensor[];
@@ -80,6 +90,7 @@ export class AdamW {
     this.eps = options.eps ?? 1e-8;
     this.weightDecay = options.weightDecay ?? 0;
     this.#decayOnlyMatrices = options.decayOnlyMatrices ?? false;
+    this.#decayRanges = options.decayRanges ?? (() => undefined);
     const { offload = "none", pieceElements = windowElements } = options;
     if (offload !== "none" && offload !== "host")
       throw new ArgumentError(`AdamW: offload is ${JSON.stringify(offload)}, expected none or host`);
@@ -135,6 +146,11 @@ export class AdamW {
     return { states: this.#states as State[], step: this.#step as Tensor };
   }
 
+  /** Makes the states now instead of at the first step. Errors: OutOfMemoryError, and nothing is held then. */
+  prepare(): void {
+    this.#ensure();
+  }
+
   /** The calls of one update, in the order of the parameters. What crosses is cut; what does not is one call. */
   #pieces(states: readonly State[]): Piece[] {
     const placed = new Map(gradientsOf(this.#params).map((gradient) => [gradient.leaf, gradient]));
@@ -151,19 +167,22 @@ export class AdamW {
       const away = tierOf(param) !== this.#tier;
       const gradComes = gradient.tier !== this.#tier;
       const weightsCome = away && master === null;
-      const whole = {
-        ...state,
-        grad,
-        decay: this.#decayOnlyMatrices && param.ndim < 2 ? 0 : this.weightDecay,
-        gradComes,
-        weightsCome,
-        weightsGo: away,
-      };
-      const size = gradComes || weightsCome ? this.#pieceElements : param.size;
-      const pieces: Piece[] = [];
-      for (let begin = 0; begin < param.size; begin += size)
-        pieces.push({ ...whole, begin, count: Math.min(size, param.size - begin) });
-      return pieces;
+      const whole = { ...state, grad, gradComes, weightsCome, weightsGo: away };
+      const ranges = this.#decayRanges(param) ?? [
+        { begin: 0, count: param.size, decays: !this.#decayOnlyMatrices || param.ndim >= 2 },
+      ];
+      const most = gradComes || weightsCome ? this.#pieceElements : param.size;
+      return ranges.flatMap(({ begin: first, count, decays }) => {
+        const pieces: Piece[] = [];
+        for (let begin = first; begin < first + count; begin += most)
+          pieces.push({
+            ...whole,
+            begin,
+            count: Math.min(most, first + count - begin),
+            decay: decays ? this.weightDecay : 0,
+          });
+        return pieces;
+      });
     });
   }
 
@@ -269,6 +288,18 @@ export class AdamW {
     this.#step?.dispose();
     this.#states = undefined;
     this.#step = undefined;
+  }
+
+  /** Updates so far, int64; and what is held for a parameter. Makes them where they are not yet. */
+  get stepCount(): Tensor {
+    return this.#ensure().step;
+  }
+
+  stateOf(param: Tensor): Record<string, Tensor> {
+    const state = this.#ensure().states.find((one) => one.param === param);
+    if (state === undefined) throw new ArgumentError("AdamW: it does not update this parameter");
+    const { m, v, master } = state;
+    return { m, v, ...(master && { master }) };
   }
 
   /** Step count and moments by name, for checkpoints; `names` gives each parameter's. Makes them where they are not yet. */

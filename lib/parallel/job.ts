@@ -2,9 +2,10 @@
 
 import { availableParallelism } from "node:os";
 import { binding } from "../binding.js";
-import { ConfigError } from "../errors.js";
+import { CancelledError, ConfigError } from "../errors.js";
 import { Communicator } from "./communicator.js";
 import { type Place, placeOf } from "./environment.js";
+import { Mesh, type MeshSizes } from "./mesh.js";
 import { Rendezvous, RendezvousServer } from "./rendezvous.js";
 
 /** How long a rank waits for the others to come. Milliseconds. */
@@ -15,11 +16,15 @@ export class Job {
   readonly world: number;
   readonly localRank: number;
   readonly localWorld: number;
-  /** Of all ranks; null where this process is alone. */
-  readonly group: Communicator | null;
+  /** Its groups; of all ranks alone until `divide`. */
+  mesh = Mesh.alone;
+  readonly #world: Communicator | null;
   readonly #rendezvous: Rendezvous | null;
   readonly #server: RendezvousServer | null;
+  /** Questions are numbered anew once all ranks stop. */
+  #phase = "run";
   #questions = 0;
+  #onStop: (() => void) | undefined;
   /** Why the job cannot go on: another rank is gone. */
   lost: Error | undefined;
 
@@ -28,9 +33,47 @@ export class Job {
     this.world = place?.world ?? 1;
     this.localRank = place?.localRank ?? 0;
     this.localWorld = place?.localWorld ?? 1;
-    this.group = parts?.group ?? null;
+    this.#world = parts?.group ?? null;
     this.#rendezvous = parts?.rendezvous ?? null;
     this.#server = parts?.server ?? null;
+    if (this.#rendezvous === null) return;
+    this.#rendezvous.onStop = () => this.#stop();
+    this.#rendezvous.onLost = (error) => {
+      this.lost = error;
+      // What waits for that rank ends.
+      this.abort();
+    };
+  }
+
+  /** Puts the ranks into the groups of a mesh, whose sizes all agree on. */
+  async divide(sizes: MeshSizes): Promise<void> {
+    if (this.#world === null || this.mesh.world !== null) return;
+    this.mesh = await Mesh.open(sizes, this.#world, (members) =>
+      Communicator.open("shm", members.indexOf(this.rank), members.length, async (own) => {
+        const all = await this.swap(own);
+        return members.map((rank) => all[rank] as string);
+      }),
+    );
+  }
+
+  /** Called when any rank asked all to stop. */
+  set onStop(listener: (() => void) | undefined) {
+    this.#onStop = listener;
+    if (this.#phase === "stop") listener?.();
+  }
+
+  /** Asks all ranks to stop: each hears of it by `onStop`. Alone nobody has to be asked. */
+  requestStop(): void {
+    this.#rendezvous?.requestStop();
+  }
+
+  #stop(): void {
+    if (this.#phase === "stop") return;
+    this.#phase = "stop";
+    this.#questions = 0;
+    // Ranks may be at different questions.
+    this.#rendezvous?.giveUp(new CancelledError("the run was stopped"));
+    this.#onStop?.();
   }
 
   /** Whether this rank speaks for all: it writes the run's files. */
@@ -46,7 +89,7 @@ export class Job {
   /** Every rank's value, in the order of the ranks. All ranks ask the same questions in the same order. */
   async swap<T>(value: T): Promise<T[]> {
     if (this.#rendezvous === null) return [value];
-    const values = await this.#rendezvous.swap(`question ${this.#questions++}`, JSON.stringify(value ?? null));
+    const values = await this.#rendezvous.swap(`${this.#phase} ${this.#questions++}`, JSON.stringify(value ?? null));
     return values.map((text) => JSON.parse(text) as T);
   }
 
@@ -68,11 +111,13 @@ export class Job {
 
   /** Gives up what is exchanged: the other ranks end too. */
   abort(): void {
-    this.group?.abort();
+    this.#world?.abort();
+    this.mesh.abort();
   }
 
   close(): void {
-    this.group?.close();
+    this.mesh.close();
+    this.#world?.close();
     this.#rendezvous?.close();
     this.#server?.close();
   }
@@ -106,11 +151,5 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
   const rendezvous = await Rendezvous.join(place, secret, RENDEZVOUS_TIMEOUT);
   binding.setRank(place.rank);
   const group = await Communicator.open("shm", place.rank, place.world, (own) => rendezvous.swap("address", own));
-  const job = new Job(place, { group, rendezvous, server });
-  rendezvous.onLost = (error) => {
-    job.lost = error;
-    // What waits for that rank ends.
-    group.abort();
-  };
-  return job;
+  return new Job(place, { group, rendezvous, server });
 }

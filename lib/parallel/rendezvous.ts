@@ -10,7 +10,7 @@ import { createInterface } from "node:readline";
 import { ConfigError, DeviceError } from "../errors.js";
 
 /** Raised whenever the messages change. */
-const PROTOCOL = 1;
+const PROTOCOL = 2;
 
 /** A line is no longer; who sends more is no rank. Bytes. */
 const MOST_LINE = 1 << 20;
@@ -25,8 +25,13 @@ interface Hello {
   proof: string;
 }
 
-type FromRank = { key: string; value: string } | { bye: true };
-type FromServer = { nonce: string } | { welcome: true } | { key: string; values: string[] } | { refused: string };
+type FromRank = { key: string; value: string } | { bye: true } | { stop: true };
+type FromServer =
+  | { nonce: string }
+  | { welcome: true }
+  | { key: string; values: string[] }
+  | { refused: string }
+  | { stop: true };
 
 const proofOf = (secret: string, nonce: string, rank: number, world: number): string =>
   createHmac("sha256", secret).update(`${PROTOCOL} ${nonce} ${rank} ${world}`).digest("hex");
@@ -65,6 +70,7 @@ export class RendezvousServer {
   readonly #server: Server;
   readonly #ranks = new Map<number, Socket>();
   readonly #answers = new Map<string, Map<number, string>>();
+  #stopping = false;
   #lost: number | undefined;
 
   private constructor(
@@ -143,6 +149,11 @@ export class RendezvousServer {
       this.#ranks.delete(rank);
       return;
     }
+    if ("stop" in message) {
+      if (!this.#stopping) for (const socket of this.#ranks.values()) send(socket, { stop: true });
+      this.#stopping = true;
+      return;
+    }
     const { key, value } = message;
     if (typeof key !== "string" || typeof value !== "string") throw new Error("no message of ours");
     const answers = this.#answers.get(key) ?? new Map<number, string>();
@@ -175,6 +186,8 @@ export class Rendezvous {
   #failure: Error | undefined;
   /** Called once when another rank, or the server, is lost. */
   onLost: ((error: Error) => void) | undefined;
+  /** Called once when some rank, maybe this one, asked all to stop. */
+  onStop: (() => void) | undefined;
 
   private constructor(socket: Socket) {
     this.#socket = socket;
@@ -212,6 +225,8 @@ export class Rendezvous {
         } else if ("refused" in from) {
           reject(new ConfigError(`rank ${rank} cannot join the job at ${host}:${port}: ${from.refused}`));
           own.#fail(new DeviceError(from.refused));
+        } else if ("stop" in from) {
+          own.onStop?.();
         } else {
           own.#waiting.get(from.key)?.resolve(from.values);
           own.#waiting.delete(from.key);
@@ -239,6 +254,17 @@ export class Rendezvous {
     // Only an open question keeps the process alive.
     this.#socket.ref();
     return answer.finally(() => this.#socket.unref());
+  }
+
+  /** Asks all ranks to stop. */
+  requestStop(): void {
+    send(this.#socket, { stop: true });
+  }
+
+  /** Open questions are not answered any more. */
+  giveUp(error: Error): void {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
   }
 
   /** Leaves without a word: the others take this rank for lost. */

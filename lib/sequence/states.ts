@@ -1,10 +1,14 @@
-// Parameters and gradients in host memory: parameters are lent to the layers that use them, copied one layer ahead and
-// freed behind; a layer's gradients go out when its backward is over. (Optimizer states: lib/optim/adamw.)
+// Parameters and gradients that are not on the device as a whole. Those in host memory, or spread over ranks
+// (lib/parallel/zero), are lent to the layers that use them: brought one layer ahead and freed behind. A layer's
+// gradients go when its backward is over: to host memory, or to the ranks that hold their shares. (Optimizer states:
+// lib/optim/adamw.)
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
+import { allReduceInto } from "../ops/all_reduce.js";
+import { FlatParameters, type Owned, ownedWhole, type ZeroOptions } from "../parallel/zero.js";
 import { untracked } from "../tensor/scope.js";
 import { type Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
-import { outboxOf, queues } from "../tensor/tiers.js";
+import { gradientsOf, outboxOf, queues } from "../tensor/tiers.js";
 
 /** Where the states of a run live; none: on the device. */
 export interface StateOptions {
@@ -16,28 +20,94 @@ export interface StateOptions {
   optimizer?: "none" | "host";
 }
 
+/** Parameters that are used together, and no other beside them. */
+export type Unit = readonly Parameter[];
+
 /** Copies of a unit's parameters on the device. */
 interface Lent {
-  unit: readonly Parameter[];
-  copies: Map<Parameter, { copy: Tensor; version: number }>;
+  unit: Unit;
+  copies: Map<Parameter, Tensor>;
+  /** What they are copies of, and the version of it. */
+  sources: Map<Tensor, number>;
 }
 
 /** The states of one model, apart from the optimizer's. */
 export class ModelStates {
-  readonly #parameters: readonly Parameter[];
+  readonly #named: readonly (readonly [name: string, parameter: Parameter])[];
+  readonly #zero: ZeroOptions | null;
+  /** By the parameters that are in them; none where each rank holds its parameters for itself. */
+  readonly #flats = new Map<Parameter, FlatParameters>();
+  /** Parameters of a flat whose gradients are complete. */
+  readonly #arrived = new Map<FlatParameters, Set<Parameter>>();
   readonly #hooks: (() => void)[] = [];
   /** Fetched for a use that is still to come; at most one unit. */
   #ahead: Lent | undefined;
+  /** Lent until the backward is over, where nothing is checkpointed. */
+  readonly #held: Lent[] = [];
+  /** What exchanges of gradients read until they are over. */
+  readonly #leaving: Tensor[] = [];
   readonly #inUse = new Set<Parameter>();
   #options: Required<StateOptions> = { params: "none", gradients: "none", optimizer: "none" };
 
-  /** parameters: all of the model. */
-  constructor(parameters: Iterable<Parameter>) {
-    this.#parameters = [...parameters];
+  /**
+   * named: all parameters of the model, each once. zero: the ranks that hold different tokens. Spread over them, the
+   * parameters are outlines, and those of a unit lie together. params: where they live, as in `configure`.
+   */
+  constructor(
+    named: readonly (readonly [name: string, parameter: Parameter])[],
+    { zero, units, params = "none" }: { zero: ZeroOptions | null; units: readonly Unit[]; params?: "none" | "host" },
+  ) {
+    this.#named = named;
+    this.#zero = zero;
+    this.#options.params = params;
+    if (zero === null || zero.level === 0) return;
+    const whole = zero.level < 3 && params === "none";
+    const nameOf = new Map(named.map(([name, parameter]) => [parameter, name]));
+    for (const unit of units)
+      // What is frozen has no gradient to exchange.
+      for (const trained of [true, false]) {
+        const own = unit.filter(
+          (parameter) => parameter.requiresGrad === trained && !this.#flats.has(parameter),
+        );
+        if (own.length === 0) continue;
+        const flat = new FlatParameters(
+          own.map((parameter) => [nameOf.get(parameter) as string, parameter]),
+          zero.group,
+          { whole, tier: params === "host" ? "host" : "device" },
+        );
+        for (const parameter of own) this.#flats.set(parameter, flat);
+      }
   }
 
   get options(): Required<StateOptions> {
     return this.#options;
+  }
+
+  /** Whether what this rank holds and updates is a share. */
+  get spread(): boolean {
+    return this.#flats.size > 0;
+  }
+
+  /** Whether ops find parameters only within `use`. */
+  get lends(): boolean {
+    return this.#options.params === "host" || this.#zero?.level === 3;
+  }
+
+  /** Whether a layer's gradients leave the device as it is before the step's last backward is over. */
+  get #reducesEarly(): boolean {
+    return this.#zero !== null && (this.#zero.level >= 2 || this.#options.gradients === "host");
+  }
+
+  /** What this rank holds of the model, and updates. */
+  get owned(): Owned[] {
+    const flats = new Set<FlatParameters>();
+    return this.#named.flatMap(([name, parameter]) => {
+      const flat = this.#flats.get(parameter);
+      if (flat === undefined) return [ownedWhole(name, parameter)];
+      const first = !flats.has(flat);
+      flats.add(flat);
+      return first ? [flat] : [];
+    });
   }
 
   /** Moves parameters where they are to live. Gradients that there are stay where they are. */
@@ -50,55 +120,73 @@ export class ModelStates {
       wanted[key] = value;
     }
     this.#drop();
+    if (this.#flats.size > 0 && wanted.params !== this.#options.params)
+      throw new ArgumentError(
+        `configureMemory: states.params is ${wanted.params}, but the model was opened with ${this.#options.params}; ` +
+          "what is spread over ranks stays where it is",
+      );
     const tier: ParameterTier = wanted.params === "host" ? "host" : "device";
-    for (const parameter of this.#parameters) parameter.moveTo(tier);
+    if (this.#flats.size === 0) for (const [, parameter] of this.#named) parameter.moveTo(tier);
     for (const remove of this.#hooks.splice(0)) remove();
-    if (wanted.gradients === "host")
-      for (const parameter of this.#parameters) this.#hooks.push(parameter.registerHook((leaf) => this.#send(leaf)));
     this.#options = wanted;
+    if (this.#flats.size > 0) {
+      if (this.#reducesEarly)
+        for (const [parameter, flat] of this.#flats)
+          this.#hooks.push(parameter.registerHook(() => this.#arrive(parameter, flat)));
+    } else if (wanted.gradients === "host")
+      for (const [, parameter] of this.#named)
+        this.#hooks.push(parameter.registerHook((leaf) => this.#send(leaf)));
   }
 
   /**
-   * Runs `fn`, which reads the parameters of `unit`; those of `next` are copied to the device beside it. `unit` is
-   * complete: `fn` reads no other parameter.
+   * Runs `fn`, which reads the parameters of `unit`; those of `next` are brought to the device beside it. `unit` is
+   * complete: `fn` reads no other parameter. hold: they stay until `finishBackward`.
    */
-  use<T>(unit: readonly Parameter[], next: readonly Parameter[] | undefined, fn: () => T): T {
+  use<T>(unit: Unit, next: Unit | undefined, fn: () => T, { hold = false } = {}): T {
     // Inside a use of the same parameters they are there.
-    if (this.#options.params === "none" || unit.every((parameter) => this.#inUse.has(parameter))) return fn();
+    if (!this.lends || unit.every((parameter) => this.#inUse.has(parameter))) return fn();
     const lent = this.#fetch(unit);
     try {
       if (next !== undefined && next !== unit && !next.some((parameter) => this.#inUse.has(parameter)))
         this.#ahead = this.#fetch(next);
-      for (const [parameter, { copy }] of lent.copies) {
-        parameter.lend(copy);
-        this.#inUse.add(parameter);
-      }
+      this.#lend(lent);
       return this.guard(fn);
     } finally {
-      for (const parameter of lent.copies.keys()) {
-        parameter.lend(null);
-        this.#inUse.delete(parameter);
-      }
-      free(lent);
+      if (hold) this.#held.push(lent);
+      else this.#takeBack(lent);
     }
+  }
+
+  #lend({ copies }: Lent): void {
+    for (const [parameter, copy] of copies) {
+      parameter.lend(copy);
+      this.#inUse.add(parameter);
+    }
+  }
+
+  #takeBack(lent: Lent): void {
+    for (const parameter of lent.copies.keys()) {
+      parameter.lend(null);
+      this.#inUse.delete(parameter);
+    }
+    free(lent);
   }
 
   /**
    * Runs the backward of a layer, whose parameters (`unit`) nothing else uses, as `use` does; then its gradients go out
    * and the bytes of those that went out before go back.
    */
-  useBackward<T extends Tensor | null>(
-    unit: readonly Parameter[],
-    next: readonly Parameter[] | undefined,
-    fn: () => T,
-  ): T {
+  useBackward<T extends Tensor | null>(unit: Unit, next: Unit | undefined, fn: () => T): T {
     const result = this.use(unit, next, fn);
     const first = unit[0];
-    if (!first || this.#options.gradients === "none") return result;
-    const outbox = outboxOf(first.device);
-    outbox.flush();
+    if (!first) return result;
     try {
-      for (const parameter of unit) this.#send(parameter);
+      if (this.#flats.size > 0) {
+        if (this.#reducesEarly) this.#reduce(new Set(unit.map((parameter) => this.#flats.get(parameter))));
+      } else if (this.#options.gradients === "host") {
+        outboxOf(first.device).flush();
+        for (const parameter of unit) this.#send(parameter);
+      }
     } catch (error) {
       result?.dispose();
       throw error;
@@ -106,24 +194,102 @@ export class ModelStates {
     return result;
   }
 
+  /** A parameter's gradient is complete; when all of a flat are, they are summed over the ranks. */
+  #arrive(parameter: Parameter, flat: FlatParameters): void {
+    const arrived = this.#arrived.get(flat) ?? new Set();
+    this.#arrived.set(flat, arrived.add(parameter));
+    if (arrived.size < flat.parameters.length) return;
+    arrived.clear();
+    this.#reduce(new Set([flat]));
+  }
+
+  /** Sums gradients over the ranks; what the exchange before read is given back: compute waits for its end, here. */
+  #reduce(flats: ReadonlySet<FlatParameters | undefined>): void {
+    for (const flat of flats) {
+      if (!flat?.hasGradient) continue;
+      this.#settle();
+      this.#leaving.push(...flat.reduce());
+      if (this.#options.gradients === "host") this.#send(flat.leaf);
+    }
+  }
+
+  #settle(): void {
+    for (const tensor of this.#leaving.splice(0)) tensor.dispose();
+    const { device } = this.#named[0]?.[1] as Parameter;
+    if (this.#options.gradients === "host") outboxOf(device).flush();
+  }
+
+  /** The backward of a micro-batch is over. */
+  finishBackward(): void {
+    this.giveBack();
+    this.#settle();
+  }
+
+  /** The last backward of a step is over: the gradients are those of all ranks afterwards, in `owned`. */
+  finishGradients(): void {
+    const zero = this.#zero;
+    if (zero === null) return;
+    if (zero.level === 0)
+      for (const { grad } of gradientsOf(this.#named.map(([, parameter]) => parameter)))
+        allReduceInto(grad, zero.group);
+    else {
+      for (const flat of new Set(this.#flats.values())) this.#reduce(new Set([flat]));
+      this.#settle();
+    }
+  }
+
+  /** What this rank holds was updated: where every rank keeps all values, they get the others'. */
+  finishUpdate(): void {
+    const { device } = this.#named[0]?.[1] as Parameter;
+    for (const flat of new Set(this.#flats.values())) flat.refresh();
+    // Whoever stops after this update finds all of it.
+    if (this.spread && !this.lends) binding.waitQueue(device.native, queues.compute, queues.comm);
+  }
+
+  /**
+   * Makes a parameter readable, with those of its unit, until another is asked for, or `giveBack`: a unit is there at a
+   * time. All ranks call it in the same order.
+   */
+  gather(parameter: Parameter): Parameter {
+    const flat = this.#flats.get(parameter);
+    if (flat === undefined || parameter.readable) return parameter;
+    this.giveBack();
+    const lent = this.#fetch(flat.parameters);
+    this.#lend(lent);
+    this.#held.push(lent);
+    return parameter;
+  }
+
+  giveBack(): void {
+    for (const lent of this.#held.splice(0)) this.#takeBack(lent);
+  }
+
   /** A unit's copies, fetched ahead or from now on. What was fetched for another use is given back. */
-  #fetch(unit: readonly Parameter[]): Lent {
+  #fetch(unit: Unit): Lent {
     const ahead = this.#ahead;
     this.#ahead = undefined;
     if (ahead !== undefined) {
-      const fresh = [...ahead.copies].every(
-        ([parameter, { version }]) => binding.version(parameter.native()) === version,
-      );
+      const fresh = [...ahead.sources].every(([source, version]) => binding.version(source.native()) === version);
       if (ahead.unit === unit && fresh) return ahead;
       free(ahead);
     }
-    const lent: Lent = { unit, copies: new Map() };
+    const lent: Lent = { unit, copies: new Map(), sources: new Map() };
+    const from = (source: Tensor) => lent.sources.set(source, binding.version(source.native()));
     try {
       for (const parameter of unit) {
-        if (this.#inUse.has(parameter)) continue;
+        if (this.#inUse.has(parameter) || lent.copies.has(parameter)) continue;
+        const flat = this.#flats.get(parameter);
+        if (flat !== undefined) {
+          from(flat.leaf);
+          const whole = flat.gather();
+          for (const [member, view] of flat.views(whole)) lent.copies.set(member, view);
+          whole.dispose();
+          continue;
+        }
         const { shape, dtype, device } = parameter;
         const copy = untracked(() => Tensor.empty(shape, { dtype, device, category: "params" }));
-        lent.copies.set(parameter, { copy, version: binding.version(parameter.native()) });
+        lent.copies.set(parameter, copy);
+        from(parameter);
         binding.ops.copy(parameter.native(), copy.native(), queues.copyIn);
       }
     } catch (error) {
@@ -153,12 +319,14 @@ export class ModelStates {
     }
   }
 
-  /** Frees what was fetched and never used. */
+  /** Frees what was fetched and never used, and this rank's shares. */
   dispose(): void {
     this.#drop();
+    this.finishBackward();
+    for (const flat of new Set(this.#flats.values())) flat.dispose();
   }
 }
 
 function free(lent: Lent): void {
-  for (const { copy } of lent.copies.values()) copy.dispose();
+  for (const copy of lent.copies.values()) copy.dispose();
 }

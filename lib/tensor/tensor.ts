@@ -434,27 +434,32 @@ export class Parameter extends Tensor {
   #tier: ParameterTier;
   #lent: Tensor | null = null;
 
-  /** Takes over the tensor's bytes. tier: where these lie. */
-  constructor(from: Tensor, requiresGrad = true, tier: ParameterTier = "device") {
-    if (!(from instanceof Tensor)) throw new ArgumentError(`Parameter: expected a tensor, got ${typeof from}`);
+  /** Takes over the tensor's bytes; of an outline there are none. tier: where these lie. */
+  constructor(from: Tensor | Outline, requiresGrad = true, tier: ParameterTier = "device") {
+    const whole = from instanceof Tensor;
+    if (!whole && !Array.isArray((from as Outline | undefined)?.shape))
+      throw new ArgumentError(`Parameter: expected a tensor, got ${typeof from}`);
     super(
-      binding.view(from.native(), from.shape, from.strides, 0),
+      whole ? binding.view(from.native(), from.shape, from.strides, 0) : null,
       from.shape,
-      from.strides,
+      whole ? from.strides : contiguousStrides(from.shape),
       from.dtype,
       from.device,
-      from.category,
+      whole ? from.category : "params",
     );
-    from.dispose();
+    if (whole) from.dispose();
     this.keep();
     this.requiresGrad = requiresGrad;
     this.#tier = tier;
   }
 
-  static override empty(shape: readonly number[], options: TensorOptions = {}): Parameter {
-    const { tier } = options;
+  /** spread: it gets no bytes, since ranks hold shares of it (lib/parallel/zero). */
+  static override empty(shape: readonly number[], options: TensorOptions & { spread?: boolean } = {}): Parameter {
+    const { tier, spread = false, requiresGrad = true } = options;
     if (tier === "disk") throw new ArgumentError("Parameter: tier is disk, expected device or host");
-    return new Parameter(Tensor.empty(shape, { category: "params", ...options }), options.requiresGrad ?? true, tier);
+    if (!spread) return new Parameter(Tensor.empty(shape, { category: "params", ...options }), requiresGrad, tier);
+    const { dtype = "float32", device = "cpu" } = options;
+    return new Parameter({ shape: [...shape], dtype, device: openDevice(device) }, requiresGrad, tier);
   }
 
   get tier(): ParameterTier {
@@ -479,4 +484,16 @@ export class Parameter extends Tensor {
   override native(): NativeTensor {
     return this.#lent === null ? super.native() : this.#lent.native();
   }
+
+  /** Whether ops can read it now: it has bytes of its own, or is lent some. */
+  get readable(): boolean {
+    return this.#lent !== null || !this.disposed;
+  }
+}
+
+/** A tensor that is to have no bytes of its own. */
+interface Outline {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly device: Device;
 }

@@ -1,6 +1,7 @@
 // Evaluation in the middle of a run and at its end.
 
-import { DataLoader, type Dataset } from "../data/index.js";
+import { type Batch, DataLoader, type Dataset } from "../data/index.js";
+import { nothing } from "../data/loader.js";
 import type { EvalEvent, RunItem } from "../report/events.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { Training } from "./session.js";
@@ -19,6 +20,8 @@ export function evaluationDue({ session, state }: Training, step: number): boole
 /** Mean loss over all valid labels of data.eval, with the parameters as they are. */
 export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem, void, void> {
   const { session, model, state } = training;
+  const { job } = session;
+  const { mesh } = job;
   if (!evaluationDue(training, state.step)) return;
   const loader = new DataLoader(session.evalData as Dataset, { batchSize: session.config.train.microBatchSize });
   const pending: { loss: Tensor; read: Promise<number> }[] = [];
@@ -26,11 +29,14 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
   let tokens = 0;
   let validTokens = 0;
   try {
-    for (let batch = await loader.nextBatch(); batch !== null; batch = await loader.nextBatch()) {
+    for (let round = await nextRound(loader, mesh.sizes.data); round.length > 0; round = await nextRound(loader, mesh.sizes.data)) {
       session.checkAborted();
-      tokens += batch.tokens;
-      validTokens += batch.validTokens;
-      const loss = evaluationLoss(model, batch, session.job.group);
+      for (const batch of round) {
+        tokens += batch.tokens;
+        validTokens += batch.validTokens;
+      }
+      // All ranks do as many, since they exchange what they hold.
+      const loss = evaluationLoss(model, round[mesh.dataIndex] ?? nothing(), mesh.sequence);
       const read = loss.item();
       read.catch(() => {});
       pending.push({ loss, read });
@@ -41,6 +47,9 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
   } finally {
     for (const { loss } of pending) loss.dispose();
   }
+  // Ranks of one sequence have its loss already.
+  const totals = (await job.swap(total)).filter((_, rank) => rank % mesh.sizes.sequence === 0);
+  total = totals.reduce((sum, one) => sum + one, 0);
   state.evaluated = state.step;
   const event: EvalEvent = {
     event: "eval",
@@ -50,6 +59,17 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
     validTokens,
   };
   yield session.record(event);
+}
+
+/** A batch for each group of ranks that takes its own; fewer at the end. */
+async function nextRound(loader: DataLoader, groups: number): Promise<Batch[]> {
+  const round: Batch[] = [];
+  while (round.length < groups) {
+    const batch = await loader.nextBatch();
+    if (batch === null) break;
+    round.push(batch);
+  }
+  return round;
 }
 
 async function takeFirst(pending: { loss: Tensor; read: Promise<number> }[]): Promise<number> {

@@ -4,6 +4,7 @@ import { noGrad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { TrainingError } from "../errors.js";
 import { Tensor } from "../tensor/tensor.js";
+import { flatPart } from "../tensor/tiers.js";
 import { learningRateAt } from "./schedule.js";
 import type { Training } from "./session.js";
 
@@ -67,16 +68,21 @@ export function refuseSkippedEnd({ session, state }: Training): void {
 }
 
 /** The first parameter with a value that is not finite; enqueues the question, and answers at the next read. */
-async function brokenParameter({ device, parameters }: Training): Promise<string | undefined> {
+async function brokenParameter({ session, device, owned }: Training): Promise<string | undefined> {
   const sums = noGrad(() =>
-    parameters.map(([name, parameter]) => {
-      const sum = Tensor.full([], 0, { device, dtype: "float64", tier: parameter.tier }).keep();
-      binding.ops.normSquared(parameter.native(), sum.native());
-      return { name, sum };
-    }),
+    owned.flatMap(({ leaf, segments }) =>
+      segments.map(({ name, offset, count }) => {
+        const sum = Tensor.full([], 0, { device, dtype: "float64", tier: leaf.tier }).keep();
+        using part = flatPart(leaf, offset, count);
+        binding.ops.normSquared(part.native(), sum.native());
+        return { name, sum };
+      }),
+    ),
   );
   const values = await Promise.all(sums.map(({ sum }) => sum.item())).finally(() => {
     for (const { sum } of sums) sum.dispose();
   });
-  return sums.find((_, i) => !Number.isFinite(values[i]))?.name;
+  const broken = sums.find((_, i) => !Number.isFinite(values[i]))?.name;
+  // All ranks end for the same reason.
+  return (await session.job.swap(broken ?? null)).find((name) => name !== null) ?? undefined;
 }

@@ -6,13 +6,14 @@ import type { Config } from "../config/index.js";
 import type { Batch, Dataset } from "../data/index.js";
 import { CausalLM } from "../models/decoder.js";
 import type { ModelConfig } from "../models/index.js";
-import { Communicator } from "../parallel/communicator.js";
+import { Mesh, type MeshSizes } from "../parallel/mesh.js";
+import type { ZeroLevel } from "../parallel/zero.js";
 import { Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
 import type { Peaks } from "./limits.js";
 import type { MemoryPlan } from "./memory_plan.js";
-import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer, trainedParameters } from "./step.js";
+import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer } from "./step.js";
 
 /** The sizes of one micro-batch. */
 export interface BatchSize {
@@ -104,15 +105,17 @@ const largestOf = (sizes: readonly BatchSize[]): BatchSize => ({
 /** The workload of a run over these data. */
 export function workloadOf(config: Config, data: Dataset, evaluation: Dataset | undefined, steps: number): Workload {
   const { batchSize, microBatchSize } = config.train;
+  const groups = config.parallel.data;
   const sequences = steps * batchSize;
   const [longest, ...others] = sizesOf(data, sequences, microBatchSize);
-  const short = others.length > 0 && sequences / microBatchSize <= MOST_REHEARSED;
+  // Of several groups of ranks each walks other sequences.
+  const short = groups === 1 && others.length > 0 && sequences / microBatchSize <= MOST_REHEARSED;
   const walk = [...grouped(short ? inOrder(data, sequences) : [], batchSize)];
   return {
     micro: largestOf(longest ? [longest, ...others] : []),
     others,
     steps: short ? walk.map((step) => [...grouped(step, microBatchSize)].map(together)) : null,
-    accumulation: batchSize / microBatchSize,
+    accumulation: batchSize / microBatchSize / groups,
     evaluation: evaluation ? largestOf(sizesOf(evaluation, evaluation.plan(0).sequences, microBatchSize)) : null,
   };
 }
@@ -125,7 +128,7 @@ export function fullWorkload(config: Config, tokens = config.data.sequenceLength
     micro,
     others: [],
     steps: null,
-    accumulation: batchSize / microBatchSize,
+    accumulation: batchSize / microBatchSize / config.parallel.data,
     evaluation: config.data.eval.length > 0 ? micro : null,
   };
 }
@@ -165,13 +168,18 @@ export interface Measurement {
   resident: number;
 }
 
+/** The ranks of a job, and how their states are spread. */
+export interface RanksOf extends MeshSizes {
+  zero: ZeroLevel;
+}
+
 /** The model and the numbers of a run that its memory depends on. */
 export interface Subject {
   model: ModelConfig;
   dtype: DType;
   train: Config["train"];
-  /** That share each sequence; absent: 1. */
-  ranks?: number;
+  /** The ranks and what they share; absent: one that has all. */
+  ranks?: RanksOf;
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Pick<DeviceOptions, "profile" | "attention" | "deterministic"> | undefined;
 }
@@ -213,29 +221,30 @@ function onMeta<T>(
   use: (run: {
     device: Device;
     model: CausalLM;
-    group: Communicator | null;
+    mesh: Mesh;
     step: (micro: Iterable<Batch>, validTokens: number) => void;
   }) => T,
 ): T {
   const device = metaDevice(subject.on);
-  const { ranks = 1 } = subject;
-  const group = ranks > 1 ? Communicator.ofMeta(0, ranks) : null;
+  const { ranks } = subject;
+  const mesh = ranks === undefined ? Mesh.alone : Mesh.ofMeta(ranks);
+  const zero = ranks === undefined || mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
   device.trim();
   device.resetPeaks();
   const tier = plan.states.params === "host" ? "host" : "device";
-  const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype, tier }));
+  const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype, tier, zero }));
   model.configureMemory({ ...plan, directory: null });
-  const parameters = trainedParameters(model);
-  const optimizer = makeOptimizer(parameters, subject.train, plan);
+  const { owned } = model;
+  const optimizer = makeOptimizer(owned, subject.train, plan);
   try {
-    optimizer.namedState(new Map(parameters.map(([name, parameter]) => [parameter, name])));
+    optimizer.prepare();
     const step = (micro: Iterable<Batch>, validTokens: number) => {
       const { clipGradNorm, learningRate } = subject.train;
       const made = enqueueStep({
         model,
         optimizer,
-        parameters,
-        group,
+        owned,
+        mesh,
         micro,
         validTokens,
         clipGradNorm,
@@ -243,10 +252,10 @@ function onMeta<T>(
       });
       for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
     };
-    return use({ device, model, group, step });
+    return use({ device, model, mesh, step });
   } finally {
     disposeRun(model, optimizer);
-    group?.close();
+    mesh.close();
   }
 }
 
@@ -265,7 +274,7 @@ function peaksOf(device: Device): Pick<Measurement, "peaks" | "categories"> {
 
 /** Takes two steps on `meta`, one of each size that is unlike the largest, and evaluates. */
 export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
-  return onMeta(subject, plan, ({ device, model, group, step }) => {
+  return onMeta(subject, plan, ({ device, model, mesh, step }) => {
     const { native } = device;
     const micro = cachedBatch(work.micro);
     // The third micro-batch finds what every later one finds, and so does the second step.
@@ -288,7 +297,7 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
     // The second micro-batch of a step finds gradients.
     for (const size of unlike(plan, work))
       step(Array(Math.min(work.accumulation, 2)).fill(cachedBatch(size)), size.tokens);
-    if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation), group).dispose();
+    if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation), mesh.sequence).dispose();
     const found = peaksOf(device);
     // Of sizes that were not tried each may leave the chunks that small blocks share filled otherwise.
     const spare = work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
@@ -305,9 +314,9 @@ export function rehearse(
   { steps, evaluation }: Workload,
 ): Pick<Measurement, "peaks" | "categories" | "needs"> | undefined {
   if (steps === null) return undefined;
-  return onMeta(subject, plan, ({ device, model, group, step }) => {
+  return onMeta(subject, plan, ({ device, model, mesh, step }) => {
     for (const micro of steps) step(micro.map(cachedBatch), together(micro).tokens);
-    if (evaluation) evaluationLoss(model, cachedBatch(evaluation), group).dispose();
+    if (evaluation) evaluationLoss(model, cachedBatch(evaluation), mesh.sequence).dispose();
     const found = peaksOf(device);
     return { ...found, needs: found.peaks };
   });

@@ -11,6 +11,7 @@ import type { MemoryOptions } from "../models/decoder.js";
 import { type CausalLM, initModel, loadModel, writeModelFiles } from "../models/index.js";
 import { resolveModelConfig } from "../models/load.js";
 import { parseModelConfig } from "../models/registry.js";
+import type { ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 
@@ -37,13 +38,12 @@ export async function openModel(
   config: Config,
   device: Device,
   dtype: DType,
-  memory: MemoryOptions,
-  signal?: AbortSignal,
+  { memory, zero, signal }: { memory: MemoryOptions; zero: ZeroOptions | null; signal: AbortSignal },
 ): Promise<CausalLM> {
   const { path, override } = config.model;
-  if (path !== null) return loadModel(path, { device, dtype, memory, override, ...(signal ? { signal } : {}) });
+  if (path !== null) return loadModel(path, { device, dtype, memory, zero, override, signal });
   return ofFields(config, (fields) =>
-    initModel(fields, { device, dtype, memory, seed: config.train.seed, file: "model.init" }),
+    initModel(fields, { device, dtype, memory, zero, seed: config.train.seed, file: "model.init" }),
   );
 }
 

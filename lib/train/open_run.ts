@@ -5,9 +5,11 @@ import { binding } from "../binding.js";
 import type { Config } from "../config/index.js";
 import { openData } from "../data/index.js";
 import { ConfigError, DataError } from "../errors.js";
+import type { CausalLM } from "../models/index.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { unservedHeads } from "../sequence/ulysses.js";
 import { Device } from "../tensor/device.js";
+import type { Parameter } from "../tensor/tensor.js";
 import { dataOptions } from "./data_options.js";
 import type { Peaks } from "./limits.js";
 import { workloadOf } from "./measure.js";
@@ -16,9 +18,10 @@ import { type Choice, chooseMemory, describeChoice } from "./plan.js";
 import { ratesOf } from "./rates.js";
 import { remarkOnPositions, remarkOnSchedule } from "./remarks.js";
 import type { Resumed } from "./run_folder.js";
-import { namesOf, type Session, type Training } from "./session.js";
-import { configRecord, loadTensors, type TrainerState } from "./state.js";
-import { makeOptimizer, trainedParameters } from "./step.js";
+import type { Session, Training } from "./session.js";
+import { configRecord, type TrainerState } from "./state.js";
+import { makeOptimizer } from "./step.js";
+import { readTensors } from "./stored_tensors.js";
 import { deviceName, deviceOptions, limitsOn, runDtype, standIn } from "./target.js";
 import { nominalTokens, type PlanFacts } from "./trials.js";
 
@@ -47,6 +50,7 @@ export async function checkJob({ config, job }: Session): Promise<void> {
       { world: job.world },
     );
   await job.agree("configuration", { ...config, threads: null });
+  await job.divide({ data, sequence: job.world / data });
 }
 
 export function openDevice(session: Session): Device {
@@ -100,17 +104,20 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     throw new ConfigError(
       `device: ${device.name}: several ranks run on the CPU alone in this version; set device: cpu, or start one rank`,
     );
-  const unserved = unservedHeads(job.world, architecture.numHeads, architecture.numKeyValueHeads);
+  const { mesh } = job;
+  const unserved = unservedHeads(mesh.sizes.sequence, architecture.numHeads, architecture.numKeyValueHeads);
   if (unserved !== undefined)
-    throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, { ranks: job.world });
+    throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, { ranks: mesh.sizes.sequence });
+  const zeroLevel = config.parallel.zero === "auto" ? 3 : config.parallel.zero;
+  const zero = mesh.world === null ? null : { group: mesh.world, level: zeroLevel };
   const limits = limitsOn(config, device, job.localWorld);
   const facts: PlanFacts = {
     model: architecture,
     dtype,
     limits,
     work: workloadOf(config, data, session.evalData, session.steps),
-    tokens: Math.ceil(nominalTokens(config, data.longest) / job.world),
-    ranks: job.world,
+    tokens: Math.ceil(nominalTokens(config, data.longest) / mesh.sizes.sequence),
+    ...(mesh.world !== null && { ranks: { ...mesh.sizes, zero: zeroLevel } }),
     rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
     on: standIn(config, device.profile),
   };
@@ -124,16 +131,16 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   ])
     if (remark !== undefined) session.warn(remark);
   const { plan } = choice;
-  signal?.addEventListener("abort", session.abort, { once: true });
+  signal.addEventListener("abort", session.abort, { once: true });
   session.checkAborted();
   device.resetPeaks();
   const shares = limits.shares(choice.measured.needs);
   device.setLimit(shares.device);
   device.setLimit(shares.host, "host");
-  const model = await session.abortable(openModel(config, device, dtype, plan, signal));
+  const model = await session.abortable(openModel(config, device, dtype, { memory: plan, zero, signal }));
   session.model = model;
-  const parameters = trainedParameters(model);
-  const optimizer = makeOptimizer(parameters, config.train, plan);
+  const { owned } = model;
+  const optimizer = makeOptimizer(owned, config.train, plan);
   session.optimizer = optimizer;
   const state: TrainerState = resumed?.state ?? {
     version: 1,
@@ -149,8 +156,11 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   state.config = configRecord(config);
   state.plan = plan;
   const startStep = state.step;
-  const moments = optimizer.namedState(namesOf(parameters));
-  if (resumed !== undefined) await loadTensors(resumed.path, parameters, moments);
+  optimizer.prepare();
+  if (resumed !== undefined) {
+    await readTensors(resumed.path, { owned, optimizer }, namesOf(model));
+    model.states.finishUpdate();
+  }
   // From here on a signal finds parameters and states complete.
   await device.synchronize();
   const finishedBefore = binding.stepsFinished(device.native);
@@ -163,13 +173,20 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
       device: device.info.name,
       ...(job.world > 1 && { ranks: job.world }),
       dtype,
-      parameters: parameters.reduce((total, [, { size }]) => total + size, 0),
+      parameters: model.parameters().reduce((total, { size }) => total + size, 0),
       sequences: data.plan(0).sequences,
       ...planDetails(choice, shares),
     },
     { first: true },
   );
-  return { session, device, model, parameters, optimizer, data, state, startStep, finishedBefore };
+  return { session, device, model, owned, optimizer, data, state, startStep, finishedBefore };
+}
+
+/** Every parameter's first name. */
+function namesOf(model: CausalLM): string[] {
+  const names = new Map<Parameter, string>();
+  for (const [name, parameter] of model.namedParameters()) if (!names.has(parameter)) names.set(parameter, name);
+  return [...names.values()];
 }
 
 /** What the plan event tells of the choice. */

@@ -2,10 +2,12 @@
 
 import { closeSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { binding } from "../binding.js";
 import { pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { DataLoader } from "../data/index.js";
 import { CancelledError, TrainingError } from "../errors.js";
+import { helpExport } from "../models/index.js";
 import type { RunItem } from "../report/events.js";
 import type { Device } from "../tensor/device.js";
 import { evaluateIfDue, evaluationDue } from "./evaluate.js";
@@ -13,7 +15,7 @@ import { checkFinite, refuseBroken, refuseSkippedEnd } from "./finite.js";
 import { exportModel } from "./model.js";
 import { checkJob, giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
 import { exportedStep, makeFolders, markExported, openRunFolder } from "./run_folder.js";
-import { namesOf, type Session, type Training } from "./session.js";
+import type { Session, Training } from "./session.js";
 import { saveCheckpoint } from "./state.js";
 import { StepQueue } from "./step_queue.js";
 
@@ -45,7 +47,7 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
       yield* finish(training);
     } catch (error) {
       // That a rank is gone says more than what failed for it.
-      if (!(error instanceof CancelledError) && session.signal?.aborted !== true) throw session.job.lost ?? error;
+      if (!(error instanceof CancelledError) && !session.signal.aborted) throw session.job.lost ?? error;
       yield* stop(training, queue, error);
     }
   } finally {
@@ -59,13 +61,15 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
   const { train, output } = session.config;
   const epochs = train.epochs ?? Number.POSITIVE_INFINITY;
   const loader = new DataLoader(data, { batchSize: train.batchSize, cursor: state.cursor, epochs });
+  const { mesh } = session.job;
+  const share = { index: mesh.dataIndex, count: mesh.sizes.data };
   // Of a run that was stopped between a step and its evaluation.
   if (state.step > 0) yield* evaluateIfDue(training);
   if (state.step < session.steps) yield { event: "progress", step: state.step + 1, fraction: 0, phase: "forward" };
 
   for (let step = state.step + 1; step <= session.steps; step++) {
     session.checkAborted();
-    const next = await loader.nextStep(train.microBatchSize);
+    const next = await loader.nextStep(train.microBatchSize, share);
     session.checkAborted();
     if (next === null)
       throw new TrainingError(`the data ended at step ${step} of ${session.steps}; was it changed during the run?`);
@@ -91,7 +95,7 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
 
 /** Saves and exports after the last step. */
 async function* finish(training: Training): AsyncGenerator<RunItem, void, void> {
-  const { session, model, state } = training;
+  const { session, device, model, state } = training;
   session.checkAborted();
   await refuseBroken(training);
   if (session.saved !== state.step) yield await saveRun(training);
@@ -100,6 +104,9 @@ async function* finish(training: Training): AsyncGenerator<RunItem, void, void> 
   if (session.job.leads) {
     await exportModel(session.config, model, path);
     await markExported(session.folder, state.step);
+  } else {
+    helpExport(model);
+    await device.synchronize();
   }
   yield session.record({ event: "save", step: state.step, path });
   yield session.record({ event: "done", step: state.step, path, skipped: state.skipped });
@@ -119,18 +126,18 @@ function tellFinished(session: Session, step: number): void {
 }
 
 /** Saves the state of the last finished step, then removes what `keep` does not keep. */
-async function saveRun({ session, state, parameters, optimizer }: Training): Promise<RunItem> {
+async function saveRun({ session, state, model, owned, optimizer }: Training): Promise<RunItem> {
   // Lines after the newest checkpoint are cut off by a resume, so those before it must be on the disk first.
   session.metrics?.sync();
-  // All ranks hold the same parameters and states: one writes them.
-  if (!session.job.leads) {
-    session.saved = state.step;
-    return { event: "save", step: state.step, path: join(session.checkpoints, `step-${state.step}`) };
-  }
-  const path = await saveCheckpoint(session.checkpoints, state, parameters, optimizer.namedState(namesOf(parameters)));
+  const path = await saveCheckpoint(
+    session.checkpoints,
+    state,
+    { owned, optimizer, spread: model.isSpread },
+    session.job,
+  );
   // Not before: a stop in its middle saves again.
   session.saved = state.step;
-  await pruneCheckpoints(session.checkpoints, session.config.output.keep);
+  if (session.job.leads) await pruneCheckpoints(session.checkpoints, session.config.output.keep);
   return session.record({ event: "save", step: state.step, path });
 }
 
@@ -144,14 +151,25 @@ async function writeTrace({ folder }: Session, device: Device, step: number): Pr
 /** After an abort: gives up what is queued, goes back to the last finished step and saves that. */
 async function* stop(training: Training, queue: StepQueue, cause: unknown): AsyncGenerator<RunItem, void, void> {
   const { session, device, optimizer, state, startStep, finishedBefore } = training;
-  session.signal?.removeEventListener("abort", session.abort);
+  session.signal.removeEventListener("abort", session.abort);
   session.broken = true;
   device.cancel();
-  await device.resume();
-  if (binding.failure(device.native) !== null) throw cause;
+  await settleAll(session, device);
+  if (binding.failure(device.native) !== null) throw session.job.lost ?? cause;
   yield* queue.drop(startStep + binding.stepsFinished(device.native) - finishedBefore);
   optimizer.zeroGrad();
-  if (session.saved !== state.step) yield await saveRun(training);
+  const { job } = session;
+  // Of shares only all together are a state. (All ranks wait for one another before an update, so that they agree.)
+  const steps = training.model.isSpread ? await job.swap(state.step) : [state.step];
+  const other = steps.findIndex((step) => step !== steps[0]);
+  if (other >= 0)
+    throw new TrainingError(
+      `stopped: rank 0 had finished step ${steps[0]}, rank ${other} step ${steps[other]}, so nothing is saved; ` +
+        `the same configuration goes on from the newest checkpoint in ${session.checkpoints}`,
+      { steps },
+    );
+  const due = session.saved !== state.step;
+  if (training.model.isSpread ? await job.fromLeader(() => due) : due) yield await saveRun(training);
   throw new CancelledError(
     `stopped after step ${state.step} of ${session.steps}; the state is saved in ${session.checkpoints}, ` +
       "and the same configuration goes on from there",
@@ -160,10 +178,25 @@ async function* stop(training: Training, queue: StepQueue, cause: unknown): Asyn
   );
 }
 
+/** How long an exchange under way may take to end by itself before it is given up. Milliseconds. */
+const PATIENCE = 1000;
+
+/** Waits until nothing runs on the device, here and on all ranks. */
+async function settleAll({ job }: Session, device: Device): Promise<void> {
+  const settled = device.resume();
+  // Before an exchange is given up all ranks have stopped: none takes it for a failure. A lost one is not waited for.
+  await job.swap("stopping").catch(() => {});
+  const timer = new AbortController();
+  await Promise.race([settled, sleep(PATIENCE, undefined, { signal: timer.signal }).catch(() => {})]);
+  timer.abort();
+  job.abort();
+  await settled;
+}
+
 /** Frees what the run holds; whatever is still queued is given up. */
 async function close(session: Session, queue: StepQueue | undefined, lent: boolean): Promise<void> {
   const { signal, device, config } = session;
-  signal?.removeEventListener("abort", session.abort);
+  signal.removeEventListener("abort", session.abort);
   if (device !== undefined) {
     session.broken ||= (queue?.length ?? 0) > 0;
     device.cancel();

@@ -7,10 +7,10 @@ import { CancelledError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
 import type { AdamW } from "../optim/adamw.js";
 import type { Job } from "../parallel/job.js";
+import type { Owned } from "../parallel/zero.js";
 import type { RunItem } from "../report/events.js";
 import type { MetricsWriter } from "../report/metrics.js";
 import type { Device } from "../tensor/device.js";
-import type { Parameter } from "../tensor/tensor.js";
 import type { TrainerState } from "./state.js";
 
 /** How often a line about a running step goes to metrics.jsonl. Milliseconds. */
@@ -18,6 +18,8 @@ const PROGRESS_LINE_INTERVAL = 10_000;
 
 /** One run, from before anything is open until all is closed. */
 export class Session {
+  /** Aborted when the run is to stop: by whoever runs it, or by another rank. */
+  readonly signal: AbortSignal;
   readonly folder: string;
   readonly checkpoints: string;
   /** What is open already; run.ts closes it, whatever comes between. */
@@ -41,7 +43,7 @@ export class Session {
   /** device: somebody else's, which outlives the run. */
   constructor(
     readonly config: Config,
-    readonly signal: AbortSignal | undefined,
+    signal: AbortSignal | undefined,
     device: Device | undefined,
     /** This process among those of the run. */
     readonly job: Job,
@@ -49,17 +51,17 @@ export class Session {
     this.folder = config.output.dir;
     this.checkpoints = join(this.folder, "checkpoints");
     this.device = device;
+    const stop = new AbortController();
+    job.onStop = () => stop.abort();
+    this.signal = signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]);
+    this.signal.addEventListener("abort", () => job.requestStop(), { once: true });
   }
 
   /** Gives up the queued work of an aborted run. */
-  readonly abort = (): void => {
-    this.device?.cancel();
-    // What waits for other ranks must end too.
-    this.job.abort();
-  };
+  readonly abort = (): void => this.device?.cancel();
 
   checkAborted(): void {
-    if (this.signal?.aborted) throw new CancelledError("the run was stopped");
+    if (this.signal.aborted) throw new CancelledError("the run was stopped");
   }
 
   /** An abort while something is made ready ends as every other one does. */
@@ -103,7 +105,8 @@ export interface Training {
   readonly session: Session;
   readonly device: Device;
   readonly model: CausalLM;
-  readonly parameters: readonly [string, Parameter][];
+  /** What this rank holds of the model, and updates. */
+  readonly owned: readonly Owned[];
   readonly optimizer: AdamW;
   readonly data: Dataset;
   readonly state: TrainerState;
@@ -112,7 +115,3 @@ export interface Training {
   /** binding.stepsFinished before the first step of this run. */
   readonly finishedBefore: number;
 }
-
-/** Names of parameters, by which the optimizer names its states. */
-export const namesOf = (parameters: Training["parameters"]): Map<Parameter, string> =>
-  new Map(parameters.map(([name, parameter]) => [parameter, name]));

@@ -1,22 +1,16 @@
 // A run's state on the disk: DIR/checkpoints/step-N with parameters, optimizer and position, and what it takes to resume.
 
-import { readFile, writeFile } from "node:fs/promises";
+import { access, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { checkpointPath, writeFolder } from "../checkpoint/atomic.js";
-import {
-  openModelFolder,
-  type SafeDtype,
-  SafetensorsFile,
-  SafetensorsWriter,
-  writeModel,
-} from "../checkpoint/safetensors.js";
+import { checkpointPath, type FolderDraft, writeFolder } from "../checkpoint/atomic.js";
+import type { FileDigest } from "../checkpoint/native_files.js";
 import { type Config, canonicalJson, configDifference, parseConfigObject } from "../config/index.js";
 import { showValue, toCamel } from "../config/values.js";
 import type { Cursor } from "../data/index.js";
-import { ConfigError, FormatError } from "../errors.js";
-import type { DType } from "../tensor/dtype.js";
-import type { Tensor } from "../tensor/tensor.js";
+import { ConfigError, FormatError, IoError } from "../errors.js";
+import type { Job } from "../parallel/job.js";
 import type { MemoryPlan } from "./memory_plan.js";
+import { type RunTensors, writeShare, writeWhole } from "./stored_tensors.js";
 
 /** What a checkpoint holds beside tensors: trainer.json. */
 export interface TrainerState {
@@ -38,56 +32,73 @@ export interface TrainerState {
 }
 
 const STATE_FILE = "trainer.json";
-const OPTIMIZER_FILE = "optimizer.safetensors";
-
-const SAFE: Partial<Record<DType, SafeDtype>> = {
-  float32: "F32",
-  bfloat16: "BF16",
-  float64: "F64",
-  int32: "I32",
-  int64: "I64",
-  uint8: "U8",
-};
-
-type Named = readonly (readonly [name: string, tensor: Tensor])[];
-
-const declarations = (tensors: Named) =>
-  tensors.map(([name, tensor]) => ({ name, dtype: SAFE[tensor.dtype] as SafeDtype, shape: tensor.shape }));
 
 /**
- * Writes DIR/checkpoints/step-N; it appears complete or not at all. Returns its path. Throws IoError where the disk is
- * full or read-only, with all earlier checkpoints untouched.
+ * Writes DIR/checkpoints/step-N; it appears complete or not at all. All ranks call it: the first writes, and where each
+ * holds a share, every one writes its own beside the others'. Returns its path. Throws IoError where the disk is full or
+ * read-only, with all earlier checkpoints untouched.
  */
 export async function saveCheckpoint(
   folder: string,
   state: TrainerState,
-  parameters: Named,
-  optimizer: Named,
+  run: RunTensors & { readonly spread: boolean },
+  job: Job,
 ): Promise<string> {
-  const written = await writeFolder(
-    checkpointPath(folder, state.step),
-    async (draft) => {
-      const files = await writeModel(
-        draft.path,
-        declarations(parameters).map((declaration, i) => ({
-          ...declaration,
-          load: () => (parameters[i] as (typeof parameters)[number])[1],
-        })),
-      );
-      for (const [name, digest] of files) draft.note(name, digest);
-      const writer = await SafetensorsWriter.create(await draft.file(OPTIMIZER_FILE), declarations(optimizer), {});
-      try {
-        for (const [name, tensor] of optimizer) await writer.write(name, tensor);
-        draft.note(OPTIMIZER_FILE, await writer.finish());
-      } catch (error) {
-        await writer.abandon();
-        throw error;
-      }
-      await writeFile(await draft.file(STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
-    },
-    { info: { step: state.step } },
-  );
-  return written.path;
+  const target = checkpointPath(folder, state.step);
+  const save = async (fill: (draft: FolderDraft) => Promise<void>): Promise<string> => {
+    const written = await writeFolder(
+      target,
+      async (draft) => {
+        await fill(draft);
+        await writeFile(await draft.file(STATE_FILE), `${JSON.stringify(state, null, 2)}\n`);
+      },
+      { info: { step: state.step } },
+    );
+    return written.path;
+  };
+  if (!run.spread) return job.leads ? save((draft) => writeWhole(draft, run)) : target;
+  // Where one fails all give up, for its reason.
+  const all = async <T>(work: () => Promise<T>): Promise<T[]> => {
+    const own = await work().then(
+      (value) => ({ value }),
+      (error: Error) => ({ error: error.message }),
+    );
+    const found = await job.swap<{ value?: T; error?: string }>(own);
+    const rank = found.findIndex(({ error }) => error !== undefined);
+    if (rank >= 0) throw new IoError(`cannot save ${target}: rank ${rank}: ${found[rank]?.error}`, { target, rank });
+    return found.map(({ value }) => value as T);
+  };
+  const share = async (path: string): Promise<[string, FileDigest][]> => {
+    await all(() => checkSeen(path));
+    return all(() => writeShare(path, run, job));
+  };
+  let path = target;
+  let failure: unknown;
+  if (job.leads) {
+    try {
+      path = await save(async (draft) => {
+        await job.swap(draft.path);
+        for (const [name, digest] of await share(draft.path)) draft.note(name, digest);
+      });
+    } catch (error) {
+      failure = error;
+    }
+  } else await share((await job.swap<string | null>(null))[0] as string);
+  // The others hear of the end, and whether it was a good one.
+  const [error] = await job.swap(failure === undefined ? null : (failure as Error).message);
+  if (failure !== undefined) throw failure;
+  if (typeof error === "string") throw new IoError(error, { target });
+  return path;
+}
+
+/** That rank 0's folder is this rank's too. */
+async function checkSeen(path: string): Promise<void> {
+  await access(path).catch(() => {
+    throw new IoError(
+      `${path}, which rank 0 made, is not there: output.dir must lie where all ranks see it (a shared file system)`,
+      { path },
+    );
+  });
 }
 
 /** Reads trainer.json of a verified checkpoint. */
@@ -102,32 +113,6 @@ export async function readState(folder: string): Promise<TrainerState> {
   if (state.version !== 1)
     throw new FormatError(`${file}: version is ${String(state.version)}; this release reads version 1`, { file });
   return state;
-}
-
-/** Fills parameters and optimizer from a verified checkpoint; each tensor must have the stored name, shape and dtype. */
-export async function loadTensors(folder: string, parameters: Named, optimizer: Named): Promise<void> {
-  using model = await openModelFolder(folder);
-  using state = await SafetensorsFile.open(join(folder, OPTIMIZER_FILE));
-  for (const [source, tensors] of [
-    [model, parameters],
-    [state, optimizer],
-  ] as const) {
-    for (const [name, tensor] of tensors) {
-      const entry = source.entries.get(name);
-      const wanted = `${SAFE[tensor.dtype]} [${tensor.shape.join(", ")}]`;
-      const found = entry && `${entry.dtype} [${entry.shape.join(", ")}]`;
-      if (found !== wanted)
-        throw new FormatError(
-          `${source.path}: tensor ${JSON.stringify(name)} is ${found ?? "missing"}; the run needs ${wanted}`,
-          { path: source.path, tensor: name },
-        );
-      await source.read(name, tensor);
-    }
-    if (source.entries.size !== tensors.length)
-      throw new FormatError(`${source.path}: it holds ${source.entries.size} tensors; the run has ${tensors.length}`, {
-        path: source.path,
-      });
-  }
 }
 
 /** The configuration as a checkpoint stores it. */

@@ -1,43 +1,36 @@
 // One optimizer step as it is enqueued: what the Trainer runs and what a plan measures on `meta` are the same calls.
 
 import { noGrad } from "../autograd/function.js";
+import { binding } from "../binding.js";
 import type { Config } from "../config/index.js";
 import type { Batch } from "../data/index.js";
 import type { CausalLM } from "../models/index.js";
-import { gradNorm } from "../nn/clip_grad.js";
+import { type GradNorm, gradNorm } from "../nn/clip_grad.js";
 import { allReduceInto } from "../ops/all_reduce.js";
-import { AdamW } from "../optim/adamw.js";
+import { AdamW, type DecayRange } from "../optim/adamw.js";
 import type { Communicator } from "../parallel/communicator.js";
+import type { Mesh } from "../parallel/mesh.js";
+import { decayRanges, type Owned } from "../parallel/zero.js";
 import { shardBatch } from "../sequence/shard.js";
 import { scope } from "../tensor/scope.js";
-import type { Parameter, Tensor } from "../tensor/tensor.js";
-import { gradientsOf } from "../tensor/tiers.js";
+import type { Tensor } from "../tensor/tensor.js";
 import type { MemoryPlan } from "./memory_plan.js";
-
-/** Every parameter once, by its first name: a tied weight has two. */
-export function trainedParameters(model: CausalLM): [string, Parameter][] {
-  const seen = new Set<Parameter>();
-  return [...model.namedParameters()].filter(([, parameter]) => {
-    const first = !seen.has(parameter);
-    seen.add(parameter);
-    return first;
-  });
-}
 
 /** The optimizer of a run, its states not made yet. */
 export function makeOptimizer(
-  parameters: readonly (readonly [string, Parameter])[],
+  owned: readonly Owned[],
   train: Config["train"],
   plan: Pick<MemoryPlan, "states">,
 ): AdamW {
+  const rangesOf = new Map<Tensor, DecayRange[]>(owned.map((one) => [one.leaf, decayRanges(one)]));
   return new AdamW(
-    parameters.map(([, parameter]) => parameter),
+    owned.map(({ leaf }) => leaf),
     {
       learningRate: train.learningRate,
       betas: train.betas,
       eps: train.eps,
       weightDecay: train.weightDecay,
-      decayOnlyMatrices: true,
+      decayRanges: (leaf) => rangesOf.get(leaf),
       offload: plan.states.optimizer,
     },
   );
@@ -46,9 +39,8 @@ export function makeOptimizer(
 export interface StepParts {
   model: CausalLM;
   optimizer: AdamW;
-  parameters: readonly (readonly [string, Parameter])[];
-  /** The ranks that share the sequences; null: this one is alone. */
-  group?: Communicator | null;
+  owned: readonly Owned[];
+  mesh: Mesh;
   /** Whole sequences, one batch after the other; their gradients add up. */
   micro: Iterable<Batch>;
   /** Of all micro-batches together. */
@@ -62,40 +54,53 @@ export interface StepParts {
 
 /** Enqueues forward, backward, norm and update; nothing is read. The scalars belong to the caller. */
 export function enqueueStep(parts: StepParts): { loss: Tensor; norm: Tensor; finite: Tensor } {
-  const { model, optimizer, parameters, micro, validTokens, clipGradNorm, learningRate } = parts;
+  const { model, optimizer, mesh, micro, validTokens } = parts;
   const mark = parts.mark ?? (() => {});
-  const group = parts.group ?? null;
+  const { states, device } = model;
   model.onLayer = () => mark("forward");
   return scope(() => {
     let total: Tensor | undefined;
     for (const batch of micro) {
       mark("forward");
       // A step without a single label has a loss of 0, and gradients of 0.
-      const loss = model.loss(shardBatch(batch, group), { denominator: Math.max(1, validTokens) });
+      const loss = model.loss(shardBatch(batch, mesh.sequence), { denominator: Math.max(1, validTokens) });
       loss.backward(null, { onNode: () => mark("backward") });
+      states.finishBackward();
       const part = loss.detach();
       total = total === undefined ? part : noGrad(() => (total as Tensor).add(part));
     }
     const loss = total as Tensor;
     mark("update");
-    if (group !== null) sumOverRanks(parameters, loss, group);
-    const { norm, factor, finite } = gradNorm(
-      parameters.map(([, parameter]) => parameter),
-      clipGradNorm,
-      { loss },
-    );
-    optimizer.learningRate = learningRate;
-    optimizer.step({ factor, finite });
+    states.finishGradients();
+    // From the norm on, for which every rank waits for all: when a run is stopped, all ranks update or none does.
+    binding.beginUpdate(device.native);
+    const { norm, finite } = update(parts, loss, () => binding.endUpdate(device.native));
     optimizer.zeroGrad();
     mark("done");
     return { loss, norm, finite };
   });
 }
 
-/** Every rank has the loss and the gradients of its own tokens: afterwards all have those of all. */
-function sumOverRanks(parameters: StepParts["parameters"], loss: Tensor, group: Communicator): void {
-  for (const { grad } of gradientsOf(parameters.map(([, parameter]) => parameter))) allReduceInto(grad, group);
-  allReduceInto(loss, group);
+/** Loss and norm of all ranks, and what they make of the weights. end: called behind it, whatever comes. */
+function update(
+  { model, optimizer, owned, mesh, clipGradNorm, learningRate }: StepParts,
+  loss: Tensor,
+  end: () => void,
+): GradNorm {
+  try {
+    if (mesh.world !== null) allReduceInto(loss, mesh.world);
+    const result = gradNorm(
+      owned.map(({ leaf }) => leaf),
+      clipGradNorm,
+      { loss, group: model.isSpread ? mesh.world : null },
+    );
+    optimizer.learningRate = learningRate;
+    optimizer.step(result);
+    model.states.finishUpdate();
+    return result;
+  } finally {
+    end();
+  }
 }
 
 /** The sum of a batch's token losses with the parameters as they are. */

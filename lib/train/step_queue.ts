@@ -73,7 +73,7 @@ export class StepQueue {
 
   /** Puts a whole step into the device's queue; nothing is read in its middle. */
   enqueue(step: number, data: Step): void {
-    const { device, model, optimizer, parameters, session } = this.#training;
+    const { device, model, optimizer, owned, session } = this.#training;
     const { train } = session.config;
     this.#since ??= performance.now();
     const flopsBefore = device.totalFlops();
@@ -86,18 +86,14 @@ export class StepQueue {
     const made = enqueueStep({
       model,
       optimizer,
-      parameters,
-      group: session.job.group,
+      owned,
+      mesh: session.job.mesh,
       micro: data.micro,
       validTokens: data.validTokens,
       clipGradNorm: train.clipGradNorm,
       learningRate,
       mark,
     });
-    const flops = data.micro.reduce((sum, { cuSeqlens }) => {
-      const lengths = Array.from(cuSeqlens.subarray(1), (end, i) => Number(end - (cuSeqlens[i] as bigint)));
-      return sum + modelFlops(model.shape, lengths);
-    }, 0);
     const read = readStep(made);
     // Whoever needs it awaits it; a run that ends early must not leave it unhandled.
     read.catch(() => {});
@@ -109,7 +105,7 @@ export class StepQueue {
       tokens: data.tokens,
       validTokens: data.validTokens,
       learningRate,
-      modelFlops: flops,
+      modelFlops: modelFlops(model.shape, data.documents),
       // All ranks do the same amount of work.
       hardwareFlops: (device.totalFlops() - flopsBefore) * session.job.world,
       devicePeakBytes: memory.peak,

@@ -33,8 +33,8 @@ export interface PlanFacts {
   /** Of the largest micro-batch there could be: tiles decide the bits, so they do not follow the data. */
   tokens: number;
   limits: Limits;
-  /** That share each sequence; absent: 1. */
-  ranks?: number;
+  /** The ranks and what they share; absent: one that has all. */
+  ranks?: Subject["ranks"];
   rates: Rates;
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Subject["on"];

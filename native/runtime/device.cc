@@ -274,6 +274,7 @@ void Device::wait_for(int32_t kind, int32_t other) {
 }
 
 void Device::end_update() {
+  if (update_depth_ == 0 || --update_depth_ > 0) return;
   Task task;
   task.name = "step_end";
   task.run = [this](const ls_exec &exec) {

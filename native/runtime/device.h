@@ -110,7 +110,10 @@ class Device {
   // Files behind the disk tier, whose pages go back with the tier's.
   void add_disk(const std::shared_ptr<DiskFile> &file) { disks_.push_back(file); }
 
-  void begin_update() { update_ = ++updates_; }
+  // Brackets may lie in one another: the outermost counts.
+  void begin_update() {
+    if (update_depth_++ == 0) update_ = ++updates_;
+  }
   void end_update();
   // Optimizer updates enqueued and finished.
   uint64_t steps_enqueued() const { return steps_enqueued_.load(std::memory_order_acquire); }
@@ -158,6 +161,7 @@ class Device {
   std::vector<std::weak_ptr<DiskFile>> disks_;
   std::map<std::string, OpCount> counts_;
   uint64_t update_ = 0, updates_ = 0;
+  int update_depth_ = 0;
   std::atomic<uint64_t> steps_enqueued_{0};  // resume() writes it on a thread of its own
   std::atomic<uint64_t> steps_finished_{0};
   std::atomic<int64_t> last_marker_{0};
