@@ -8,6 +8,9 @@ import { type Place, placeOf } from "./environment.js";
 import { Mesh, type MeshSizes } from "./mesh.js";
 import { Rendezvous, RendezvousServer } from "./rendezvous.js";
 
+/** How long an exchange may go on when the run is to stop. Milliseconds. */
+const PATIENCE = 500;
+
 /** How long a rank waits for the others to come. Milliseconds. */
 const RENDEZVOUS_TIMEOUT = 300_000;
 
@@ -25,6 +28,11 @@ export class Job {
   #phase = "run";
   #questions = 0;
   #onStop: (() => void) | undefined;
+  #stopped!: () => void;
+  /** Settles when all ranks have been asked to stop, or one is lost; questions from then on are those of the end. */
+  readonly stopping = new Promise<void>((resolve) => {
+    this.#stopped = resolve;
+  });
   /** Why the job cannot go on: another rank is gone. */
   lost: Error | undefined;
 
@@ -37,11 +45,12 @@ export class Job {
     this.#rendezvous = parts?.rendezvous ?? null;
     this.#server = parts?.server ?? null;
     if (this.#rendezvous === null) return;
-    this.#rendezvous.onStop = () => this.#stop();
+    this.#rendezvous.onStop = () => void this.#stop();
     this.#rendezvous.onLost = (error) => {
       this.lost = error;
       // What waits for that rank ends.
       this.abort();
+      this.#stopped();
     };
   }
 
@@ -64,16 +73,25 @@ export class Job {
 
   /** Asks all ranks to stop: each hears of it by `onStop`. Alone nobody has to be asked. */
   requestStop(): void {
-    this.#rendezvous?.requestStop();
+    if (this.#rendezvous === null) this.#stopped();
+    else if (this.#phase === "run") this.#rendezvous.requestStop();
   }
 
-  #stop(): void {
+  /**
+   * Exchanges under way may end by themselves; then they are given up. By then all ranks have closed their queues, so
+   * that none takes it for a failure.
+   */
+  async #stop(): Promise<void> {
     if (this.#phase === "stop") return;
     this.#phase = "stop";
     this.#questions = 0;
     // Ranks may be at different questions.
     this.#rendezvous?.giveUp(new CancelledError("the run was stopped"));
     this.#onStop?.();
+    // A lost rank is not waited for.
+    await this.swap("stopping").catch(() => {});
+    this.#stopped();
+    setTimeout(() => this.abort(), PATIENCE).unref();
   }
 
   /** Whether this rank speaks for all: it writes the run's files. */

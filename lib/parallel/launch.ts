@@ -9,9 +9,6 @@ import { RendezvousServer } from "./rendezvous.js";
 /** After one rank failed, the others have so long to end by themselves, then so long after SIGTERM. Milliseconds. */
 const PATIENCE = 4000;
 
-/** A signal reaches rank 0 so much before the others: it saves the state, which a rank that left before must not upset. */
-const LEAD = 500;
-
 export interface LaunchOptions {
   /** Ranks. */
   readonly nproc: number;
@@ -47,13 +44,7 @@ export async function launch({ nproc, argv, folder, note, env = process.env }: L
   let stopping = false;
   const timers: NodeJS.Timeout[] = [];
   const pass = (signal: NodeJS.Signals) => {
-    const [leader, ...others] = children;
-    leader?.kill(signal);
-    timers.push(
-      setTimeout(() => {
-        for (const child of others) child.kill(signal);
-      }, LEAD),
-    );
+    all(signal);
     stopping = true;
   };
   process.on("SIGINT", pass).on("SIGTERM", pass);

@@ -259,6 +259,8 @@ export class Rendezvous {
   /** Asks all ranks to stop. */
   requestStop(): void {
     send(this.#socket, { stop: true });
+    // The answer is waited for.
+    this.#socket.ref();
   }
 
   /** Open questions are not answered any more. */

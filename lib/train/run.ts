@@ -2,7 +2,6 @@
 
 import { closeSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { binding } from "../binding.js";
 import { pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { DataLoader } from "../data/index.js";
@@ -151,14 +150,17 @@ async function writeTrace({ folder }: Session, device: Device, step: number): Pr
 /** After an abort: gives up what is queued, goes back to the last finished step and saves that. */
 async function* stop(training: Training, queue: StepQueue, cause: unknown): AsyncGenerator<RunItem, void, void> {
   const { session, device, optimizer, state, startStep, finishedBefore } = training;
+  const { job } = session;
   session.signal.removeEventListener("abort", session.abort);
   session.broken = true;
   device.cancel();
-  await settleAll(session, device);
-  if (binding.failure(device.native) !== null) throw session.job.lost ?? cause;
+  job.requestStop();
+  // An exchange that waits for a rank which has stopped is given up by the job.
+  await job.stopping;
+  await device.resume();
+  if (binding.failure(device.native) !== null) throw job.lost ?? cause;
   yield* queue.drop(startStep + binding.stepsFinished(device.native) - finishedBefore);
   optimizer.zeroGrad();
-  const { job } = session;
   // Of shares only all together are a state. (All ranks wait for one another before an update, so that they agree.)
   const steps = training.model.isSpread ? await job.swap(state.step) : [state.step];
   const other = steps.findIndex((step) => step !== steps[0]);
@@ -176,21 +178,6 @@ async function* stop(training: Training, queue: StepQueue, cause: unknown): Asyn
     { step: state.step },
     { cause },
   );
-}
-
-/** How long an exchange under way may take to end by itself before it is given up. Milliseconds. */
-const PATIENCE = 1000;
-
-/** Waits until nothing runs on the device, here and on all ranks. */
-async function settleAll({ job }: Session, device: Device): Promise<void> {
-  const settled = device.resume();
-  // Before an exchange is given up all ranks have stopped: none takes it for a failure. A lost one is not waited for.
-  await job.swap("stopping").catch(() => {});
-  const timer = new AbortController();
-  await Promise.race([settled, sleep(PATIENCE, undefined, { signal: timer.signal }).catch(() => {})]);
-  timer.abort();
-  job.abort();
-  await settled;
 }
 
 /** Frees what the run holds; whatever is still queued is given up. */

@@ -22,10 +22,16 @@ void Gate::open() {
 bool Gate::admit(uint64_t update) {
   if (update == 0) return !closed();
   std::lock_guard<std::mutex> lock(mutex_);
+  if (update == abandoned_) return false;
   if (update <= begun_) return true;
   if (closed_) return false;
   begun_ = update;
   return true;
+}
+
+void Gate::abandon(uint64_t update) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  abandoned_ = update;
 }
 
 Queue::Queue(ls_queue_kind kind, const ls_backend *backend, const ls_exec &exec, Recorder *recorder, Gate *gate,
@@ -242,9 +248,10 @@ void Queue::drain() {
       if (record && !has_stream())
         recorder_->op(task.name, kind_, task.enqueued_ns, start, now_ns(), task.bytes, task.flops);
       // An exchange that was given up with everything else is no failure.
-      if (status == LS_CANCELLED && gate_->closed())
+      if (status == LS_CANCELLED && gate_->closed()) {
         outcome = {LS_CANCELLED, "the work was cancelled"};
-      else if (status != LS_OK)
+        if (task.update != 0) gate_->abandon(task.update);
+      } else if (status != LS_OK)
         failed();
     }
     if (task.always) task.always(outcome);

@@ -50,11 +50,13 @@ class Gate {
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   // Whether a task may run that belongs to this update (0: to none). Updates begin in the order of their numbers.
   bool admit(uint64_t update);
+  // What is left of an update that has begun is dropped: a part of it was given up.
+  void abandon(uint64_t update);
 
  private:
   std::mutex mutex_;
   std::atomic<bool> closed_{false};
-  uint64_t begun_ = 0;
+  uint64_t begun_ = 0, abandoned_ = UINT64_MAX;
 };
 
 class Queue {

@@ -183,7 +183,7 @@ void Channels::check_others(const std::vector<Transfer> &sends, const std::vecto
       const Counters &from = windows_[r]->counters(rank_);
       if (list == &receives && from.filled.load() != from.emptied.load()) continue;
       pollfd ended{processes_[r], POLLIN, 0};
-      if (windows_[r]->left.load()) throw Error(LS_DEVICE_FAILURE, format("rank %d has stopped", transfer.rank));
+      if (windows_[r]->left.load()) throw Error(LS_CANCELLED, format("rank %d has stopped", transfer.rank));
       if (poll(&ended, 1, 0) == 1)
         throw Error(LS_DEVICE_FAILURE, format("rank %d has ended (its process is gone)", transfer.rank));
     }
