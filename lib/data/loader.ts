@@ -158,9 +158,7 @@ export class DataLoader implements AsyncIterable<Batch> {
     const micro: Batch[] = [];
     for (let group = share.index; micro.length < Math.ceil(groups / share.count); group += share.count)
       micro.push(
-        group < groups
-          ? collate(sequences.slice(group * microBatchSize, (group + 1) * microBatchSize))
-          : nothing(),
+        group < groups ? collate(sequences.slice(group * microBatchSize, (group + 1) * microBatchSize)) : nothing(),
       );
     const sum = (of: (sequence: Sequence) => number) => sequences.reduce((total, one) => total + of(one), 0);
     return {

@@ -271,10 +271,7 @@ export class CausalLM extends Module {
   }
 
   /** How gradients and updates reach the other ranks, and what is lent; for a training loop. */
-  get states(): Pick<
-    ModelStates,
-    "finishBackward" | "finishGradients" | "finishUpdate" | "gather" | "giveBack"
-  > {
+  get states(): Pick<ModelStates, "finishBackward" | "finishGradients" | "finishUpdate" | "gather" | "giveBack"> {
     return this.#states;
   }
 

@@ -38,7 +38,8 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
   const model = untracked(() => new CausalLM(config, { device, dtype, tier: parameterTier(options), zero }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
-    for (const { leaf, segments } of model.owned) for (const segment of segments) initialise(leaf, segment, config, seed);
+    for (const { leaf, segments } of model.owned)
+      for (const segment of segments) initialise(leaf, segment, config, seed);
     model.states.finishUpdate();
     return model;
   } catch (error) {

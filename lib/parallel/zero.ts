@@ -106,7 +106,12 @@ export class FlatParameters implements Owned {
       untracked(() => Tensor.empty(shape, { dtype, device, category: "params", tier: where }).fill(0));
     this.#whole = whole ? empty([group.size, this.#length], "device") : null;
     this.leaf = untracked(
-      () => new Parameter(this.#whole === null ? empty([this.#length], tier) : this.#rowOf(this.#whole), requiresGrad, tier),
+      () =>
+        new Parameter(
+          this.#whole === null ? empty([this.#length], tier) : this.#rowOf(this.#whole),
+          requiresGrad,
+          tier,
+        ),
     );
     this.#lent = this.#whole === null ? new Map() : this.views(this.#whole);
     for (const [parameter, view] of this.#lent) parameter.lend(view);
@@ -136,7 +141,10 @@ export class FlatParameters implements Owned {
     return untracked(
       () =>
         new Map(
-          this.#members.map(({ parameter, begin }) => [parameter, whole.viewOf(parameter.shape, parameter.strides, begin)]),
+          this.#members.map(({ parameter, begin }) => [
+            parameter,
+            whole.viewOf(parameter.shape, parameter.strides, begin),
+          ]),
         ),
     );
   }

@@ -63,12 +63,10 @@ export class ModelStates {
     if (zero === null || zero.level === 0) return;
     const whole = zero.level < 3 && params === "none";
     const nameOf = new Map(named.map(([name, parameter]) => [parameter, name]));
+    // What is frozen has no gradient to exchange.
     for (const unit of units)
-      // What is frozen has no gradient to exchange.
       for (const trained of [true, false]) {
-        const own = unit.filter(
-          (parameter) => parameter.requiresGrad === trained && !this.#flats.has(parameter),
-        );
+        const own = unit.filter((parameter) => parameter.requiresGrad === trained && !this.#flats.has(parameter));
         if (own.length === 0) continue;
         const flat = new FlatParameters(
           own.map((parameter) => [nameOf.get(parameter) as string, parameter]),
@@ -134,8 +132,7 @@ export class ModelStates {
         for (const [parameter, flat] of this.#flats)
           this.#hooks.push(parameter.registerHook(() => this.#arrive(parameter, flat)));
     } else if (wanted.gradients === "host")
-      for (const [, parameter] of this.#named)
-        this.#hooks.push(parameter.registerHook((leaf) => this.#send(leaf)));
+      for (const [, parameter] of this.#named) this.#hooks.push(parameter.registerHook((leaf) => this.#send(leaf)));
   }
 
   /**

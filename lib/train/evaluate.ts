@@ -29,7 +29,11 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
   let tokens = 0;
   let validTokens = 0;
   try {
-    for (let round = await nextRound(loader, mesh.sizes.data); round.length > 0; round = await nextRound(loader, mesh.sizes.data)) {
+    for (
+      let round = await nextRound(loader, mesh.sizes.data);
+      round.length > 0;
+      round = await nextRound(loader, mesh.sizes.data)
+    ) {
       session.checkAborted();
       for (const batch of round) {
         tokens += batch.tokens;

@@ -107,7 +107,9 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const { mesh } = job;
   const unserved = unservedHeads(mesh.sizes.sequence, architecture.numHeads, architecture.numKeyValueHeads);
   if (unserved !== undefined)
-    throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, { ranks: mesh.sizes.sequence });
+    throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, {
+      ranks: mesh.sizes.sequence,
+    });
   const zeroLevel = config.parallel.zero === "auto" ? 3 : config.parallel.zero;
   const zero = mesh.world === null ? null : { group: mesh.world, level: zeroLevel };
   const limits = limitsOn(config, device, job.localWorld);

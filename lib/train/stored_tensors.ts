@@ -167,7 +167,10 @@ async function openStored(folder: string): Promise<Map<string, Stored[]>> {
   }
   for (const name of shares.sort()) {
     const source = await SafetensorsFile.open(join(folder, name));
-    const stretches = JSON.parse(source.metadata[STRETCHES] ?? "{}") as Record<string, Pick<Segment, "begin" | "shape">>;
+    const stretches = JSON.parse(source.metadata[STRETCHES] ?? "{}") as Record<
+      string,
+      Pick<Segment, "begin" | "shape">
+    >;
     for (const [key, { dtype, elements, shape }] of source.entries) {
       const { begin = 0, shape: of = shape } = stretches[key] ?? {};
       if (key !== STEP || !stored.has(STEP)) add(key, { source, name: key, dtype, shape: of, begin, count: elements });

@@ -1,0 +1,305 @@
+// Some training steps of a world of ranks, all of them devices of this one process, against the same steps of one rank.
+import { parseConfigObject } from "../../lib/config/index.js";
+import type { Batch } from "../../lib/data/batch.js";
+import { nothing } from "../../lib/data/loader.js";
+import { type CausalLM, Device, initModel } from "../../lib/index.js";
+import { Communicator } from "../../lib/parallel/communicator.js";
+import { Mesh } from "../../lib/parallel/mesh.js";
+import type { Owned, ZeroLevel } from "../../lib/parallel/zero.js";
+import type { MemoryPlan } from "../../lib/train/memory_plan.js";
+import { enqueueStep, makeOptimizer } from "../../lib/train/step.js";
+import { errorOf, relativeDifference } from "../sequence/settings.js";
+import type { RowOf, Rule } from "../sequence/covering.js";
+
+/** data x ulysses; a new value of a setting is one more entry here. */
+export const factors = {
+  world: ["1x2", "1x4", "1x8", "2x1", "2x2", "2x4"],
+  zero: [0, 1, 2, 3],
+  heads: ["8/8", "8/2", "8/1", "8/4 in a window"],
+  tiles: [false, true],
+  headChunks: [1, 2],
+  checkpointEvery: [0, 1, 2],
+  keepAttention: [false, true],
+  offload: ["none", "host"],
+  optimizer: ["none", "host"],
+  params: ["none", "host"],
+  gradients: ["none", "host"],
+  microBatches: [1, 3],
+  tied: [false, true],
+  packed: [false, true],
+} as const;
+
+export type Row = RowOf<typeof factors>;
+
+export const admissible: Rule<typeof factors> = ({ checkpointEvery, keepAttention, offload, params }) =>
+  !(checkpointEvery === 0 && (keepAttention === true || offload === "host" || params === "host"));
+
+export const describe = (row: Row): string =>
+  Object.entries(row)
+    .map(([key, value]) => `${key} ${value}`)
+    .join(", ");
+
+const STEPS = 5;
+const HIDDEN = 16;
+const VOCABULARY = 29;
+const LENGTHS = [23, 16, 5];
+
+function fieldsOf({ heads, tied }: Pick<Row, "heads" | "tied">) {
+  const [N, K] = (heads.split(" ")[0] as string).split("/").map(Number);
+  return {
+    model_type: heads.includes("window") ? "mistral" : "llama",
+    ...(heads.includes("window") && { sliding_window: 6 }),
+    vocab_size: VOCABULARY,
+    hidden_size: HIDDEN,
+    head_dim: 6,
+    intermediate_size: 20,
+    num_hidden_layers: 3,
+    num_attention_heads: N,
+    num_key_value_heads: K,
+    max_position_embeddings: 4096,
+    initializer_range: 0.2,
+    tie_word_embeddings: tied,
+  };
+}
+
+/** Another batch in every step; the same for every world. */
+function batchOf(step: number, micro: number, packed: boolean): Batch {
+  const tokens = LENGTHS[micro] as number;
+  const inputIds = Int32Array.from(
+    { length: tokens },
+    (_, i) => (Math.imul(i + 31 * step + 7 * micro + 1, 0x9e3779b1) >>> 8) % VOCABULARY,
+  );
+  // A document of one token has no target; the last micro-batch of the second step has no label at all.
+  const ends = packed ? [0, Math.floor(tokens / 3), Math.floor(tokens / 3) + 1, tokens] : [0, tokens];
+  const targets = new Int32Array(tokens).fill(-100);
+  const positions = new BigInt64Array(tokens);
+  for (let d = 0; d + 1 < ends.length; d++)
+    for (let i = ends[d] as number; i < (ends[d + 1] as number); i++) {
+      positions[i] = BigInt(i - (ends[d] as number));
+      if (i + 1 < (ends[d + 1] as number) && i % 5 !== 3 && !(step === 1 && micro === 2))
+        targets[i] = inputIds[i + 1] as number;
+    }
+  return {
+    inputIds,
+    targets,
+    positions,
+    cuSeqlens: BigInt64Array.from(ends, BigInt),
+    tokens,
+    validTokens: targets.filter((target) => target !== -100).length,
+    sequences: 1,
+  };
+}
+
+const { train } = parseConfigObject({
+  model: { init: {} },
+  data: { train: ["none"], sequenceLength: 64 },
+  train: { steps: STEPS, learningRate: 3e-4, weightDecay: 0.1, clipGradNorm: 1 },
+  output: { dir: "none" },
+});
+
+interface Outcome {
+  losses: number[];
+  norms: number[];
+  /** First moments after the first step, which are its gradients but for a factor. */
+  moments: Map<string, Float32Array>;
+  params: Map<string, Float32Array>;
+}
+
+/** Communicators of one group, by rank. */
+async function connect(size: number): Promise<Communicator[]> {
+  const given: string[] = [];
+  let all: (addresses: string[]) => void = () => {};
+  const together = new Promise<string[]>((resolve) => {
+    all = resolve;
+  });
+  return Promise.all(
+    Array.from({ length: size }, (_, rank) =>
+      Communicator.open("shm", rank, size, (own) => {
+        given[rank] = own;
+        if (given.filter((one) => one !== undefined).length === size) all(given);
+        return together;
+      }),
+    ),
+  );
+}
+
+/** The meshes of all ranks of a world. */
+async function meshesOf(world: string): Promise<Mesh[]> {
+  const [data, sequence] = world.split("x").map(Number) as [number, number];
+  const worlds = await connect(data * sequence);
+  const groups = await Promise.all(Array.from({ length: data }, () => connect(sequence)));
+  return Promise.all(
+    worlds.map((own, rank) =>
+      Mesh.open(
+        { data, sequence },
+        own,
+        async () => groups[Math.floor(rank / sequence)]?.[rank % sequence] as Communicator,
+      ),
+    ),
+  );
+}
+
+/** Runs rows and holds them against one rank. */
+export class Worlds {
+  readonly #meshes = new Map<string, Mesh[]>();
+  readonly #devices: Device[] = [];
+  readonly #alone = new Map<string, Outcome>();
+
+  async #meshesOf(world: string): Promise<Mesh[]> {
+    const found = this.#meshes.get(world) ?? (await meshesOf(world));
+    this.#meshes.set(world, found);
+    return found;
+  }
+
+  /** What is not right with a row; empty: nothing. */
+  async check(row: Row): Promise<string[]> {
+    const { heads, tied, packed, microBatches } = row;
+    const key = JSON.stringify({ heads, tied, packed, microBatches });
+    let alone = this.#alone.get(key);
+    if (alone === undefined) {
+      const plain = {
+        ...row,
+        zero: 0,
+        tiles: false,
+        headChunks: 1,
+        checkpointEvery: 0,
+        keepAttention: false,
+        offload: "none",
+        optimizer: "none",
+        params: "none",
+        gradients: "none",
+      } as const;
+      alone = await this.#run(plain, [Mesh.alone]);
+      this.#alone.set(key, alone);
+    }
+    const several = await this.#run(row, await this.#meshesOf(row.world));
+    return differences(several, alone);
+  }
+
+  async #run(row: Row, meshes: readonly Mesh[]): Promise<Outcome> {
+    while (this.#devices.length < meshes.length) this.#devices.push(new Device("cpu", { threads: 1 }));
+    const { optimizer, params, gradients } = row;
+    const plan: MemoryPlan = {
+      tileMlp: row.tiles ? 3 : 0,
+      tileLoss: row.tiles ? 2 : 0,
+      checkpointEvery: row.checkpointEvery,
+      keepAttention: row.keepAttention,
+      offload: row.offload,
+      deviceBytes: 0,
+      format: "native",
+      directory: null,
+      prefetch: true,
+      headChunks: row.headChunks,
+      states: { optimizer, params, gradients },
+    };
+    const ranks = meshes.map((mesh, rank) => {
+      const device = this.#devices[rank] as Device;
+      const zero = mesh.world === null ? null : { group: mesh.world, level: row.zero as ZeroLevel };
+      const model = initModel(fieldsOf(row), { device, dtype: "float32", seed: 1, memory: plan, zero });
+      const { owned } = model;
+      const optimizer = makeOptimizer(owned, train, plan);
+      optimizer.prepare();
+      return { device, mesh, model, owned, optimizer, live: device.memory().live };
+    });
+    const outcome: Outcome = { losses: [], norms: [], moments: new Map(), params: new Map() };
+    const all = ranks.map(({ model }) => shapesOf(model));
+    try {
+      const reads: Promise<unknown>[] = [];
+      for (let step = 0; step < STEPS; step++) {
+        const micro = Array.from({ length: row.microBatches }, (_, i) => batchOf(step, i, row.packed));
+        const validTokens = micro.reduce((sum, batch) => sum + batch.validTokens, 0);
+        for (const [rank, { mesh, model, owned, optimizer }] of ranks.entries()) {
+          const { data } = mesh.sizes;
+          const rounds = Math.ceil(micro.length / data);
+          const own = Array.from({ length: rounds }, (_, i) => micro[i * data + mesh.dataIndex] ?? nothing());
+          const made = enqueueStep({
+            model,
+            optimizer,
+            owned,
+            mesh,
+            micro: own,
+            validTokens,
+            clipGradNorm: train.clipGradNorm,
+            learningRate: train.learningRate,
+          });
+          reads.push(
+            made.loss.item().then((loss) => note(outcome.losses, step, loss, `loss, rank ${rank}`)),
+            made.norm.item().then((norm) => note(outcome.norms, step, norm, `gradient norm, rank ${rank}`)),
+          );
+          for (const scalar of [made.loss, made.norm, made.finite]) scalar.keep();
+          if (step > 0) continue;
+          for (const one of owned)
+            reads.push(collect(outcome.moments, one, optimizer.stateOf(one.leaf).m as Owned["leaf"], all[rank]));
+        }
+      }
+      for (const [rank, { owned }] of ranks.entries())
+        for (const one of owned) reads.push(collect(outcome.params, one, one.leaf, all[rank]));
+      await Promise.all(reads);
+      for (const [rank, { device, live }] of ranks.entries())
+        if (device.memory().live !== live)
+          throw new Error(`rank ${rank}: ${device.memory().live} live bytes after the steps, ${live} before`);
+    } finally {
+      for (const { model, optimizer } of ranks) {
+        optimizer.zeroGrad();
+        optimizer.dispose();
+        model.dispose();
+      }
+    }
+    return outcome;
+  }
+
+  dispose(): void {
+    for (const meshes of this.#meshes.values()) for (const mesh of meshes) mesh.close();
+  }
+}
+
+/** All ranks tell the same number. */
+function note(list: number[], step: number, value: number, what: string): void {
+  if (list[step] !== undefined && list[step] !== value)
+    throw new Error(`${what}, step ${step + 1}: ${value}, another rank has ${list[step]}`);
+  list[step] = value;
+}
+
+const shapesOf = (model: CausalLM): Map<string, number> =>
+  new Map([...model.namedParameters()].map(([name, { size }]) => [name, size]));
+
+/** Puts what a rank holds into the whole tensors. */
+async function collect(
+  into: Map<string, Float32Array>,
+  { segments }: Owned,
+  tensor: Owned["leaf"],
+  sizes: Map<string, number> | undefined,
+): Promise<void> {
+  const data = (await tensor.data()) as Float32Array;
+  for (const { name, begin, count, offset } of segments) {
+    const whole = into.get(name) ?? new Float32Array(sizes?.get(name) as number).fill(Number.NaN);
+    into.set(name, whole);
+    whole.set(data.subarray(offset, offset + count), begin);
+  }
+}
+
+function differences(other: Outcome, plain: Outcome): string[] {
+  const wrong: string[] = [];
+  const expect = (good: boolean, message: string) => {
+    if (!good) wrong.push(message);
+  };
+  for (let step = 0; step < STEPS; step++)
+    for (const [what, a, b] of [
+      ["loss", other.losses[step], plain.losses[step]],
+      ["gradient norm", other.norms[step], plain.norms[step]],
+    ] as const)
+      expect(
+        Math.abs((a as number) - (b as number)) <= 1e-5 * Math.abs(b as number),
+        `${what} of step ${step + 1}: ${a}, alone ${b}`,
+      );
+  expect([...other.params.keys()].sort().join() === [...plain.params.keys()].sort().join(), "other parameters");
+  for (const [name, values] of plain.moments) {
+    const error = errorOf(other.moments.get(name) ?? [], values);
+    expect(error <= 3e-5, `gradient of ${name} is off by ${error}`);
+  }
+  for (const [name, values] of plain.params) {
+    const difference = relativeDifference(other.params.get(name) ?? [], values);
+    expect(difference <= 1e-5, `${name} differs by ${difference} after ${STEPS} steps`);
+  }
+  return wrong;
+}
