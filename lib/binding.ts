@@ -87,6 +87,7 @@ export interface NativeOps {
     qOffset: number,
     kOffset: number,
   ): void;
+  attentionMerge(o: NativeTensor, lse: NativeTensor, part: NativeTensor, partLse: NativeTensor): void;
   attentionBackward(
     q: NativeTensor,
     k: NativeTensor,
@@ -152,6 +153,7 @@ export interface NativeOps {
   reduceScatter(x: NativeTensor, y: NativeTensor, comm: number, kind: number, queue?: number): void;
   allReduce(x: NativeTensor, comm: number, kind: number, queue?: number): void;
   broadcast(x: NativeTensor, comm: number, root: number, queue?: number): void;
+  sendReceive(x: NativeTensor, y: NativeTensor, comm: number, to: number, from: number, queue?: number): void;
   random(y: NativeTensor, a: number, b: number, seed: number, offset: number, normal: Flag): void;
 }
 

@@ -10,7 +10,7 @@ export interface Availability {
 }
 
 /** One line a key whose feature is not complete; a feature that is built changes or removes its line. */
-export const availability: readonly Availability[] = [{ key: "parallel.ring", values: ["auto", 1] }];
+export const availability: readonly Availability[] = [];
 
 /** Reads a value of a configuration by its camelCase path. */
 export function valueAt(config: Config, path: readonly string[]): unknown {

@@ -1,7 +1,7 @@
 // What models take: token ids, labels, positions and document bounds as JavaScript has them, checked on the host.
 
 import { ArgumentError } from "../errors.js";
-import type { Communicator } from "../parallel/communicator.js";
+import type { SequenceGroup } from "../parallel/mesh.js";
 
 /** The label that counts for nothing. */
 const IGNORE = -100;
@@ -19,7 +19,7 @@ export interface ModelInput {
   readonly cuSeqlens?: Integers | undefined;
   /** The ranks that hold the sequence; inputIds (and targets) are then this one's part, all parts of one length, and
    * positions and cuSeqlens those of the whole. */
-  readonly group?: Communicator | undefined;
+  readonly group?: SequenceGroup | undefined;
 }
 
 /** A loader's batch (targets shifted already), or ids with labels aligned to them as in Hugging Face. */
@@ -113,7 +113,7 @@ export interface PreparedInput {
   positions: BigInt64Array;
   /** [documents + 1] */
   cuSeqlens: BigInt64Array;
-  group: Communicator | null;
+  group: SequenceGroup | null;
 }
 
 const idCheck = (vocabSize: number): Range => ({
@@ -134,8 +134,9 @@ export function prepareInput(input: ModelInput, vocabSize: number): PreparedInpu
   const cuSeqlens = documentBounds(input, tokens, lengths);
   if (input.positions !== undefined) {
     const positions = toInt64("positions", input.positions);
-    if (positions.length !== tokens)
-      throw new ArgumentError(`positions has ${positions.length} entries for ${tokens} tokens`);
+    const seen = ids.length * (group?.ulysses?.size ?? 1);
+    if (positions.length !== seen)
+      throw new ArgumentError(`positions has ${positions.length} entries for ${seen} tokens`);
     return { ids, positions, cuSeqlens, group };
   }
   const positions = new BigInt64Array(ids.length);

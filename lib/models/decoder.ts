@@ -14,6 +14,7 @@ import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
 import { CheckpointStore } from "../sequence/offload.js";
 import type { Owned, ZeroOptions } from "../parallel/zero.js";
+import { RingLayout } from "../sequence/ring.js";
 import { ModelStates, type StateOptions, type Unit } from "../sequence/states.js";
 import { tensor } from "../tensor/create.js";
 import { type Device, device as openDevice } from "../tensor/device.js";
@@ -318,10 +319,13 @@ export class CausalLM extends Module {
     return scope(() => {
       const { ids, positions, cuSeqlens, group } = prepareInput(input, this.config.vocabSize);
       const device = this.device;
+      const ring = group?.ring ?? null;
       const layout: TokenLayout = {
-        group,
+        group: group?.ulysses ?? null,
+        ring: ring && new RingLayout(ring, positions.length / 2, cuSeqlens),
         positions: tensor(positions, { device }),
-        inverseFrequencies: this.#inverseFrequencies ?? this.#frequenciesOf(positions),
+        inverseFrequencies:
+          this.#inverseFrequencies ?? this.#frequenciesOf(positions, ring !== null ? cuSeqlens : null),
         attentionFactor: this.#attentionFactor,
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
       };
@@ -337,9 +341,15 @@ export class CausalLM extends Module {
   }
 
   /** [D/2] of a batch by its largest position alone, so that they hang on no other batch and on no packing. */
-  #frequenciesOf(positions: BigInt64Array): Tensor {
+  #frequenciesOf(positions: BigInt64Array, bounds: BigInt64Array | null): Tensor {
     let last = 0n;
-    for (const position of positions) if (position > last) last = position;
+    // Of a ring each rank sees a part of the positions; the longest document has the last one.
+    if (bounds === null) for (const position of positions) last = position > last ? position : last;
+    else
+      for (let d = 1; d < bounds.length; d++) {
+        const end = (bounds[d] as bigint) - (bounds[d - 1] as bigint) - 1n;
+        last = end > last ? end : last;
+      }
     const { rope, headDim } = this.config;
     return tensor(rotaryEmbedding(rope, headDim, Number(last) + 1).inverseFrequencies, { device: this.device });
   }

@@ -3,6 +3,7 @@
 
 import type { Communicator } from "../parallel/communicator.js";
 import { attentionChunks } from "../sequence/attention_chunks.js";
+import type { RingLayout } from "../sequence/ring.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { Linear } from "./linear.js";
 import { Module, type ModuleOptions } from "./module.js";
@@ -27,8 +28,10 @@ export interface AttentionSizes {
 
 /** What the layers of one forward pass share. */
 export interface TokenLayout {
-  /** The ranks that hold the sequence of T tokens, one part each; null: this one holds all of it. */
+  /** Ranks that exchange tokens for heads before attention, which then has T tokens; null: this one has all heads. */
   readonly group: Communicator | null;
+  /** Ranks between which keys and values go round, and who needs whose; null: attention has all tokens. */
+  readonly ring: RingLayout | null;
   /** [T] int64 */
   readonly positions: Tensor;
   /** [D/2] float32 */

@@ -1,13 +1,31 @@
-// How the ranks of a job share its work: world = data x sequence. Ranks that hold one sequence are neighbours.
+// How the ranks of a job share its work: world = data x ring x ulysses. Ranks that hold one sequence are neighbours, and
+// among them those that exchange tokens for heads.
 
 import { Communicator } from "./communicator.js";
 
 export interface MeshSizes {
   /** Ranks, or groups of them, that each take other sequences. */
   readonly data: number;
-  /** P: ranks that share each sequence. */
-  readonly sequence: number;
+  /** Of the ranks that share a sequence: groups between which keys and values go round. */
+  readonly ring: number;
+  /** Ranks of such a group, which exchange tokens for heads. */
+  readonly ulysses: number;
 }
+
+/** The ranks that hold one sequence, P = ring x ulysses. */
+export interface SequenceGroup {
+  /** Of this process among them. */
+  readonly rank: number;
+  readonly size: number;
+  readonly all: Communicator;
+  /** Of one ring position; null where this rank is alone there. */
+  readonly ulysses: Communicator | null;
+  /** Of one place in those groups; null where each of them has all tokens. */
+  readonly ring: Communicator | null;
+}
+
+/** Opens a communicator of these ranks of the world, this one among them. */
+type Open = (members: readonly number[]) => Promise<Communicator> | Communicator;
 
 /** The groups that one rank belongs to; null where it is alone in one. */
 export class Mesh {
@@ -17,45 +35,80 @@ export class Mesh {
     readonly rank: number,
     /** All ranks: they hold different tokens. */
     readonly world: Communicator | null,
-    /** Those that hold the same sequences. */
-    readonly sequence: Communicator | null,
+    readonly sequence: SequenceGroup | null,
   ) {}
 
   /** Of a process that is alone. */
-  static readonly alone = new Mesh({ data: 1, sequence: 1 }, 0, null, null);
+  static readonly alone = new Mesh({ data: 1, ring: 1, ulysses: 1 }, 0, null, null);
 
-  /** Opens the groups that are not the world's. open: a communicator of these ranks of the world. */
-  static async open(
-    sizes: MeshSizes,
-    world: Communicator,
-    open: (members: readonly number[]) => Promise<Communicator>,
-  ): Promise<Mesh> {
-    const { rank } = world;
-    const first = rank - (rank % sizes.sequence);
-    const members = Array.from({ length: sizes.sequence }, (_, i) => first + i);
-    const sequence = sizes.data === 1 ? world : sizes.sequence === 1 ? null : await open(members);
-    return new Mesh(sizes, rank, world, sequence);
-  }
-
-  /** Rank 0 of a job that is not there. */
-  static ofMeta(sizes: MeshSizes): Mesh {
-    const { data, sequence } = sizes;
-    if (data * sequence === 1) return Mesh.alone;
-    const world = Communicator.ofMeta(0, data * sequence);
-    return new Mesh(sizes, 0, world, data === 1 ? world : sequence === 1 ? null : Communicator.ofMeta(0, sequence));
+  /** P: ranks that share each sequence. */
+  get sequenceSize(): number {
+    return this.sizes.ring * this.sizes.ulysses;
   }
 
   /** Which sequences of a step are this rank's. */
   get dataIndex(): number {
-    return Math.floor(this.rank / this.sizes.sequence);
+    return Math.floor(this.rank / this.sequenceSize);
+  }
+
+  /** The ranks of each group that a rank belongs to. */
+  static members({ ring, ulysses }: MeshSizes, rank: number): Record<"sequence" | "ring" | "ulysses", number[]> {
+    const size = ring * ulysses;
+    const first = rank - (rank % size);
+    const row = rank - (rank % ulysses);
+    const list = (count: number, from: number, step: number) =>
+      Array.from({ length: count }, (_, i) => from + i * step);
+    return {
+      sequence: list(size, first, 1),
+      ulysses: list(ulysses, row, 1),
+      ring: list(ring, first + (rank % ulysses), ulysses),
+    };
+  }
+
+  /** Opens the groups that are not the world's. */
+  static async open(sizes: MeshSizes, world: Communicator, open: Open): Promise<Mesh> {
+    const { data, ring, ulysses } = sizes;
+    const { rank } = world;
+    const size = ring * ulysses;
+    if (size === 1) return new Mesh(sizes, rank, world, null);
+    const members = Mesh.members(sizes, rank);
+    const all = data === 1 ? world : await open(members.sequence);
+    const groups = {
+      ulysses: ulysses === 1 ? null : ring === 1 ? all : await open(members.ulysses),
+      ring: ring === 1 ? null : ulysses === 1 ? all : await open(members.ring),
+    };
+    return new Mesh(sizes, rank, world, { rank: rank % size, size, all, ...groups });
+  }
+
+  /** Rank 0 of a job that is not there. */
+  static ofMeta(sizes: MeshSizes): Mesh {
+    const { data, ring, ulysses } = sizes;
+    const size = ring * ulysses;
+    if (data * size === 1) return Mesh.alone;
+    const of = (ranks: number) => Communicator.ofMeta(0, ranks);
+    const world = of(data * size);
+    if (size === 1) return new Mesh(sizes, 0, world, null);
+    const all = data === 1 ? world : of(size);
+    return new Mesh(sizes, 0, world, {
+      rank: 0,
+      size,
+      all,
+      ulysses: ulysses === 1 ? null : ring === 1 ? all : of(ulysses),
+      ring: ring === 1 ? null : ulysses === 1 ? all : of(ring),
+    });
+  }
+
+  get #groups(): Set<Communicator> {
+    const { all, ulysses, ring } = this.sequence ?? { all: null, ulysses: null, ring: null };
+    return new Set([this.world, all, ulysses, ring].filter((group) => group !== null));
   }
 
   /** What is exchanged is given up: it ends as cancelled here, and fails on the other ranks. */
   abort(): void {
-    for (const group of new Set([this.world, this.sequence])) group?.abort();
+    for (const group of this.#groups) group.abort();
   }
 
   close(): void {
-    for (const group of new Set([this.world, this.sequence])) group?.close();
+    for (const group of this.#groups) group.close();
   }
 }

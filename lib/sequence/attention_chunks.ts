@@ -9,6 +9,7 @@ import type { Communicator } from "../parallel/communicator.js";
 import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
 import { eachTile } from "./each_tile.js";
+import { Ring, type RingLayout } from "./ring.js";
 import { Ulysses } from "./ulysses.js";
 
 /** The parameters; N query heads, K key/value heads of size D. */
@@ -48,8 +49,10 @@ export interface AttentionChunksOptions {
   readonly headEps: number;
   /** Token i sees j iff 0 <= i - j < window; 0: all before it. */
   readonly window: number;
-  /** The ranks that hold the sequence, S of its T tokens each; absent: this one holds all. */
+  /** Ranks that exchange tokens for heads; absent: this one has all heads. */
   readonly group?: Communicator | null;
+  /** Ranks between which keys and values go round; absent: each has those of all tokens. T is then what this one has. */
+  readonly ring?: RingLayout | null;
   /** [T] int64 */
   readonly positions: Tensor;
   /** [D/2] float32 */
@@ -159,6 +162,7 @@ function disposePanel(panel: Panel): void {
 class Half {
   readonly chunks: readonly Chunk[];
   readonly ulysses: Ulysses;
+  readonly #ring: Ring | null;
   readonly #x: Tensor;
   readonly #w: AttentionWeights;
   readonly #options: AttentionChunksOptions;
@@ -168,6 +172,9 @@ class Half {
     this.#w = weights;
     this.#options = options;
     this.ulysses = new Ulysses(options.group ?? null, options.heads, options.kvHeads);
+    const { headDim, window, ring = null } = options;
+    // A view of cuSeqlens is made in each step.
+    this.#ring = ring === null ? null : new Ring({ layout: ring, headDim, window, cuSeqlens: options.cuSeqlens });
     const { heads, kvHeads } = this.ulysses;
     this.chunks = headChunks(heads, kvHeads, nearestDivisor(heads, options.chunks));
   }
@@ -182,7 +189,12 @@ class Half {
     return Tensor.empty([this.ulysses.size * (this.#x.shape[0] as number), columns], { device: this.#x.device, dtype });
   }
 
-  /** [heads of a rank, T] */
+  /** Numbers for each head and token lie in so many parts of the tokens. */
+  get stretches(): number {
+    return this.#ring === null ? 1 : 2;
+  }
+
+  /** [heads of a rank, T]; of a ring [2, heads, T / 2] */
   emptyLse(): Tensor {
     const { heads, size } = this.ulysses;
     return Tensor.empty([heads, size * (this.#x.shape[0] as number)], { device: this.#x.device, dtype: "float32" });
@@ -289,6 +301,11 @@ class Half {
   /** o: the chunk's columns. */
   attend(run: Run, chunk: Chunk, q: Tensor, panel: Panel, o: Tensor, lse: Tensor): void {
     const { headDim: D, cuSeqlens, window } = this.#options;
+    if (this.#ring !== null) {
+      const columns = { head: run.head - chunk.head, heads: run.heads };
+      this.#ring.attend(q, panel.k.turned, panel.v, o, lse, columns, run.head);
+      return;
+    }
     scope(() => {
       binding.ops.attention(
         headsOf(q, run.head - chunk.head, run.heads, D).native(),
@@ -314,6 +331,15 @@ class Half {
     into: PanelGradients & { dq: Tensor; accumulate: boolean },
   ): void {
     const { headDim: D, cuSeqlens, window } = this.#options;
+    if (this.#ring !== null) {
+      const { q, panel, lse, delta, dout } = given;
+      this.#ring.attendBack(
+        { q, k: panel.k.turned, v: panel.v, lse, lseHead: run.head, delta: delta as Tensor, dout },
+        into,
+        { head: run.head - chunk.head, heads: run.heads },
+      );
+      return;
+    }
     scope(() => {
       binding.ops.attentionBackward(
         headsOf(given.q, run.head - chunk.head, run.heads, D).native(),
@@ -460,7 +486,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
           matmulInto(dy, columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D), rows),
         ),
       );
-      const { o: ofChunk, delta } = ulysses.outputs(o, forDout, chunk.head, chunk.heads, D);
+      const { o: ofChunk, delta } = ulysses.outputs(o, forDout, chunk, D, half.stretches);
       const dout = ulysses.toHeads(forDout);
       const dqPart = ulysses.share(dq, chunk.head * D, chunk.heads * D);
       for (const run of chunk.runs) {

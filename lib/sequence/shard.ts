@@ -2,47 +2,67 @@
 
 import type { Batch } from "../data/batch.js";
 import { IGNORE_INDEX } from "../data/batch.js";
-import type { Communicator } from "../parallel/communicator.js";
+import type { SequenceGroup } from "../parallel/mesh.js";
+import { stretchOf } from "./ring.js";
 
-/** A batch of which this rank has S = T / P tokens, those from rank * S on. */
+/**
+ * A batch of which this rank has S tokens. positions: those of the tokens that its attention has after an exchange for
+ * heads; cuSeqlens: those of the whole sequence.
+ */
 export interface ShardedBatch extends Batch {
-  /** The ranks that hold the sequence. positions and cuSeqlens are those of all T tokens. */
-  group: Communicator;
+  group: SequenceGroup;
 }
 
-/** Where a rank's part begins and how long it is; all parts are of one length, the last tokens may be padding. */
-export function partOf(tokens: number, { rank, size }: Pick<Communicator, "rank" | "size">) {
+/** Tokens of each rank: as many for all, and of a ring an even number for each group that exchanges heads. */
+export function partLength(tokens: number, { size, ring }: Pick<SequenceGroup, "size" | "ring">): number {
   const length = Math.ceil(tokens / size);
-  return { start: rank * length, length, total: length * size };
+  const ulysses = size / (ring?.size ?? 1);
+  return ring !== null && (length * ulysses) % 2 !== 0 ? length + 1 : length;
 }
 
 /**
  * This rank's part of a batch. Where the tokens do not divide, documents of one padding token each (id 0, no label) are
  * laid behind them, which nothing attends and which add nothing to a loss or a gradient.
  */
-export function shardBatch(batch: Batch, group: Communicator | null): Batch | ShardedBatch {
+export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | ShardedBatch {
   if (group === null) return batch;
-  const { start, length, total } = partOf(batch.tokens, group);
-  const part = (from: Int32Array, fill: number): Int32Array => {
-    const out = new Int32Array(length).fill(fill);
-    out.set(from.subarray(start, Math.min(start + length, from.length)));
+  const { rank, size, ring } = group;
+  const length = partLength(batch.tokens, group);
+  const [rings, ulysses] = [ring?.size ?? 1, size / (ring?.size ?? 1)];
+  /** Stretches of the sequence that this rank and those of its heads hold, and where this rank's part of them begins. */
+  const stretch = (length * ulysses) / (rings > 1 ? 2 : 1);
+  const starts = rings > 1 ? [0, 1].map((half) => stretchOf(Math.floor(rank / ulysses), half, rings) * stretch) : [0];
+  const own = (rank % ulysses) * length;
+  // Tokens from .. to - 1 of the stretches, one behind the other.
+  const take = <Values extends Int32Array | BigInt64Array>(source: Values, out: Values, from: number): Values => {
+    for (let at = 0; at < out.length; ) {
+      const [which, within] = [Math.floor((from + at) / stretch), (from + at) % stretch];
+      const count = Math.min(out.length - at, stretch - within);
+      const begin = (starts[which] as number) + within;
+      if (begin < source.length) out.set(source.subarray(begin, Math.min(begin + count, source.length)) as never, at);
+      at += count;
+    }
     return out;
   };
-  const targets = part(batch.targets, IGNORE_INDEX);
-  const padding = total - batch.tokens;
-  const positions = new BigInt64Array(total);
-  positions.set(batch.positions);
+  const targets = take(batch.targets, new Int32Array(length).fill(IGNORE_INDEX), own);
+  const padding = length * size - batch.tokens;
   const cuSeqlens = new BigInt64Array(batch.cuSeqlens.length + padding);
   cuSeqlens.set(batch.cuSeqlens);
   for (let i = 0; i < padding; i++) cuSeqlens[batch.cuSeqlens.length + i] = BigInt(batch.tokens + i + 1);
   return {
     ...batch,
-    inputIds: part(batch.inputIds, 0),
+    inputIds: take(batch.inputIds, new Int32Array(length), own),
     targets,
-    positions,
+    positions: take(batch.positions, new BigInt64Array(length * ulysses), 0),
     cuSeqlens,
     tokens: length,
     validTokens: targets.reduce((count, target) => count + (target === IGNORE_INDEX ? 0 : 1), 0),
     group,
   };
+}
+
+/** How many groups of a ring the ranks of a sequence form, where nobody says: the fewest that the heads allow. */
+export function fewestRings(ranks: number, served: (ulysses: number) => boolean): number | undefined {
+  for (let ring = 1; ring <= ranks; ring++) if (ranks % ring === 0 && served(ranks / ring)) return ring;
+  return undefined;
 }

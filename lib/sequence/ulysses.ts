@@ -103,13 +103,20 @@ export class Ulysses {
   }
 
   /**
-   * What the backward of `count` own heads from `head` on needs of attention's output. Alone: the output's columns.
-   * Otherwise delta = rowsum(dout o) [count, T], made where the tokens are: it travels instead of the output. dout: for
-   * each owner the gradient of its heads' output [P S, count D].
+   * What the backward of `heads` own heads from `head` on needs of attention's output. Alone: the output's columns.
+   * Otherwise delta = rowsum(dout o) [heads, T], made where the tokens are: it travels instead of the output. Of several
+   * stretches of the tokens it is [stretches, heads, T / stretches]. dout: for each owner the gradient of its heads'
+   * output [P S, heads D].
    */
-  outputs(o: Tensor, dout: Tensor, head: number, count: number, headDim: number): { o: Tensor; delta: Tensor | null } {
-    const group = this.#group;
-    if (group === null) return { o: columnsOf(o, head * headDim, count * headDim), delta: null };
+  outputs(
+    o: Tensor,
+    dout: Tensor,
+    { head, heads: count }: { head: number; heads: number },
+    headDim: number,
+    stretches: number,
+  ): { o: Tensor; delta: Tensor | null } {
+    if (this.#group === null && stretches === 1)
+      return { o: columnsOf(o, head * headDim, count * headDim), delta: null };
     const delta = scope(() => {
       const { device } = o;
       const [rows, width] = [o.shape[0] as number, count * headDim];
@@ -124,9 +131,10 @@ export class Ulysses {
         binding.ops.sum(by.native(), into.native(), 1, false);
       }
       const received = this.toHeads(sums);
-      const delta = Tensor.empty([count, this.size * rows], { device, dtype: "float32" });
-      copyInto(received.viewOf([count, this.size * rows], [1, count], 0), delta);
-      return delta;
+      const length = (this.size * rows) / stretches;
+      const delta = Tensor.empty([stretches, count, length], { device, dtype: "float32" });
+      copyInto(received.viewOf([stretches, count, length], [length * count, 1, count], 0), delta);
+      return stretches === 1 ? delta.viewOf([count, length], [length, 1], 0) : delta;
     });
     // Where delta is given the output is not read.
     return { o: dout.alias(), delta };

@@ -52,7 +52,7 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
     for (const { loss } of pending) loss.dispose();
   }
   // Ranks of one sequence have its loss already.
-  const totals = (await job.swap(total)).filter((_, rank) => rank % mesh.sizes.sequence === 0);
+  const totals = (await job.swap(total)).filter((_, rank) => rank % mesh.sequenceSize === 0);
   total = totals.reduce((sum, one) => sum + one, 0);
   state.evaluated = state.step;
   const event: EvalEvent = {

@@ -5,8 +5,10 @@ import { binding } from "../binding.js";
 import type { Config } from "../config/index.js";
 import { openData } from "../data/index.js";
 import { ConfigError, DataError } from "../errors.js";
-import type { CausalLM } from "../models/index.js";
+import type { CausalLM, ModelConfig } from "../models/index.js";
+import type { MeshSizes } from "../parallel/mesh.js";
 import { MetricsWriter } from "../report/metrics.js";
+import { fewestRings } from "../sequence/shard.js";
 import { unservedHeads } from "../sequence/ulysses.js";
 import { Device } from "../tensor/device.js";
 import type { Parameter } from "../tensor/tensor.js";
@@ -50,7 +52,28 @@ export async function checkJob({ config, job }: Session): Promise<void> {
       { world: job.world },
     );
   await job.agree("configuration", { ...config, threads: null });
-  await job.divide({ data, sequence: job.world / data });
+}
+
+/** How the ranks share the heads and the tokens of each sequence. Throws ConfigError where no way serves. */
+function meshSizes(config: Config, ranks: number, { numHeads, numKeyValueHeads }: ModelConfig): MeshSizes {
+  const { data, ring: wanted } = config.parallel;
+  const sequence = ranks / data;
+  const unserved = (ulysses: number) => unservedHeads(ulysses, numHeads, numKeyValueHeads);
+  const ring = wanted === "auto" ? (fewestRings(sequence, (ulysses) => unserved(ulysses) === undefined) ?? 1) : wanted;
+  if (sequence % ring !== 0)
+    throw new ConfigError(
+      `parallel.ring: ${ring} does not divide the ${sequence} ranks of a sequence; use a divisor, or auto`,
+      { ring, ranks: sequence },
+    );
+  const ulysses = sequence / ring;
+  const reason = unserved(ulysses);
+  if (reason !== undefined)
+    throw new ConfigError(
+      `parallel: ${reason} (sequence ${sequence} in ${ring === 1 ? "no ring" : `a ring of ${ring}`}); use another ` +
+        "parallel.ring, auto, or another number of ranks",
+      { ranks: sequence, ring },
+    );
+  return { data, ring, ulysses };
 }
 
 export function openDevice(session: Session): Device {
@@ -104,12 +127,16 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     throw new ConfigError(
       `device: ${device.name}: several ranks run on the CPU alone in this version; set device: cpu, or start one rank`,
     );
+  const sizes = meshSizes(config, job.world, architecture);
+  const tokens = nominalTokens(config, data.longest);
+  if (sizes.ring * sizes.ulysses > tokens)
+    throw new ConfigError(
+      `parallel: ${sizes.ring * sizes.ulysses} ranks share each sequence, but the longest has ${tokens} tokens; ` +
+        "use fewer ranks, or raise parallel.data",
+      { ranks: job.world, tokens },
+    );
+  await job.divide(sizes);
   const { mesh } = job;
-  const unserved = unservedHeads(mesh.sizes.sequence, architecture.numHeads, architecture.numKeyValueHeads);
-  if (unserved !== undefined)
-    throw new ConfigError(`parallel.sequence: ${unserved}; give another number of ranks`, {
-      ranks: mesh.sizes.sequence,
-    });
   const zeroLevel = config.parallel.zero === "auto" ? 3 : config.parallel.zero;
   const zero = mesh.world === null ? null : { group: mesh.world, level: zeroLevel };
   const limits = limitsOn(config, device, job.localWorld);
@@ -118,7 +145,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     dtype,
     limits,
     work: workloadOf(config, data, session.evalData, session.steps),
-    tokens: Math.ceil(nominalTokens(config, data.longest) / mesh.sizes.sequence),
+    tokens: Math.ceil(tokens / mesh.sequenceSize),
     ...(mesh.world !== null && { ranks: { ...mesh.sizes, zero: zeroLevel } }),
     rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
     on: standIn(config, device.profile),

@@ -8,8 +8,7 @@ import type { CausalLM } from "../models/index.js";
 import { type GradNorm, gradNorm } from "../nn/clip_grad.js";
 import { allReduceInto } from "../ops/all_reduce.js";
 import { AdamW, type DecayRange } from "../optim/adamw.js";
-import type { Communicator } from "../parallel/communicator.js";
-import type { Mesh } from "../parallel/mesh.js";
+import type { Mesh, SequenceGroup } from "../parallel/mesh.js";
 import { decayRanges, type Owned } from "../parallel/zero.js";
 import { shardBatch } from "../sequence/shard.js";
 import { scope } from "../tensor/scope.js";
@@ -104,11 +103,11 @@ function update(
 }
 
 /** The sum of a batch's token losses with the parameters as they are. */
-export function evaluationLoss(model: CausalLM, batch: Batch, group: Communicator | null): Tensor {
+export function evaluationLoss(model: CausalLM, batch: Batch, group: SequenceGroup | null): Tensor {
   return noGrad(() =>
     scope(() => {
       const loss = model.loss(shardBatch(batch, group), { denominator: 1 });
-      if (group !== null) allReduceInto(loss, group);
+      if (group !== null) allReduceInto(loss, group.all);
       return loss;
     }),
   );

@@ -34,6 +34,7 @@
   X(embedding_backward)  \
   X(attention)           \
   X(attention_backward)  \
+  X(attention_merge)     \
   X(cross_entropy)       \
   X(copy)                \
   X(fill)                \

@@ -74,6 +74,7 @@ ls_backend make() {
   set(table.embedding_backward);
   set(table.attention);
   set(table.attention_backward);
+  set(table.attention_merge);
   set(table.cross_entropy);
   set(table.copy);
   set(table.fill);

@@ -15,11 +15,14 @@ ls_status all_gather(const ls_exec *, void *, const void *, void *, int64_t) { r
 ls_status reduce_scatter(const ls_exec *, void *, const void *, void *, int64_t, int32_t, int32_t) { return LS_OK; }
 ls_status all_reduce(const ls_exec *, void *, void *, int64_t, int32_t, int32_t) { return LS_OK; }
 ls_status broadcast(const ls_exec *, void *, void *, int64_t, int32_t) { return LS_OK; }
+ls_status send_receive(const ls_exec *, void *, const void *, int64_t, int32_t, void *, int64_t, int32_t) {
+  return LS_OK;
+}
 void nothing(void *) {}
 
 const ls_comm_table table = {
     LS_COMM_API_VERSION, sizeof(ls_comm_table), "meta",     open,      connect, all_to_all,
-    all_gather,          reduce_scatter,        all_reduce, broadcast, nothing, nothing,
+    all_gather,          reduce_scatter,        all_reduce, broadcast, send_receive, nothing, nothing,
 };
 
 }  // namespace

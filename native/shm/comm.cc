@@ -203,12 +203,19 @@ ls_status broadcast(const ls_exec *exec, void *comm, void *x, int64_t bytes, int
   });
 }
 
+ls_status send_receive(const ls_exec *exec, void *comm, const void *x, int64_t x_bytes, int32_t to, void *y,
+                       int64_t y_bytes, int32_t from) {
+  return run(comm, exec->error, exec->error_size, [&](Channels &channels) {
+    channels.exchange({{to, at(x, 0), x_bytes}}, {{from, at(y, 0), y_bytes}});
+  });
+}
+
 void abort(void *comm) { static_cast<Channels *>(comm)->abort(); }
 void close(void *comm) { delete static_cast<Channels *>(comm); }
 
 const ls_comm_table table = {
     LS_COMM_API_VERSION, sizeof(ls_comm_table), "shm",      open,      connect, all_to_all,
-    all_gather,          reduce_scatter,        all_reduce, broadcast, abort,   close,
+    all_gather,          reduce_scatter,        all_reduce, broadcast, send_receive, abort,   close,
 };
 
 }  // namespace

@@ -11,9 +11,9 @@ import { enqueueStep, makeOptimizer } from "../../lib/train/step.js";
 import { errorOf, relativeDifference } from "../sequence/settings.js";
 import type { RowOf, Rule } from "../sequence/covering.js";
 
-/** data x ulysses; a new value of a setting is one more entry here. */
+/** data x ring x ulysses; a new value of a setting is one more entry here. */
 export const factors = {
-  world: ["1x2", "1x4", "1x8", "2x1", "2x2", "2x4"],
+  world: ["1x1x2", "1x1x4", "1x1x8", "2x1x1", "2x1x2", "1x2x1", "1x2x2", "1x4x1", "1x4x2", "2x3x1"],
   zero: [0, 1, 2, 3],
   heads: ["8/8", "8/2", "8/1", "8/4 in a window"],
   tiles: [false, true],
@@ -125,16 +125,19 @@ async function connect(size: number): Promise<Communicator[]> {
 
 /** The meshes of all ranks of a world. */
 async function meshesOf(world: string): Promise<Mesh[]> {
-  const [data, sequence] = world.split("x").map(Number) as [number, number];
-  const worlds = await connect(data * sequence);
-  const groups = await Promise.all(Array.from({ length: data }, () => connect(sequence)));
+  const [data, ring, ulysses] = world.split("x").map(Number) as [number, number, number];
+  const sizes = { data, ring, ulysses };
+  const worlds = await connect(data * ring * ulysses);
+  // Each group is opened once, by whoever asks first.
+  const groups = new Map<string, Promise<Communicator[]>>();
   return Promise.all(
     worlds.map((own, rank) =>
-      Mesh.open(
-        { data, sequence },
-        own,
-        async () => groups[Math.floor(rank / sequence)]?.[rank % sequence] as Communicator,
-      ),
+      Mesh.open(sizes, own, async (members) => {
+        const key = members.join();
+        const group = groups.get(key) ?? connect(members.length);
+        groups.set(key, group);
+        return (await group)[members.indexOf(rank)] as Communicator;
+      }),
     ),
   );
 }

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 2
+#define LS_BACKEND_API_VERSION 3
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -251,6 +251,12 @@ typedef struct ls_attention_backward_args {
   int64_t documents;
 } ls_attention_backward_args;
 
+/* Attention over two sets of keys put together: o, lse as attention gave them for the one, part, part_lse for the other;
+ * afterwards o, lse are those of both. o, part [T, N, D]; lse, part_lse [N, T] float32, -inf where there is no key. */
+typedef struct ls_attention_merge_args {
+  ls_tensor o, lse, part, part_lse;
+} ls_attention_merge_args;
+
 /* Token losses of a tile of logits, and their gradient in the same pass.
  * logits [T, V]; labels [T] int32, -100 ignored; loss [] float64, += sum of token losses (natural log);
  * dlogits [T, V] optional, may be logits: (softmax - onehot) * scale, zero rows where ignored.
@@ -409,6 +415,7 @@ typedef struct ls_backend {
   ls_status (*embedding_backward)(const ls_exec *, const ls_embedding_backward_args *);
   ls_status (*attention)(const ls_exec *, const ls_attention_args *);
   ls_status (*attention_backward)(const ls_exec *, const ls_attention_backward_args *);
+  ls_status (*attention_merge)(const ls_exec *, const ls_attention_merge_args *);
   ls_status (*cross_entropy)(const ls_exec *, const ls_cross_entropy_args *);
   ls_status (*copy)(const ls_exec *, const ls_copy_args *);
   ls_status (*fill)(const ls_exec *, const ls_fill_args *);

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_COMM_API_VERSION 1
+#define LS_COMM_API_VERSION 2
 
 typedef enum ls_reduce_kind { LS_REDUCE_SUM = 0, LS_REDUCE_MAX = 1, LS_REDUCE_COUNT = 2 } ls_reduce_kind;
 
@@ -54,6 +54,9 @@ typedef struct ls_comm_table {
   ls_status (*all_reduce)(const ls_exec *, void *comm, void *x, int64_t count, int32_t dtype, int32_t kind);
   /* x = that of rank `root`. */
   ls_status (*broadcast)(const ls_exec *, void *comm, void *x, int64_t bytes, int32_t root);
+  /* x goes to rank `to`, y comes from rank `from`; 0 bytes: nothing goes or comes. */
+  ls_status (*send_receive)(const ls_exec *, void *comm, const void *x, int64_t x_bytes, int32_t to, void *y,
+                            int64_t y_bytes, int32_t from);
   /* From any thread: what runs and whatever comes later returns LS_CANCELLED here, and fails on the other ranks. */
   void (*abort)(void *comm);
   /* When nothing runs any more. */
@@ -92,6 +95,12 @@ typedef struct ls_broadcast_args {
   ls_tensor x;
   int64_t comm, root;
 } ls_broadcast_args;
+
+/* x, y contiguous, of any sizes; what one rank sends, the other receives. */
+typedef struct ls_send_receive_args {
+  ls_tensor x, y;
+  int64_t comm, to, from;
+} ls_send_receive_args;
 
 #ifdef __cplusplus
 }
