@@ -15,6 +15,7 @@ import { chooseMemory } from "../train/plan.js";
 import { estimatedSeconds, ratesOf } from "../train/rates.js";
 import { planTarget, runDtype, standIn } from "../train/target.js";
 import { nominalTokens, type PlanFacts } from "../train/trials.js";
+import { describeRanks, ranksOf, wantedRanks } from "../train/world.js";
 import { exitCode, type Output } from "./output.js";
 
 export interface PlanOptions {
@@ -65,27 +66,44 @@ export async function plan(
     output.note(`warning: ${warning}`);
     output.record({ event: "warning", message: warning });
   };
-  const { name, profile, limits, assumed } = planTarget(config, warn);
+  const world = wantedRanks(config) ?? config.parallel.data;
+  const ranks = ranksOf(config, world, model, tokens);
+  const { name, profile, limits, assumed } = planTarget(config, world, warn);
   if (assumed !== null) warn(assumed);
   const dtype = runDtype(config, model, name);
   const rates = ratesOf(profile ? "cuda" : "cpu");
-  const facts: PlanFacts = { model, dtype, work, tokens, limits, rates, on: standIn(config, profile) };
+  const facts: PlanFacts = {
+    model,
+    dtype,
+    work,
+    tokens: Math.ceil(tokens / (ranks.ring * ranks.ulysses)),
+    limits,
+    ...(world > 1 && { ranks }),
+    rates,
+    on: standIn(config, profile),
+  };
   const choice = chooseMemory(config, facts);
   choice.warnings.forEach(warn);
   const { peaks, needs, categories: by, ops } = choice.measured;
   const shares = limits.shares(needs);
   // The rates of a GPU are those of all of it.
-  const threads = profile ? 1 : config.threads === "auto" ? availableParallelism() : config.threads;
+  const threads = profile
+    ? 1
+    : config.threads === "auto"
+      ? Math.max(1, Math.floor(availableParallelism() / world))
+      : config.threads;
   const seconds = estimatedSeconds(rates, dtype, ops, threads);
-  const flops = Object.values(ops).reduce((sum, op) => sum + op.flops, 0);
+  const flops = world * Object.values(ops).reduce((sum, op) => sum + op.flops, 0);
   const { micro, accumulation } = work;
   const each = Math.floor(micro.tokens / micro.documents);
   const documents = Array.from({ length: micro.documents }, (_, i) =>
     i > 0 ? each : micro.tokens - each * (micro.documents - 1),
   );
-  const needed = accumulation * modelFlops(modelShape(model), documents);
+  const needed = ranks.data * accumulation * modelFlops(modelShape(model), documents);
   // A copy reads and writes.
   const copied = (ops.copy?.bytes ?? 0) / 2;
+  const collectives = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_receive"];
+  const exchanged = collectives.reduce((sum, op) => sum + (ops[op]?.bytes ?? 0), 0) / 2;
   const { states, ...setting } = choice.plan;
   output.record({
     event: "plan",
@@ -109,6 +127,7 @@ export async function plan(
     modelFlops: needed,
     hardwareFlops: flops,
     copiedBytes: copied,
+    ...(world > 1 && { ranks, exchangedBytes: exchanged }),
     estimatedSeconds: seconds,
     threads,
   });
@@ -118,6 +137,7 @@ export async function plan(
       `a step: ${micros}${grouped(micro.tokens)} tokens, ${dtype} on ${profile ? name : "the cpu"}` +
         (options.data ? "" : " (every sequence full and one document; --data looks)"),
     );
+    if (world > 1) output.line(`ranks:  ${describeRanks(ranks)}; what follows is for each of them`);
     output.line(`choice: ${describeSetting(choice.plan)}`);
     output.line(`device: ${formatBytes(peaks.device)} of ${formatBytes(shares.device)} (${categories(by.device)})`);
     if (peaks.host > 0)
@@ -125,7 +145,7 @@ export async function plan(
     if (peaks.disk > 0) output.line(`disk:   ${formatBytes(peaks.disk)}`);
     output.line(
       `work:   ${formatSi(needed)}FLOP a step for the model, ${formatSi(flops)}FLOP with what is run again; ` +
-        `${formatBytes(copied)} copied`,
+        `${formatBytes(copied)} copied${world > 1 ? `, ${formatBytes(exchanged)} exchanged` : ""}`,
     );
     output.line(
       `time:   ${formatDuration(seconds)} a step, an estimate ` +

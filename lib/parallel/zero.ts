@@ -2,10 +2,10 @@
 // them, of their gradients and of what the optimizer holds for them. Level 1 shares the optimizer's states, 2 the
 // gradients too, 3 the parameters too: they are gathered for the layer that uses them.
 import { binding } from "../binding.js";
-import type { DecayRange } from "../optim/adamw.js";
 import { allGatherInto } from "../ops/all_gather.js";
 import { copyInto } from "../ops/copy.js";
 import { reduceScatterInto } from "../ops/reduce_scatter.js";
+import type { DecayRange } from "../optim/adamw.js";
 import { scope, untracked } from "../tensor/scope.js";
 import { Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
 import { clearGradients, queues } from "../tensor/tiers.js";
@@ -101,7 +101,7 @@ export class FlatParameters implements Owned {
     this.#length = aligned(Math.ceil(end / group.size));
     if (this.#length * group.size > end) gaps.push([end, this.#length * group.size]);
     this.#gaps = gaps;
-    const { dtype, device, requiresGrad } = named[0]?.[1] as Parameter;
+    const { dtype, device, requiresGrad } = (named[0] as (typeof named)[0])[1];
     const empty = (shape: readonly number[], where: ParameterTier): Tensor =>
       untracked(() => Tensor.empty(shape, { dtype, device, category: "params", tier: where }).fill(0));
     this.#whole = whole ? empty([group.size, this.#length], "device") : null;

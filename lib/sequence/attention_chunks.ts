@@ -184,9 +184,14 @@ class Half {
     return Tensor.empty([this.#x.shape[0] as number, columns], { device: this.#x.device, dtype: this.#x.dtype });
   }
 
-  /** [T, columns], of own heads or for those of each rank. */
+  /** [T, columns], of own heads. */
   emptyHeads(columns: number, dtype = this.#x.dtype): Tensor {
     return Tensor.empty([this.ulysses.size * (this.#x.shape[0] as number), columns], { device: this.#x.device, dtype });
+  }
+
+  /** [P S, columns], what goes to the ranks of the heads: for each its S rows. */
+  emptyParcel(columns: number): Tensor {
+    return this.ulysses.parcel(this.#x.shape[0] as number, columns, this.#x.device, this.#x.dtype);
   }
 
   /** Numbers for each head and token lie in so many parts of the tokens. */
@@ -225,10 +230,10 @@ class Half {
     const { headDim: D } = this.#options;
     const w = this.#w;
     const { ulysses } = this;
-    const forQ = this.emptyHeads(chunk.heads * D);
+    const forQ = this.emptyParcel(chunk.heads * D);
     const forKv = chunk.runs
       .filter((run) => run.opens)
-      .map((run) => ({ run, k: this.emptyHeads(run.groups * D), v: this.emptyHeads(run.groups * D) }));
+      .map((run) => ({ run, k: this.emptyParcel(run.groups * D), v: this.emptyParcel(run.groups * D) }));
     this.eachTile((normed, start, length) => {
       const into = (weight: Tensor, bias: Tensor | null, headOf: (owner: number) => number, out: Tensor): void =>
         this.eachOwner(out, (rows, owner) => {
@@ -480,7 +485,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
             ]),
           }
         : half.project(chunk, true);
-      const forDout = half.emptyHeads(chunk.heads * D);
+      const forDout = half.emptyParcel(chunk.heads * D);
       scope(() =>
         half.eachOwner(forDout, (rows, owner) =>
           matmulInto(dy, columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D), rows),

@@ -21,11 +21,11 @@ export function partLength(tokens: number, { size, ring }: Pick<SequenceGroup, "
 }
 
 /**
- * This rank's part of a batch. Where the tokens do not divide, documents of one padding token each (id 0, no label) are
+ * This rank's part of a batch, which may be that already. Where the tokens do not divide, documents of one padding token each (id 0, no label) are
  * laid behind them, which nothing attends and which add nothing to a loss or a gradient.
  */
 export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | ShardedBatch {
-  if (group === null) return batch;
+  if (group === null || "group" in batch) return batch;
   const { rank, size, ring } = group;
   const length = partLength(batch.tokens, group);
   const [rings, ulysses] = [ring?.size ?? 1, size / (ring?.size ?? 1)];

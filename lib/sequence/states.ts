@@ -6,6 +6,7 @@ import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { allReduceInto } from "../ops/all_reduce.js";
 import { FlatParameters, type Owned, ownedWhole, type ZeroOptions } from "../parallel/zero.js";
+import type { Device } from "../tensor/device.js";
 import { untracked } from "../tensor/scope.js";
 import { type Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
 import { gradientsOf, outboxOf, queues } from "../tensor/tiers.js";
@@ -75,6 +76,11 @@ export class ModelStates {
         );
         for (const parameter of own) this.#flats.set(parameter, flat);
       }
+  }
+
+  get #device(): Device {
+    const [first] = this.#named;
+    return (first as NonNullable<typeof first>)[1].device;
   }
 
   get options(): Required<StateOptions> {
@@ -212,8 +218,7 @@ export class ModelStates {
 
   #settle(): void {
     for (const tensor of this.#leaving.splice(0)) tensor.dispose();
-    const { device } = this.#named[0]?.[1] as Parameter;
-    if (this.#options.gradients === "host") outboxOf(device).flush();
+    if (this.#options.gradients === "host") outboxOf(this.#device).flush();
   }
 
   /** The backward of a micro-batch is over. */
@@ -237,10 +242,9 @@ export class ModelStates {
 
   /** What this rank holds was updated: where every rank keeps all values, they get the others'. */
   finishUpdate(): void {
-    const { device } = this.#named[0]?.[1] as Parameter;
     for (const flat of new Set(this.#flats.values())) flat.refresh();
     // Whoever stops after this update finds all of it.
-    if (this.spread && !this.lends) binding.waitQueue(device.native, queues.compute, queues.comm);
+    if (this.spread && !this.lends) binding.waitQueue(this.#device.native, queues.compute, queues.comm);
   }
 
   /**

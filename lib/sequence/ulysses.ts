@@ -9,6 +9,8 @@ import { allToAllInto } from "../ops/all_to_all.js";
 import { axpbyInto } from "../ops/axpby.js";
 import { copyInto } from "../ops/copy.js";
 import type { Communicator } from "../parallel/communicator.js";
+import type { Device } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 
@@ -49,6 +51,12 @@ export class Ulysses {
     return Math.floor(owner / this.#sharers) * this.kvHeads;
   }
 
+  /** [P S, columns]; alone these are no parcel, but what is worked on. */
+  parcel(rows: number, columns: number, device: Device, dtype: DType): Tensor {
+    const category = this.#group === null ? "activations" : "comm";
+    return Tensor.empty([this.size * rows, columns], { device, dtype, category });
+  }
+
   /** From the ranks of the tokens to those of the heads: [P S, C] for each owner -> [T, C] of own heads. Takes over `send`. */
   toHeads(send: Tensor): Tensor {
     if (this.#group === null) return send;
@@ -57,9 +65,9 @@ export class Ulysses {
     return received;
   }
 
-  #exchange(send: Tensor, group: Communicator): Tensor {
+  #exchange(send: Tensor, group: Communicator, category: "activations" | "comm" = "activations"): Tensor {
     const { device, dtype, shape, size } = send;
-    const received = Tensor.empty(shape, { device, dtype });
+    const received = Tensor.empty(shape, { device, dtype, category });
     const parts = (x: Tensor): Tensor => x.viewOf([group.size, size / group.size], [size / group.size, 1], 0);
     scope(() => allToAllInto(parts(send), parts(received), group));
     return received;
@@ -68,7 +76,7 @@ export class Ulysses {
   /** Where results for own heads go, `width` columns of all tokens: alone, those columns of `whole` [S, ...] themselves. */
   share(whole: Tensor, column: number, width: number, dtype = whole.dtype): Tensor {
     if (this.#group === null) return columnsOf(whole, column, width);
-    return Tensor.empty([this.size * (whole.shape[0] as number), width], { device: whole.device, dtype });
+    return this.parcel(whole.shape[0] as number, width, whole.device, dtype);
   }
 
   /** From the ranks of the heads back to those of the tokens: into the columns `columnOf(owner)` of `whole`. Takes over `part`. */
@@ -83,7 +91,7 @@ export class Ulysses {
 
   #collect(part: Tensor, whole: Tensor, columnOf: (owner: number) => number, sharers: number): void {
     if (this.#group !== null) {
-      const received = this.#exchange(part, this.#group);
+      const received = this.#exchange(part, this.#group, "comm");
       scope(() => {
         const [rows, width] = [whole.shape[0] as number, part.shape[1] as number];
         const from = (owner: number): Tensor => received.viewOf([rows, width], [width, 1], owner * rows * width);

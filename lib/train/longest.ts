@@ -8,10 +8,10 @@ import { bisect, type PlanFacts, Trials } from "./trials.js";
 
 /**
  * Lengths that are tried, about 1% apart and the same ones whatever length was asked for: 1, 2, ... 128, then so many to
- * an octave.
+ * an octave; to 256M, whose positions are the most that one array of JavaScript holds twice.
  */
 const OCTAVE = 64;
-const LENGTHS = 128 + OCTAVE * 33;
+const LENGTHS = 128 + OCTAVE * 21;
 const lengthAt = (index: number): number => (index <= 128 ? index : Math.floor(128 * 2 ** ((index - 128) / OCTAVE)));
 
 /** Two lengths beyond which a rung's needs are nearly linear in the length; steps of these take little time. */
@@ -45,7 +45,8 @@ export function longestSequence(
   const rungs = ladder(config.memory, facts.model);
   const benchAt = (tokens: number) => {
     const work = workAt(tokens);
-    return new Trials(config, { ...facts, tokens: work.micro.tokens, work }, undefined);
+    const { ring, ulysses } = facts.ranks ?? { ring: 1, ulysses: 1 };
+    return new Trials(config, { ...facts, tokens: Math.ceil(work.micro.tokens / (ring * ulysses)), work }, undefined);
   };
   const [near, far] = [benchAt(NEAR), benchAt(FAR)];
   const guesses = rungs.map((rung) => {

@@ -6,14 +6,15 @@ import type { Config } from "../config/index.js";
 import type { Batch, Dataset } from "../data/index.js";
 import { CausalLM } from "../models/decoder.js";
 import type { ModelConfig } from "../models/index.js";
-import { Mesh, type MeshSizes } from "../parallel/mesh.js";
-import type { ZeroLevel } from "../parallel/zero.js";
+import { Mesh, type SequenceGroup } from "../parallel/mesh.js";
+import { partLength, type ShardedBatch } from "../sequence/shard.js";
 import { Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
 import type { Peaks } from "./limits.js";
 import type { MemoryPlan } from "./memory_plan.js";
 import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer } from "./step.js";
+import type { RanksOf } from "./world.js";
 
 /** The sizes of one micro-batch. */
 export interface BatchSize {
@@ -133,19 +134,27 @@ export function fullWorkload(config: Config, tokens = config.data.sequenceLength
   };
 }
 
-/** A batch of these sizes; ids and labels are all 0. */
-function batchOf({ tokens, documents }: BatchSize): Batch {
-  const cuSeqlens = BigInt64Array.from({ length: documents + 1 }, (_, i) =>
-    BigInt(i < documents ? Math.min(i, tokens) : tokens),
+/** Zeros that all batches are made of: of millions of tokens each would take longer to fill than its step on `meta`. */
+let zeros = new BigInt64Array(1 << 16);
+
+/** This rank's part of a batch of these sizes; ids and labels are all 0. */
+function batchOf({ tokens, documents }: BatchSize, group: SequenceGroup | null): Batch | ShardedBatch {
+  const length = group === null ? tokens : partLength(tokens, group);
+  const padding = length * (group?.size ?? 1) - tokens;
+  const attended = length * (group?.ulysses?.size ?? 1);
+  if (zeros.length < Math.max(length, attended)) zeros = new BigInt64Array(Math.max(length, attended));
+  const cuSeqlens = BigInt64Array.from({ length: documents + padding + 1 }, (_, i) =>
+    BigInt(i < documents ? Math.min(i, tokens) : tokens + i - documents),
   );
   return {
-    inputIds: new Int32Array(tokens),
-    targets: new Int32Array(tokens),
-    positions: new BigInt64Array(tokens),
+    inputIds: new Int32Array(zeros.buffer, 0, length),
+    targets: new Int32Array(zeros.buffer, 0, length),
+    positions: new BigInt64Array(zeros.buffer, 0, attended),
     cuSeqlens,
-    tokens,
-    validTokens: tokens,
+    tokens: length,
+    validTokens: length,
     sequences: 1,
+    ...(group !== null && { group }),
   };
 }
 
@@ -166,11 +175,6 @@ export interface Measurement {
   ops: Record<string, OpCount>;
   /** Most bytes of checkpoints that stayed on the device as they are. */
   resident: number;
-}
-
-/** The ranks of a job, and how their states are spread. */
-export interface RanksOf extends MeshSizes {
-  zero: ZeroLevel;
 }
 
 /** The model and the numbers of a run that its memory depends on. */
@@ -203,17 +207,6 @@ function unlike(plan: MemoryPlan, work: Workload): BatchSize[] {
   return [...new Set([...found, others.at(-1)])].filter((size) => size !== undefined);
 }
 
-/** The last batches: a plan measures the same ones many times. */
-const batches = new Map<string, Batch>();
-
-function cachedBatch(size: BatchSize): Batch {
-  const key = `${size.tokens} ${size.documents}`;
-  const found = batches.get(key) ?? batchOf(size);
-  if (!batches.has(key) && batches.size >= 8) batches.clear();
-  batches.set(key, found);
-  return found;
-}
-
 /** Opens the model on `meta` with everything that a run has, and closes it behind `use`. */
 function onMeta<T>(
   subject: Subject,
@@ -222,6 +215,7 @@ function onMeta<T>(
     device: Device;
     model: CausalLM;
     mesh: Mesh;
+    batch: (size: BatchSize) => Batch;
     step: (micro: Iterable<Batch>, validTokens: number) => void;
   }) => T,
 ): T {
@@ -252,7 +246,7 @@ function onMeta<T>(
       });
       for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
     };
-    return use({ device, model, mesh, step });
+    return use({ device, model, mesh, batch: (size) => batchOf(size, mesh.sequence), step });
   } finally {
     disposeRun(model, optimizer);
     mesh.close();
@@ -274,9 +268,9 @@ function peaksOf(device: Device): Pick<Measurement, "peaks" | "categories"> {
 
 /** Takes two steps on `meta`, one of each size that is unlike the largest, and evaluates. */
 export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
-  return onMeta(subject, plan, ({ device, model, mesh, step }) => {
+  return onMeta(subject, plan, ({ device, model, mesh, batch, step }) => {
     const { native } = device;
-    const micro = cachedBatch(work.micro);
+    const micro = batch(work.micro);
     // The third micro-batch finds what every later one finds, and so does the second step.
     const walked = Math.min(work.accumulation, 3);
     const all = function* () {
@@ -295,9 +289,8 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
     // Shorter batches could fill device_bytes better, with what they save elsewhere not enough for it: no run lets them.
     model.configureMemory({ deviceBytes: Math.min(plan.deviceBytes, resident) });
     // The second micro-batch of a step finds gradients.
-    for (const size of unlike(plan, work))
-      step(Array(Math.min(work.accumulation, 2)).fill(cachedBatch(size)), size.tokens);
-    if (work.evaluation) evaluationLoss(model, cachedBatch(work.evaluation), mesh.sequence).dispose();
+    for (const size of unlike(plan, work)) step(Array(Math.min(work.accumulation, 2)).fill(batch(size)), size.tokens);
+    if (work.evaluation) evaluationLoss(model, batch(work.evaluation), mesh.sequence).dispose();
     const found = peaksOf(device);
     // Of sizes that were not tried each may leave the chunks that small blocks share filled otherwise.
     const spare = work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
@@ -314,9 +307,9 @@ export function rehearse(
   { steps, evaluation }: Workload,
 ): Pick<Measurement, "peaks" | "categories" | "needs"> | undefined {
   if (steps === null) return undefined;
-  return onMeta(subject, plan, ({ device, model, mesh, step }) => {
-    for (const micro of steps) step(micro.map(cachedBatch), together(micro).tokens);
-    if (evaluation) evaluationLoss(model, cachedBatch(evaluation), mesh.sequence).dispose();
+  return onMeta(subject, plan, ({ device, model, mesh, batch, step }) => {
+    for (const micro of steps) step(micro.map(batch), together(micro).tokens);
+    if (evaluation) evaluationLoss(model, batch(evaluation), mesh.sequence).dispose();
     const found = peaksOf(device);
     return { ...found, needs: found.peaks };
   });

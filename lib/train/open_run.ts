@@ -5,11 +5,8 @@ import { binding } from "../binding.js";
 import type { Config } from "../config/index.js";
 import { openData } from "../data/index.js";
 import { ConfigError, DataError } from "../errors.js";
-import type { CausalLM, ModelConfig } from "../models/index.js";
-import type { MeshSizes } from "../parallel/mesh.js";
+import type { CausalLM } from "../models/index.js";
 import { MetricsWriter } from "../report/metrics.js";
-import { fewestRings } from "../sequence/shard.js";
-import { unservedHeads } from "../sequence/ulysses.js";
 import { Device } from "../tensor/device.js";
 import type { Parameter } from "../tensor/tensor.js";
 import { dataOptions } from "./data_options.js";
@@ -26,6 +23,7 @@ import { makeOptimizer } from "./step.js";
 import { readTensors } from "./stored_tensors.js";
 import { deviceName, deviceOptions, limitsOn, runDtype, standIn } from "./target.js";
 import { nominalTokens, type PlanFacts } from "./trials.js";
+import { checkRanks, ranksOf } from "./world.js";
 
 /** Devices of runs that ended, by settings: opening one starts threads. A run has its device for itself. */
 const idle = new Map<string, Device[]>();
@@ -43,37 +41,8 @@ export function giveBack(device: Device, config: Config): void {
 
 /** Throws ConfigError where the configuration is not for the ranks that are there, or not the same on all of them. */
 export async function checkJob({ config, job }: Session): Promise<void> {
-  const { sequence, data } = config.parallel;
-  const wanted = (sequence === "auto" ? job.world / data : sequence) * data;
-  if (wanted !== job.world)
-    throw new ConfigError(
-      `parallel: sequence ${sequence} x data ${data} is for ${wanted} ranks, but this run has ${job.world}; start it ` +
-        `with --nproc ${wanted}, or set parallel.sequence to auto`,
-      { world: job.world },
-    );
+  checkRanks(config, job.world);
   await job.agree("configuration", { ...config, threads: null });
-}
-
-/** How the ranks share the heads and the tokens of each sequence. Throws ConfigError where no way serves. */
-function meshSizes(config: Config, ranks: number, { numHeads, numKeyValueHeads }: ModelConfig): MeshSizes {
-  const { data, ring: wanted } = config.parallel;
-  const sequence = ranks / data;
-  const unserved = (ulysses: number) => unservedHeads(ulysses, numHeads, numKeyValueHeads);
-  const ring = wanted === "auto" ? (fewestRings(sequence, (ulysses) => unserved(ulysses) === undefined) ?? 1) : wanted;
-  if (sequence % ring !== 0)
-    throw new ConfigError(
-      `parallel.ring: ${ring} does not divide the ${sequence} ranks of a sequence; use a divisor, or auto`,
-      { ring, ranks: sequence },
-    );
-  const ulysses = sequence / ring;
-  const reason = unserved(ulysses);
-  if (reason !== undefined)
-    throw new ConfigError(
-      `parallel: ${reason} (sequence ${sequence} in ${ring === 1 ? "no ring" : `a ring of ${ring}`}); use another ` +
-        "parallel.ring, auto, or another number of ranks",
-      { ranks: sequence, ring },
-    );
-  return { data, ring, ulysses };
 }
 
 export function openDevice(session: Session): Device {
@@ -127,18 +96,11 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     throw new ConfigError(
       `device: ${device.name}: several ranks run on the CPU alone in this version; set device: cpu, or start one rank`,
     );
-  const sizes = meshSizes(config, job.world, architecture);
   const tokens = nominalTokens(config, data.longest);
-  if (sizes.ring * sizes.ulysses > tokens)
-    throw new ConfigError(
-      `parallel: ${sizes.ring * sizes.ulysses} ranks share each sequence, but the longest has ${tokens} tokens; ` +
-        "use fewer ranks, or raise parallel.data",
-      { ranks: job.world, tokens },
-    );
-  await job.divide(sizes);
+  const ranks = ranksOf(config, job.world, architecture, tokens);
+  await job.divide(ranks);
   const { mesh } = job;
-  const zeroLevel = config.parallel.zero === "auto" ? 3 : config.parallel.zero;
-  const zero = mesh.world === null ? null : { group: mesh.world, level: zeroLevel };
+  const zero = mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
   const limits = limitsOn(config, device, job.localWorld);
   const facts: PlanFacts = {
     model: architecture,
@@ -146,7 +108,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     limits,
     work: workloadOf(config, data, session.evalData, session.steps),
     tokens: Math.ceil(tokens / mesh.sequenceSize),
-    ...(mesh.world !== null && { ranks: { ...mesh.sizes, zero: zeroLevel } }),
+    ...(mesh.world !== null && { ranks }),
     rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
     on: standIn(config, device.profile),
   };
@@ -200,7 +162,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
       steps: session.steps,
       startStep,
       device: device.info.name,
-      ...(job.world > 1 && { ranks: job.world }),
+      ...(job.world > 1 && { ranks: job.world, mesh: mesh.sizes, zero: ranks.zero }),
       dtype,
       parameters: model.parameters().reduce((total, { size }) => total + size, 0),
       sequences: data.plan(0).sequences,

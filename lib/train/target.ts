@@ -66,10 +66,12 @@ export interface PlanTarget {
  * What a plan has to know. A GPU that is not at hand is taken for one of Hopper's. Throws ConfigError where its memory
  * is then not given.
  */
-export function planTarget(config: Config, onWarning: (message: string) => void): PlanTarget {
+export function planTarget(config: Config, ranks: number, onWarning: (message: string) => void): PlanTarget {
   // To plan for meta is to plan for the CPU.
   const name = deviceName(config, onWarning).replace(/^meta$/, "cpu");
-  if (name === "cpu") return { name, profile: undefined, limits: new Limits(config.memory), assumed: null };
+  // Ranks on CPUs share one machine, as those of --nproc do.
+  const shared = Math.floor(availableMemory() / ranks);
+  if (name === "cpu") return { name, profile: undefined, limits: new Limits(config.memory, shared), assumed: null };
   try {
     const device = new Device(name, deviceOptions(config));
     return { name, profile: device.profile, limits: limitsOn(config, device), assumed: null };

@@ -8,8 +8,8 @@ import { Mesh } from "../../lib/parallel/mesh.js";
 import type { Owned, ZeroLevel } from "../../lib/parallel/zero.js";
 import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { enqueueStep, makeOptimizer } from "../../lib/train/step.js";
-import { errorOf, relativeDifference } from "../sequence/settings.js";
 import type { RowOf, Rule } from "../sequence/covering.js";
+import { errorOf, relativeDifference } from "../sequence/settings.js";
 
 /** data x ring x ulysses; a new value of a setting is one more entry here. */
 export const factors = {
