@@ -1,6 +1,6 @@
 // The `longseq` command: its subcommands, their arguments, and the exit code.
 
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
@@ -53,8 +53,24 @@ const wholeNumber = (least: number) => (text: string) => {
   return Number(text);
 };
 
-// Known names whose feature comes with a later version.
-const laterCommands: readonly [name: string, what: string][] = [["launch", "starting several ranks"]];
+const seconds = (text: string) => {
+  if (!/^\d{1,9}(\.\d+)?$/.test(text) || Number(text) <= 0)
+    throw new InvalidArgumentError("Expected seconds, a number above 0.");
+  return Number(text);
+};
+
+interface RankOptions {
+  nproc: number;
+  rendezvousTimeout?: number;
+  maxRestarts: number;
+}
+
+/** What `train` and `launch` take of the ranks they start. */
+const withRankOptions = (command: Command): Command =>
+  command
+    .option("--nproc <count>", "ranks on this machine, which share each sequence", wholeNumber(1), 1)
+    .option("--rendezvous-timeout <seconds>", "how long ranks wait for each other at the start (300)", seconds)
+    .option("--max-restarts <count>", "start a job that failed again, from its newest checkpoint", wholeNumber(0), 0);
 
 const overridesHelp = `
 CONFIG is a YAML file. Overrides are YAML values under the same keys, in any order with the options:
@@ -102,30 +118,70 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       outputError: () => {},
     });
 
-  program
-    .command("train")
+  /** Runs ranks of what `words` and options say. */
+  const start = async (argv: string[], folder: string, options: RankOptions): Promise<number> => {
+    const { launch } = await import("../parallel/launch.js");
+    return launch({
+      nproc: options.nproc,
+      argv,
+      folder,
+      note: (text) => output.note(text),
+      env,
+      timeout: options.rendezvousTimeout === undefined ? undefined : options.rendezvousTimeout * 1000,
+      restarts: options.maxRestarts,
+    });
+  };
+  /** A run of several ranks. A mistake in its configuration is told once, here. */
+  const startTraining = (words: string[], quiet: boolean, options: RankOptions): Promise<number> => {
+    const { file, overrides } = splitWords("train", words);
+    const { output: to } = loadConfig(file, overrides);
+    const argv = [process.argv[1] as string, "train", file, ...overrides];
+    if (quiet) argv.push("--quiet");
+    if (output.json) argv.push("--json");
+    return start(argv, to.dir, options);
+  };
+
+  withRankOptions(program.command("train"))
     .description("train, or go on with, the model that CONFIG describes")
     .argument("[words...]")
     .usage("CONFIG [key.sub=value ...] [options]")
     .option("-q, --quiet", "no progress on stderr", false)
-    .option("--nproc <count>", "ranks on this machine, which share each sequence", wholeNumber(1), 1)
     .addHelpText(
       "after",
       `${overridesHelp}\nExample:\n  longseq train run.yaml train.learning_rate=1e-4 output.dir=runs/second`,
     )
-    .action(async (words: string[], { quiet, nproc }: { quiet: boolean; nproc: number }) => {
-      const { file, overrides } = splitWords("train", words);
-      if (nproc > 1) {
-        // A mistake is told once, by the launcher.
-        const { output: to } = loadConfig(file, overrides);
-        const { launch } = await import("../parallel/launch.js");
-        const argv = [process.argv[1] as string, "train", file, ...overrides];
-        if (quiet) argv.push("--quiet");
-        if (output.json) argv.push("--json");
-        code = await launch({ nproc, argv, folder: to.dir, note: (text) => output.note(text), env });
+    .action(async (words: string[], options: RankOptions & { quiet: boolean }) => {
+      if (options.nproc > 1 || options.maxRestarts > 0) {
+        code = await startTraining(words, options.quiet, options);
         return;
       }
-      code = await train(file, overrides, { quiet }, output, parts);
+      const { file, overrides } = splitWords("train", words);
+      code = await train(file, overrides, { quiet: options.quiet }, output, parts);
+    });
+
+  withRankOptions(program.command("launch"))
+    .description("start ranks of a training run, or of a script that calls parallel.init()")
+    .argument("[words...]")
+    .usage("[options] -- train CONFIG [key.sub=value ...] | SCRIPT [arguments]")
+    .option("-q, --quiet", "no progress on stderr", false)
+    .option("--logs <dir>", "the folder for ranks/N.log; default: output.dir, of a script the current folder")
+    .addHelpText(
+      "after",
+      "\nExample:\n  longseq launch --nproc 4 -- train run.yaml train.steps=10\n  longseq launch --nproc 2 -- script.mjs",
+    )
+    .action(async (words: string[], options: RankOptions & { quiet: boolean; logs?: string }) => {
+      const [what, ...rest] = words;
+      if (what === undefined)
+        throw new UsageError("missing what to launch; usage: longseq launch --nproc N -- train CONFIG | SCRIPT");
+      if (what === "train") {
+        code = await startTraining(rest, options.quiet, options);
+        return;
+      }
+      if (!/\.[cm]?js$/.test(what) || !existsSync(what))
+        throw new UsageError(
+          `cannot launch ${JSON.stringify(what)}: expected train CONFIG, or a .js or .mjs file that is there`,
+        );
+      code = await start([what, ...rest], options.logs ?? ".", options);
     });
 
   program
@@ -179,18 +235,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       const { doctor } = await import("./doctor.js");
       code = await doctor(version, output);
     });
-
-  for (const [name, what] of laterCommands)
-    program
-      .command(name, { hidden: true })
-      .argument("[words...]")
-      .allowUnknownOption()
-      .helpOption(false)
-      .action(() => {
-        throw new UsageError(
-          `longseq ${name} (${what}) is not available in this version; try train, plan, data, report or doctor`,
-        );
-      });
 
   try {
     if (argv.length === 0) {

@@ -52,6 +52,7 @@ export async function train(
       display?.log(`${signalName(number)}: stopping; the state is saved first (once more: end at once, unsaved)`);
   };
   stop.signal.addEventListener("abort", announce, { once: true });
+  let failed = true;
   try {
     for await (const item of trainer.run({ signal: stop.signal })) {
       output.record(item);
@@ -59,10 +60,14 @@ export async function train(
       else if (item.event === "done") done = item;
       display?.show(item);
     }
+    failed = false;
   } catch (error) {
     // Giving up was what the signal asked for; every other failure is one.
     if (!(error instanceof CancelledError) || stop.received() === null) throw error;
+    failed = false;
   } finally {
+    const { leave } = await import("../parallel/job.js");
+    await leave({ failed });
     stop.signal.removeEventListener("abort", announce);
     display?.stop();
   }

@@ -1,7 +1,8 @@
 // Hands ranges of lines to worker threads and gives the records back in the file's order.
 
-import { Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
 import * as errors from "../errors.js";
+import { startThread } from "../thread.js";
 import { type EncodedRange, type EncodeOptions, RowEncoder } from "./encode.js";
 import type { LineRange } from "./rows.js";
 import { encodeFileRange, type PlainError, type RangeReply, type RangeRequest } from "./token_worker.js";
@@ -26,20 +27,8 @@ interface Waiting {
   reject: (error: Error) => void;
 }
 
-/** Starts a thread on token_worker beside this file: JavaScript when built, TypeScript when run from source. */
-function startWorker(options: EncodeOptions): Worker {
-  // The program's own flags (--input-type, loaders) are not for this thread.
-  const common = { workerData: { longseq: "tokens", options }, execArgv: [] };
-  if (!import.meta.url.endsWith(".ts")) {
-    return new Worker(new URL("./token_worker.js", import.meta.url), common);
-  }
-  // From source: on Node 20 a thread's first file does not pass through loader hooks, so one line of JavaScript comes
-  // first and registers tsx.
-  const url = (specifier: string) => JSON.stringify(import.meta.resolve(specifier));
-  const file = JSON.stringify(new URL("./token_worker.ts", import.meta.url).href);
-  const code = `import(${url("tsx/esm/api")}).then(({ register }) => { register(); return import(${file}); });`;
-  return new Worker(code, { ...common, eval: true });
-}
+const startWorker = (options: EncodeOptions): Worker =>
+  startThread(new URL("./token_worker", import.meta.url), { longseq: "tokens", options });
 
 /**
  * Encodes ranges on `workers` threads; with none, on the calling thread. Threads start when first needed. What comes

@@ -3,6 +3,7 @@
 import { availableParallelism } from "node:os";
 import { binding } from "../binding.js";
 import { CancelledError, ConfigError } from "../errors.js";
+import { startThread } from "../thread.js";
 import { Communicator } from "./communicator.js";
 import { type Place, placeOf } from "./environment.js";
 import { Mesh, type MeshSizes } from "./mesh.js";
@@ -11,8 +12,16 @@ import { Rendezvous, RendezvousServer } from "./rendezvous.js";
 /** How long an exchange may go on when the run is to stop. Milliseconds. */
 const PATIENCE = 500;
 
-/** How long a rank waits for the others to come. Milliseconds. */
-const RENDEZVOUS_TIMEOUT = 300_000;
+/** How long a rank waits for the others to come, where nobody says. Seconds. */
+export const RENDEZVOUS_TIMEOUT = 300;
+
+/** The same as the environment has it, in milliseconds. Throws ConfigError. */
+export function timeoutOf({ LONGSEQ_RENDEZVOUS_TIMEOUT: text }: NodeJS.ProcessEnv): number {
+  const seconds = Number(text ?? RENDEZVOUS_TIMEOUT);
+  if (!(seconds > 0 && seconds <= 1e6))
+    throw new ConfigError(`LONGSEQ_RENDEZVOUS_TIMEOUT is ${JSON.stringify(text)}; expected seconds, 0.001 to 1000000`);
+  return seconds * 1000;
+}
 
 export class Job {
   readonly rank: number;
@@ -133,11 +142,17 @@ export class Job {
     this.mesh.abort();
   }
 
-  close(): void {
+  /** Leaves the job: the others go on, or take this rank for lost where it `failed`. */
+  close({ failed = false } = {}): void {
     this.mesh.close();
     this.#world?.close();
-    this.#rendezvous?.close();
-    this.#server?.close();
+    if (failed) {
+      this.#rendezvous?.drop();
+      this.#server?.close();
+    } else {
+      this.#rendezvous?.close();
+      this.#server?.end();
+    }
   }
 }
 
@@ -150,6 +165,12 @@ let current: Promise<Job> | undefined;
 export function init(env: NodeJS.ProcessEnv = process.env): Promise<Job> {
   current ??= join(env);
   return current;
+}
+
+/** Leaves the job that `init` joined, if any, so that the process can end. */
+export async function leave(how: { failed: boolean }): Promise<void> {
+  const joined = await current?.catch(() => undefined);
+  joined?.close(how);
 }
 
 async function join(env: NodeJS.ProcessEnv): Promise<Job> {
@@ -166,8 +187,24 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
     );
   const server =
     place.hosted || place.rank !== 0 ? null : await RendezvousServer.open(place.world, secret, place.host, place.port);
-  const rendezvous = await Rendezvous.join(place, secret, RENDEZVOUS_TIMEOUT);
-  binding.setRank(place.rank);
-  const group = await Communicator.open("shm", place.rank, place.world, (own) => rendezvous.swap("address", own));
-  return new Job(place, { group, rendezvous, server });
+  const timeout = timeoutOf(env);
+  server?.expectAll(timeout);
+  let rendezvous: Rendezvous | undefined;
+  try {
+    rendezvous = await Rendezvous.join(place, secret, timeout);
+    const met = rendezvous;
+    const { rank, world, host, port } = place;
+    const heartbeat = startThread(new URL("./heartbeat", import.meta.url), { host, port, secret, rank, world });
+    // Without it a stopped process is found out by nobody, and that is all.
+    heartbeat.on("error", () => {});
+    // Alone it keeps no process alive.
+    heartbeat.unref();
+    binding.setRank(rank);
+    const group = await Communicator.open("shm", rank, world, (own) => met.swap("address", own));
+    return new Job(place, { group, rendezvous, server });
+  } catch (error) {
+    rendezvous?.drop();
+    server?.close();
+    throw error;
+  }
 }

@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { timeoutOf } from "./job.js";
 import { RendezvousServer } from "./rendezvous.js";
 
 /** After one rank failed, the others have so long to end by themselves, then so long after SIGTERM. Milliseconds. */
@@ -16,6 +17,10 @@ export interface LaunchOptions {
   readonly argv: readonly string[];
   /** Where ranks/N.log lie. */
   readonly folder: string;
+  /** How long ranks wait for each other at the start. Milliseconds; default as `timeoutOf` says. */
+  readonly timeout?: number | undefined;
+  /** How often a job that failed is started again: it goes on from its newest checkpoint. Default 0. */
+  readonly restarts?: number | undefined;
   /** Messages for people. */
   readonly note: (text: string) => void;
   readonly env?: NodeJS.ProcessEnv;
@@ -27,12 +32,26 @@ interface Ended {
 }
 
 /**
- * Runs `nproc` ranks to their end and returns the exit code: rank 0's, or that of the first that failed. Rank 0 has the
- * terminal; the others write to DIR/ranks/N.log. SIGINT and SIGTERM are passed on once.
+ * Runs `nproc` ranks to their end, again where they failed and `restarts` are left, and returns the exit code: rank 0's,
+ * or that of the first that failed. Rank 0 has the terminal; the others write to DIR/ranks/N.log. SIGINT and SIGTERM
+ * are passed on once.
  */
-export async function launch({ nproc, argv, folder, note, env = process.env }: LaunchOptions): Promise<number> {
+export async function launch(options: LaunchOptions): Promise<number> {
+  const { restarts = 0, note } = options;
+  for (let left = restarts; ; left--) {
+    const code = await launchOnce(options);
+    // Neither a mistake in the configuration nor a signal is mended by another try.
+    if (code !== 1 || left === 0) return code;
+    note(`the job failed; it is started again (${restarts - left + 1} of ${restarts} times)`);
+  }
+}
+
+async function launchOnce(options: LaunchOptions): Promise<number> {
+  const { nproc, argv, folder, note, env = process.env } = options;
+  const { timeout = timeoutOf(env) } = options;
   const secret = env.LONGSEQ_SECRET ?? randomBytes(32).toString("hex");
   const server = await RendezvousServer.open(nproc, secret);
+  server.expectAll(timeout);
   const logs = join(folder, "ranks");
   mkdirSync(logs, { recursive: true });
   const logOf = (rank: number): string => join(logs, `${rank}.log`);
@@ -62,6 +81,7 @@ export async function launch({ nproc, argv, folder, note, env = process.env }: L
           LONGSEQ_WORLD_SIZE: String(nproc),
           LONGSEQ_LOCAL_RANK: String(rank),
           LONGSEQ_LOCAL_WORLD_SIZE: String(nproc),
+          LONGSEQ_RENDEZVOUS_TIMEOUT: String(timeout / 1000),
           LONGSEQ_RENDEZVOUS_HOST: "127.0.0.1",
           LONGSEQ_RENDEZVOUS_PORT: String(server.port),
         },

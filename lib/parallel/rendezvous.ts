@@ -10,7 +10,13 @@ import { createInterface } from "node:readline";
 import { ConfigError, DeviceError } from "../errors.js";
 
 /** Raised whenever the messages change. */
-const PROTOCOL = 2;
+const PROTOCOL = 3;
+
+/** A living process says so as often. Milliseconds. */
+export const BEAT_INTERVAL = 1000;
+
+/** A rank that has said nothing for so long is lost. Milliseconds. */
+const SILENCE = 8000;
 
 /** A line is no longer; who sends more is no rank. Bytes. */
 const MOST_LINE = 1 << 20;
@@ -23,6 +29,17 @@ interface Hello {
   rank: number;
   world: number;
   proof: string;
+  /** A second connection of a rank, whose every line says that it is alive. */
+  beats?: boolean;
+}
+
+/** Where the heartbeat of a rank goes. */
+export interface HeartbeatPlace {
+  host: string;
+  port: number;
+  secret: string;
+  rank: number;
+  world: number;
 }
 
 type FromRank = { key: string; value: string } | { bye: true } | { stop: true };
@@ -35,6 +52,14 @@ type FromServer =
 
 const proofOf = (secret: string, nonce: string, rank: number, world: number): string =>
   createHmac("sha256", secret).update(`${PROTOCOL} ${nonce} ${rank} ${world}`).digest("hex");
+
+/** How a rank answers the server's nonce. */
+export const helloOf = (secret: string, nonce: string, rank: number, world: number): Hello => ({
+  protocol: PROTOCOL,
+  rank,
+  world,
+  proof: proofOf(secret, nonce, rank, world),
+});
 
 const same = (a: string, b: string): boolean => {
   const [left, right] = [Buffer.from(a), Buffer.from(b)];
@@ -69,9 +94,14 @@ function readLines(socket: Socket, use: (message: unknown) => void): void {
 export class RendezvousServer {
   readonly #server: Server;
   readonly #ranks = new Map<number, Socket>();
+  readonly #came = new Set<number>();
   readonly #answers = new Map<string, Map<number, string>>();
+  readonly #heard = new Map<number, number>();
+  #looked = performance.now();
+  readonly #watch: NodeJS.Timeout;
+  #late: NodeJS.Timeout | undefined;
   #stopping = false;
-  #lost: number | undefined;
+  #lost: string | undefined;
 
   private constructor(
     server: Server,
@@ -79,6 +109,36 @@ export class RendezvousServer {
     readonly secret: string,
   ) {
     this.#server = server;
+    this.#watch = setInterval(() => this.#look(), BEAT_INTERVAL).unref();
+  }
+
+  /** Ranks that have been silent for too long are lost. */
+  #look(): void {
+    const now = performance.now();
+    // Whoever was kept from listening himself has heard nothing.
+    const deaf = now - this.#looked > 2 * BEAT_INTERVAL;
+    this.#looked = now;
+    for (const [rank, last] of this.#heard)
+      if (deaf) this.#heard.set(rank, now);
+      else if (now - last > SILENCE && this.#ranks.has(rank)) {
+        this.#ranks.delete(rank);
+        this.#lose(
+          rank,
+          `it has not been heard of for ${SILENCE / 1000} s (is its process stopped, or its machine down?)`,
+        );
+      }
+  }
+
+  /** After so many milliseconds the ranks that are there hear which are not. */
+  expectAll(timeout: number): void {
+    this.#late = setTimeout(() => {
+      const missing = Array.from({ length: this.world }, (_, rank) => rank).filter((rank) => !this.#came.has(rank));
+      if (missing.length === 0) return;
+      const [names, have] = missing.length === 1 ? ["rank", "has"] : ["ranks", "have"];
+      this.#refuseAll(
+        `${names} ${missing.slice(0, 8).join(", ")}${missing.length > 8 ? ", ..." : ""} of ${this.world} ${have} not come within ${timeout / 1000} s`,
+      );
+    }, timeout).unref();
   }
 
   /** Listens on a port of the host; 0: any that is free. Throws DeviceError. */
@@ -111,12 +171,22 @@ export class RendezvousServer {
       clearTimeout(stranger);
       if (rank !== undefined && this.#ranks.get(rank) === socket) {
         this.#ranks.delete(rank);
-        this.#lose(rank);
+        this.#lose(rank, "its process has ended, or its connection broke");
       }
     });
+    let beating: number | undefined;
     readLines(socket, (message) => {
+      if (beating !== undefined) return void this.#heard.set(beating, performance.now());
       if (rank !== undefined) return this.#take(rank, message as FromRank);
       const hello = message as Hello;
+      if (hello.beats === true && this.#refusal(hello, nonce, true) === undefined) {
+        clearTimeout(stranger);
+        this.#heard.set(hello.rank, performance.now());
+        beating = hello.rank;
+        // Nobody waits for it.
+        socket.unref();
+        return;
+      }
       const refused = this.#refusal(hello, nonce);
       if (refused !== undefined) {
         send(socket, { refused });
@@ -126,21 +196,22 @@ export class RendezvousServer {
       clearTimeout(stranger);
       rank = hello.rank;
       this.#ranks.set(rank, socket);
+      this.#came.add(rank);
       send(socket, { welcome: true });
     });
     send(socket, { nonce });
   }
 
   /** Why this is no rank of the job. */
-  #refusal({ protocol, rank, world, proof }: Hello, nonce: string): string | undefined {
+  #refusal({ protocol, rank, world, proof }: Hello, nonce: string, again = false): string | undefined {
     if (protocol !== PROTOCOL)
       return `another version of longseq is at work there (protocol ${PROTOCOL}, here ${protocol})`;
     if (world !== this.world) return `the job has ${this.world} ranks, this process was told ${world}`;
     if (!Number.isInteger(rank) || rank < 0 || rank >= world) return `there is no rank ${rank}`;
     if (typeof proof !== "string" || !same(proof, proofOf(this.secret, nonce, rank, world)))
       return "the secret is wrong (LONGSEQ_SECRET must be the same for all ranks)";
-    if (this.#ranks.has(rank)) return `rank ${rank} is there already`;
-    if (this.#lost !== undefined) return `rank ${this.#lost} was lost`;
+    if (!again && this.#ranks.has(rank)) return `rank ${rank} is there already`;
+    if (this.#lost !== undefined) return this.#lost;
     return undefined;
   }
 
@@ -165,16 +236,29 @@ export class RendezvousServer {
     for (const socket of this.#ranks.values()) send(socket, { key, values });
   }
 
-  #lose(rank: number): void {
-    this.#lost ??= rank;
+  #lose(rank: number, why: string): void {
+    this.#heard.delete(rank);
+    this.#refuseAll(`rank ${rank} was lost: ${why}`);
+  }
+
+  /** The job is over for all ranks. */
+  #refuseAll(reason: string): void {
+    this.#lost ??= reason;
     for (const socket of this.#ranks.values()) {
-      send(socket, { refused: `rank ${rank} was lost: its process has ended, or its connection broke` });
+      send(socket, { refused: reason });
       socket.end();
     }
   }
 
-  close(): void {
+  /** Nobody else may come; who is there may finish. */
+  end(): void {
+    clearInterval(this.#watch);
+    clearTimeout(this.#late);
     this.#server.close();
+  }
+
+  close(): void {
+    this.end();
     for (const socket of this.#ranks.values()) socket.destroy();
   }
 }
@@ -218,7 +302,7 @@ export class Rendezvous {
       readLines(socket, (message) => {
         const from = message as FromServer;
         if ("nonce" in from) {
-          send(socket, { protocol: PROTOCOL, rank, world, proof: proofOf(secret, from.nonce, rank, world) });
+          send(socket, helloOf(secret, from.nonce, rank, world));
         } else if ("welcome" in from) {
           clearTimeout(late);
           resolve();

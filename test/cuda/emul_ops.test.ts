@@ -6,6 +6,7 @@ import { emulatedOpTests, emulatorEnvironment, runOps } from "./emul.js";
 await emulatedOpTests([
   "adamw",
   "argmax",
+  "attention_merge",
   "axpby",
   "binary",
   "clip_factor",

@@ -8,6 +8,7 @@ import { binding } from "../../lib/binding.js";
 const ops = [
   "adamw",
   "argmax",
+  "attention_merge",
   "axpby",
   "binary",
   "clip_factor",

@@ -164,6 +164,13 @@ void cases(int32_t dtype, int64_t rows, int64_t width) {
   run("swiglu", ls_swiglu_args{x, other, y, LS_UNARY_SILU}, {y});
   ls_tensor dup = output(dtype, {rows, width});
   run("swiglu_backward", ls_swiglu_backward_args{x, other, y, dx, dup, LS_UNARY_GELU}, {dx, dup});
+  {
+    const int64_t heads = 2, size = width / heads;
+    const ls_tensor o = input(dtype, {rows, heads, size}), part = input(dtype, {rows, heads, size});
+    ls_tensor lse = full(LS_F32, {heads, rows}, 0.5);
+    const ls_tensor part_lse = full(LS_F32, {heads, rows}, 1);
+    run("attention_merge", ls_attention_merge_args{o, lse, part, part_lse}, {o, lse});
+  }
   for (int kind = 0; kind < LS_UNARY_COUNT; ++kind) {
     const bool root = kind == LS_UNARY_LOG || kind == LS_UNARY_SQRT || kind == LS_UNARY_RSQRT;
     const ls_tensor from = root ? full(dtype, {rows, width}, 2) : x;
