@@ -14,6 +14,9 @@ export interface Resumed {
   state: TrainerState;
 }
 
+/** Of a run of several ranks: what each but the first printed. */
+export const RANKS = "ranks";
+
 /** mkdir with all parents; Node's recursive form never ends where a file system answers ENOENT, as /proc does. */
 export function makeFolders(folder: string): void {
   try {
@@ -51,7 +54,8 @@ async function lockRunFolder(session: Session): Promise<Resumed | undefined> {
   const { config, folder, checkpoints } = session;
   let names: string[] = [];
   try {
-    names = readdirSync(folder);
+    // The launcher has put the other ranks' logs there already.
+    names = readdirSync(folder).filter((name) => name !== RANKS || session.job.world === 1);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOTDIR") throw new ConfigError(`output.dir: ${folder} is a file; give the path of a folder`);
