@@ -238,6 +238,7 @@ export interface Native extends SafetensorsNative {
   commConnect(comm: number, addresses: Buffer): Promise<void>;
   commAbort(comm: number): void;
   commClose(comm: number): void;
+  commCompare(device: NativeDevice, comm: number, on: boolean): void;
   /** This process's rank, for messages. */
   setRank(rank: number): void;
   readonly apiVersion: number;

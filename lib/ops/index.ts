@@ -8,6 +8,7 @@ import { sum } from "./sum.js";
 
 setMethods({ add, sub, mul, div, matmul, sum, reshape, permute, narrow, cast, contiguous, clone, backward });
 
+export { allGather, allGatherInto } from "./all_gather.js";
 export { allReduceInto } from "./all_reduce.js";
 export { allToAll, allToAllInto } from "./all_to_all.js";
 export { argmax } from "./argmax.js";
@@ -19,8 +20,10 @@ export { crossEntropy } from "./cross_entropy.js";
 export { embedding } from "./embedding.js";
 export { layerNorm } from "./layer_norm.js";
 export { linear, matmul, matmulInto } from "./matmul.js";
+export { reduceScatter, reduceScatterInto } from "./reduce_scatter.js";
 export { rmsNorm } from "./rms_norm.js";
 export { type RopeOptions, rope } from "./rope.js";
+export { sendReceiveInto } from "./send_receive.js";
 export { sum } from "./sum.js";
 export { swiglu } from "./swiglu.js";
 export { type Activation, exp, gelu, log, neg, relu, silu, type UnaryKind, unary } from "./unary.js";

@@ -1,5 +1,6 @@
 // A communicator: a group of ranks that this process belongs to, whose number the collectives take.
 import { binding } from "../binding.js";
+import type { Device } from "../tensor/device.js";
 
 /** Which bytes go how: memory that the ranks of one machine share, or nowhere (plans). */
 export type Transport = "shm" | "meta";
@@ -41,6 +42,14 @@ export class Communicator {
   /** One of `meta`: `size` ranks of which none but this is there. */
   static ofMeta(rank: number, size: number): Communicator {
     return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT).comm, rank, size);
+  }
+
+  /**
+   * From here on all ranks compare each collective before they do it: where one does another, all fail by a message that
+   * names both. Costs a small exchange each.
+   */
+  compare(device: Device, on: boolean): void {
+    binding.commCompare(device.native, this.number, on);
   }
 
   /** What runs ends as cancelled here and fails on the other ranks. */

@@ -1,4 +1,5 @@
-// Who this process is in its job, from the variables of whoever started it: the launcher or torchrun.
+// Who this process is in its job, from the variables of whoever started it: the launcher, torchrun, Slurm's srun, or Open
+// MPI's mpirun.
 
 import { ConfigError } from "../errors.js";
 
@@ -16,34 +17,69 @@ export interface Place {
   readonly hosted: boolean;
 }
 
-/** The launcher's own variables, and torchrun's. */
-const dialects = [
+interface Dialect {
+  readonly rank: string;
+  readonly world: string;
+  readonly localRank: string;
+  readonly localWorld: string;
+  /** The first that is set. */
+  readonly host: readonly string[];
+  readonly port: string;
+  /** Where nobody says. */
+  readonly defaultPort?: string;
+  readonly hosted: boolean;
+}
+
+/** The first one whose rank and world are set is spoken. */
+const dialects: readonly Dialect[] = [
   {
     rank: "LONGSEQ_RANK",
     world: "LONGSEQ_WORLD_SIZE",
     localRank: "LONGSEQ_LOCAL_RANK",
     localWorld: "LONGSEQ_LOCAL_WORLD_SIZE",
-    host: "LONGSEQ_RENDEZVOUS_HOST",
+    host: ["LONGSEQ_RENDEZVOUS_HOST"],
     port: "LONGSEQ_RENDEZVOUS_PORT",
     hosted: true,
   },
+  // torchrun
   {
     rank: "RANK",
     world: "WORLD_SIZE",
     localRank: "LOCAL_RANK",
     localWorld: "LOCAL_WORLD_SIZE",
-    host: "MASTER_ADDR",
+    host: ["MASTER_ADDR"],
     port: "MASTER_PORT",
     hosted: false,
   },
-] as const;
+  // mpirun
+  {
+    rank: "OMPI_COMM_WORLD_RANK",
+    world: "OMPI_COMM_WORLD_SIZE",
+    localRank: "OMPI_COMM_WORLD_LOCAL_RANK",
+    localWorld: "OMPI_COMM_WORLD_LOCAL_SIZE",
+    host: ["MASTER_ADDR"],
+    port: "MASTER_PORT",
+    defaultPort: "29500",
+    hosted: false,
+  },
+  // srun: a step's numbers, which a batch script that starts no step does not have
+  {
+    rank: "SLURM_PROCID",
+    world: "SLURM_STEP_NUM_TASKS",
+    localRank: "SLURM_LOCALID",
+    localWorld: "SLURM_STEP_TASKS_PER_NODE",
+    host: ["MASTER_ADDR", "SLURM_LAUNCH_NODE_IPADDR"],
+    port: "MASTER_PORT",
+    defaultPort: "29500",
+    hosted: false,
+  },
+];
 
-function wholeNumber(env: NodeJS.ProcessEnv, name: string, least: number, below: number): number {
-  const text = env[name] ?? "";
+function wholeNumber(name: string, text: string | undefined, least: number, below: number): number {
   const value = Number(text);
-  if (!/^\d{1,9}$/.test(text) || value < least || value >= below)
+  if (text === undefined || !/^\d{1,9}$/.test(text) || value < least || value >= below)
     throw new ConfigError(
-      `the environment's ${name} is ${text === "" ? "missing" : JSON.stringify(text)}; expected a whole number from ${least} to ${below - 1}`,
+      `the environment's ${name} is ${text === undefined || text === "" ? "missing" : JSON.stringify(text)}; expected a whole number from ${least} to ${below - 1}`,
       { name, value: text },
     );
   return value;
@@ -53,17 +89,20 @@ function wholeNumber(env: NodeJS.ProcessEnv, name: string, least: number, below:
 export function placeOf(env: NodeJS.ProcessEnv): Place | undefined {
   const names = dialects.find(({ rank, world }) => env[rank] !== undefined && env[world] !== undefined);
   if (names === undefined) return undefined;
-  const world = wholeNumber(env, names.world, 1, 1e6);
+  const world = wholeNumber(names.world, env[names.world], 1, 1e6);
   if (world === 1) return undefined;
-  const rank = wholeNumber(env, names.rank, 0, world);
-  const localWorld = env[names.localWorld] === undefined ? world : wholeNumber(env, names.localWorld, 1, world + 1);
+  const rank = wholeNumber(names.rank, env[names.rank], 0, world);
+  // Slurm writes "4(x2)" for two machines of four ranks each.
+  const perMachine = env[names.localWorld]?.replace(/^(\d+)\(x\d+\)$/, "$1");
+  const localWorld = perMachine === undefined ? world : wholeNumber(names.localWorld, perMachine, 1, world + 1);
   return {
     rank,
     world,
-    localRank: env[names.localRank] === undefined ? rank : wholeNumber(env, names.localRank, 0, localWorld),
+    localRank:
+      env[names.localRank] === undefined ? rank : wholeNumber(names.localRank, env[names.localRank], 0, localWorld),
     localWorld,
-    host: env[names.host] ?? "127.0.0.1",
-    port: wholeNumber(env, names.port, 1, 65536),
+    host: names.host.map((name) => env[name]).find((host) => host !== undefined) ?? "127.0.0.1",
+    port: wholeNumber(names.port, env[names.port] ?? names.defaultPort, 1, 65536),
     hosted: names.hosted,
   };
 }

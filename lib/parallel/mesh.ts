@@ -1,6 +1,7 @@
 // How the ranks of a job share its work: world = data x ring x ulysses. Ranks that hold one sequence are neighbours, and
 // among them those that exchange tokens for heads.
 
+import type { Device } from "../tensor/device.js";
 import { Communicator } from "./communicator.js";
 
 export interface MeshSizes {
@@ -101,6 +102,11 @@ export class Mesh {
   get #groups(): Set<Communicator> {
     const { all, ulysses, ring } = this.sequence ?? { all: null, ulysses: null, ring: null };
     return new Set([this.world, all, ulysses, ring].filter((group) => group !== null));
+  }
+
+  /** Whether ranks compare what they do, from here on: see Communicator. */
+  compare(device: Device, on: boolean): void {
+    for (const group of this.#groups) group.compare(device, on);
   }
 
   /** What is exchanged is given up: it ends as cancelled here, and fails on the other ranks. */

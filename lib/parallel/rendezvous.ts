@@ -96,6 +96,8 @@ export class RendezvousServer {
   readonly #ranks = new Map<number, Socket>();
   readonly #came = new Set<number>();
   readonly #answers = new Map<string, Map<number, string>>();
+  /** A rank that beats and has said nothing for so long is lost. Milliseconds. */
+  silence = SILENCE;
   readonly #heard = new Map<number, number>();
   #looked = performance.now();
   readonly #watch: NodeJS.Timeout;
@@ -120,11 +122,11 @@ export class RendezvousServer {
     this.#looked = now;
     for (const [rank, last] of this.#heard)
       if (deaf) this.#heard.set(rank, now);
-      else if (now - last > SILENCE && this.#ranks.has(rank)) {
+      else if (now - last > this.silence && this.#ranks.has(rank)) {
         this.#ranks.delete(rank);
         this.#lose(
           rank,
-          `it has not been heard of for ${SILENCE / 1000} s (is its process stopped, or its machine down?)`,
+          `it has not been heard of for ${this.silence / 1000} s (is its process stopped, or its machine down?)`,
         );
       }
   }

@@ -34,6 +34,16 @@ export interface StepMetrics {
   rssPeakBytes: number;
   /** The step's update was left out because its loss or gradient was not finite. */
   skipped: boolean | number;
+  /** Of a job of several ranks, whose other figures of time and memory are rank 0's. */
+  ranks?: Record<"seconds" | "devicePeakBytes" | "hostPeakBytes", RankSpread>;
+}
+
+/** A figure over the ranks of a job. */
+export interface RankSpread {
+  min: number;
+  max: number;
+  /** The first rank with the largest. */
+  maxRank: number;
 }
 
 /** What was chosen before the first step. */

@@ -6,7 +6,7 @@ import { toSnake } from "../config/values.js";
 import { IoError } from "../errors.js";
 import type { RunItem, StepMetrics } from "./events.js";
 
-/** The keys of a step's line, in this order. */
+/** The keys of a step's line, in this order; of several ranks `ranks` follows. */
 export const metricsKeys = [
   "step",
   "epoch",
@@ -39,7 +39,10 @@ function toJson(value: unknown): unknown {
 /** A step's metrics or an event as the object of its line; a step always has every key, in the same order. */
 export function toRecord(item: RunItem): Record<string, unknown> {
   if (item.event === undefined)
-    return Object.fromEntries(metricsKeys.map((key) => [toSnake(key), toJson(item[key]) ?? null]));
+    return {
+      ...Object.fromEntries(metricsKeys.map((key) => [toSnake(key), toJson(item[key]) ?? null])),
+      ...(item.ranks !== undefined && { ranks: toJson(item.ranks) }),
+    };
   const { event, ...rest } = item;
   return { event, ...(toJson(rest) as Record<string, unknown>) };
 }

@@ -2,7 +2,7 @@
 
 import { binding } from "../binding.js";
 import type { Cursor, Step } from "../data/index.js";
-import type { RunItem, StepMetrics } from "../report/events.js";
+import type { RankSpread, RunItem, StepMetrics } from "../report/events.js";
 import { modelFlops } from "../report/model_flops.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { rssPeak } from "./limits.js";
@@ -76,6 +76,10 @@ export class StepQueue {
     const { device, model, optimizer, owned, session } = this.#training;
     const { train } = session.config;
     this.#since ??= performance.now();
+    const { mesh } = session.job;
+    // A rank that does not do what the others do is found out in the first step; or in any, where that is asked for.
+    const first = step === this.#training.startStep + 1;
+    if (first) mesh.compare(device, true);
     const flopsBefore = device.totalFlops();
     const marks: Mark[] = [];
     const mark = (phase: string) => {
@@ -87,13 +91,14 @@ export class StepQueue {
       model,
       optimizer,
       owned,
-      mesh: session.job.mesh,
+      mesh,
       micro: data.micro,
       validTokens: data.validTokens,
       clipGradNorm: train.clipGradNorm,
       learningRate,
       mark,
     });
+    if (first && process.env.LONGSEQ_COMM_CHECK !== "1") mesh.compare(device, false);
     const read = readStep(made);
     // Whoever needs it awaits it; a run that ends early must not leave it unhandled.
     read.catch(() => {});
@@ -129,9 +134,11 @@ export class StepQueue {
       });
       const first = await Promise.race([queued.read, tick]).finally(() => clearTimeout(timer));
       if (first !== "tick") {
+        // Before it is taken out: a run that stops meanwhile still finds it.
+        const ranks = await this.#spread(queued, first);
         this.#queued.shift();
         release(queued);
-        yield this.#account(queued, first);
+        yield this.#account(queued, first, ranks);
         return;
       }
       const { fraction, phase } = this.#where(queued);
@@ -155,10 +162,28 @@ export class StepQueue {
     return { fraction, phase: at?.phase ?? "forward" };
   }
 
+  #secondsUntil(time: number): number {
+    return Math.max(time - (this.#since ?? time), 0.001) / 1000;
+  }
+
+  /** What differs between ranks. All of them ask after each step. */
+  async #spread({ devicePeakBytes, hostPeakBytes }: Queued, { time }: StepRead): Promise<StepMetrics["ranks"]> {
+    const { job } = this.#training.session;
+    if (job.world === 1) return undefined;
+    const own = { seconds: this.#secondsUntil(time), devicePeakBytes, hostPeakBytes };
+    const all = await job.swap(own);
+    const of = (key: keyof typeof own): RankSpread => {
+      const values = all.map((one) => one[key]);
+      const max = Math.max(...values);
+      return { min: Math.min(...values), max, maxRank: values.indexOf(max) };
+    };
+    return { seconds: of("seconds"), devicePeakBytes: of("devicePeakBytes"), hostPeakBytes: of("hostPeakBytes") };
+  }
+
   /** Counts a step as finished; its metrics. */
-  #account(queued: Queued, { loss, norm, finite, time }: StepRead): StepMetrics {
+  #account(queued: Queued, { loss, norm, finite, time }: StepRead, ranks?: StepMetrics["ranks"]): StepMetrics {
     const { state, device, session } = this.#training;
-    const seconds = Math.max(time - (this.#since ?? time), 0.001) / 1000;
+    const seconds = this.#secondsUntil(time);
     this.#since = time;
     state.step = queued.step;
     state.cursor = queued.cursor;
@@ -184,6 +209,7 @@ export class StepQueue {
       hostPeakBytes: queued.hostPeakBytes,
       rssPeakBytes: rssPeak(),
       skipped: !finite,
+      ...(ranks !== undefined && { ranks }),
     });
   }
 

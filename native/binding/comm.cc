@@ -48,6 +48,17 @@ Napi::Value comm_close(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
+// commCompare(device, comm, whether): from this place of the comm queue on
+Napi::Value comm_compare(const Napi::CallbackInfo &info) {
+  auto communicator = find_communicator(number_of(info[1]), "commCompare");
+  const bool on = info[2].ToBoolean();
+  device_of(info[0]).device->run_on_queue(LS_QUEUE_COMM, "compare", [communicator, on](const ls_exec &) {
+    communicator->compare(on);
+    return LS_OK;
+  });
+  return info.Env().Undefined();
+}
+
 // setRank(rank): for messages
 Napi::Value set_rank(const Napi::CallbackInfo &info) {
   set_process_rank(static_cast<int32_t>(integer(info[0], "rank", 0, kMostRanks)));
@@ -61,6 +72,7 @@ void init_comm(Napi::Object exports) {
   method<comm_connect>(exports, "commConnect");
   method<comm_abort>(exports, "commAbort");
   method<comm_close>(exports, "commClose");
+  method<comm_compare>(exports, "commCompare");
   method<set_rank>(exports, "setRank");
 }
 

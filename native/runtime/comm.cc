@@ -2,6 +2,8 @@
 #include "runtime/comm.h"
 
 #include <atomic>
+#include <cstdio>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -45,6 +47,27 @@ void Communicator::connect(const std::string &addresses) {
   if (status != LS_OK)
     throw Error(status, format("rank %d of %d cannot be connected by the %s transport: %s", rank_, size_, table_->name,
                                message));
+}
+
+ls_status Communicator::announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail) {
+  ++announced_;
+  if (!compares_.load(std::memory_order_relaxed)) return LS_OK;
+  constexpr size_t kBytes = 128;
+  char own[kBytes] = "";
+  std::snprintf(own, sizeof own, "%s of %s%s, %lld", op, dtype_name(x.dtype), shape_text(x.sizes, x.ndim).c_str(),
+                static_cast<long long>(detail));
+  std::string all(kBytes * static_cast<size_t>(size_), '\0');
+  const ls_status status = table_->all_gather(exec, handle_, own, all.data(), kBytes);
+  if (status != LS_OK) return status;
+  for (int32_t other = 0; other < size_; ++other) {
+    const char *theirs = all.data() + kBytes * static_cast<size_t>(other);
+    if (std::memcmp(theirs, own, kBytes) == 0) continue;
+    std::snprintf(exec->error, exec->error_size,
+                  "the ranks do not do the same: number %llu of this group is %s on rank %d of it, %s on rank %d",
+                  static_cast<unsigned long long>(announced_), own, rank_, theirs, other);
+    return LS_DEVICE_FAILURE;
+  }
+  return LS_OK;
 }
 
 int64_t add_communicator(std::shared_ptr<Communicator> communicator) {

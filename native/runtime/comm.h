@@ -2,6 +2,7 @@
 #ifndef LONGSEQ_RUNTIME_COMM_H
 #define LONGSEQ_RUNTIME_COMM_H
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -26,6 +27,11 @@ class Communicator {
   void connect(const std::string &addresses);
   void abort() { table_->abort(handle_); }
 
+  // What this rank is about to do, which all of them must do: compared where that is asked for. On a comm queue.
+  ls_status announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail = 0);
+  // Whether announcements are compared; from the next one on.
+  void compare(bool on) { compares_.store(on, std::memory_order_relaxed); }
+
   int32_t rank() const { return rank_; }
   int32_t size() const { return size_; }
   const ls_comm_table &table() const { return *table_; }
@@ -36,6 +42,8 @@ class Communicator {
   void *handle_ = nullptr;
   int32_t rank_, size_;
   std::string address_;
+  uint64_t announced_ = 0;
+  std::atomic<bool> compares_{false};
 };
 
 // Gives it a number, which ops take.

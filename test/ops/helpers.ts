@@ -5,6 +5,7 @@ import { binding, type NativeDevice, type NativeOps, type NativeTensor } from ".
 import { ArgumentError } from "../../lib/errors.js";
 import { arrayOver, type DType, dtypeCode, encode } from "../../lib/tensor/dtype.js";
 import {
+  backend,
   contiguous,
   deviceWith,
   distance,
@@ -176,7 +177,8 @@ async function checkCase(t: Test, each: Case, seed: number): Promise<void> {
     t.ok(error <= tolerance(one.depth, storage), `${each.name}: ${one.name} is off by ${error}`);
   }
   first.bench.free();
-  for (const threads of [2, 3, 8]) {
+  // An emulated GPU shares its blocks out among threads in one way alone, and is slow.
+  for (const threads of backend === "cpu" ? [2, 3, 8] : [3]) {
     const other = await runCase(each, seed, threads);
     const same = first.raw.every((raw, i) => sameBits(raw, other.raw[i] as ArrayBufferView));
     if (!same) t.fail(`${each.name}: other bits with ${threads} threads`);

@@ -170,6 +170,88 @@ t.test("all_to_all is its own backward", async (t) => {
   for (const comm of comms) comm.close();
 });
 
+t.test("all_gather and reduce_scatter are each other's backward", async (t) => {
+  const comms = await connect(3);
+  const ranks = comms.map((_, rank) => rank);
+  const given = (rank: number, shape: number[]) => {
+    const x = make(rank, shape, "float32");
+    x.requiresGrad = true;
+    return x;
+  };
+  const parts = ranks.map((rank) => given(rank, [5]));
+  const wholes = ranks.map((rank) => given(rank, [3, 5]));
+  const gathered = ranks.map((rank) => ops.allGather(parts[rank] as Tensor, comms[rank] as Communicator));
+  const summed = ranks.map((rank) => ops.reduceScatter(wholes[rank] as Tensor, comms[rank] as Communicator));
+  const sumOf = (i: number) => ranks.reduce((sum, rank) => sum + value(rank, i), 0);
+  for (const rank of ranks) {
+    t.same(
+      await numbers(gathered[rank] as Tensor),
+      Array.from({ length: 15 }, (_, i) => value(Math.floor(i / 5), i % 5)),
+    );
+    t.same(
+      await numbers(summed[rank] as Tensor),
+      Array.from({ length: 5 }, (_, i) => sumOf(rank * 5 + i)),
+    );
+  }
+  for (const rank of ranks) {
+    gathered[rank]?.backward(make(rank, [3, 5], "float32"));
+    summed[rank]?.backward(make(rank, [5], "float32"));
+  }
+  for (const rank of ranks) {
+    t.same(
+      await numbers(parts[rank]?.grad as Tensor),
+      Array.from({ length: 5 }, (_, i) => sumOf(rank * 5 + i)),
+    );
+    t.same(
+      await numbers(wholes[rank]?.grad as Tensor),
+      Array.from({ length: 15 }, (_, i) => value(Math.floor(i / 5), i % 5)),
+    );
+  }
+  for (const comm of comms) comm.close();
+});
+
+t.test("send_receive: round a ring, of unequal sizes, and nothing at all", async (t) => {
+  const comms = await connect(3);
+  const ranks = comms.map((_, rank) => rank);
+  const sizes = [4, 0, 300_001];
+  const sent = ranks.map((rank) => make(rank, [sizes[rank] as number], "float32"));
+  const got = ranks.map((rank) =>
+    Tensor.full([sizes[(rank + 2) % 3] as number], 0, { device: devices[rank] as Device }),
+  );
+  for (const rank of ranks)
+    ops.sendReceiveInto(
+      sent[rank] as Tensor,
+      (rank + 1) % 3,
+      got[rank] as Tensor,
+      (rank + 2) % 3,
+      comms[rank] as Communicator,
+    );
+  for (const rank of ranks) {
+    const from = (rank + 2) % 3;
+    const wrong = (await numbers(got[rank] as Tensor)).findIndex((x, i) => x !== value(from, i));
+    t.equal(wrong, -1, `rank ${rank}`);
+  }
+  const [x] = sent as [Tensor];
+  t.throws(() => ops.sendReceiveInto(x, 0, x, 1, comms[0] as Communicator), { message: /to is 0, expected another/ });
+  for (const comm of comms) comm.close();
+});
+
+t.test("ranks that do not do the same are found out, where that is asked for", async (t) => {
+  const comms = await connect(2);
+  const own = comms.map(() => new Device("cpu", { threads: 1 }));
+  const xs = own.map((device, rank) => Tensor.full([rank === 0 ? 4 : 6], 1, { device }));
+  comms.forEach((comm, rank) => {
+    comm.compare(own[rank] as Device, true);
+    ops.allReduceInto(xs[rank] as Tensor, comm);
+  });
+  await t.rejects((xs[0] as Tensor).data(), {
+    message:
+      /number 1 of this group is all_reduce of float32\[4\], 0 on rank 0 of it, all_reduce of float32\[6\], 0 on rank 1/,
+  });
+  await t.rejects((xs[1] as Tensor).data(), { message: /the ranks do not do the same/ });
+  for (const comm of comms) comm.close();
+});
+
 t.test("what is wrong is said before anything travels", async (t) => {
   const comms = await connect(2);
   const number = (comms[0] as Communicator).number;

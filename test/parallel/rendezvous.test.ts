@@ -2,7 +2,7 @@
 import { connect } from "node:net";
 import t from "tap";
 import { placeOf } from "../../lib/parallel/environment.js";
-import { Rendezvous, RendezvousServer } from "../../lib/parallel/rendezvous.js";
+import { helloOf, Rendezvous, RendezvousServer } from "../../lib/parallel/rendezvous.js";
 
 const secret = "a secret";
 const at = (server: RendezvousServer, rank: number, world = server.world) => ({
@@ -70,6 +70,46 @@ t.test("a lost rank is named to those that wait", async (t) => {
   server.close();
 });
 
+t.test("a rank that falls silent is lost, though its connection holds", async (t) => {
+  const server = await RendezvousServer.open(2, secret);
+  server.silence = 100;
+  const [first, second] = await Promise.all([0, 1].map((rank) => Rendezvous.join(at(server, rank), secret, 5000)));
+  const waiting = (first as Rendezvous).swap("x", "0");
+  // A thread's second connection, which says that it is there and then nothing more.
+  const silent = connect(server.port, "127.0.0.1");
+  silent.once("data", (bytes) => {
+    const { nonce } = JSON.parse(bytes.toString()) as { nonce: string };
+    silent.write(`${JSON.stringify({ ...helloOf(secret, nonce, 1, 2), beats: true })}\n`);
+  });
+  await t.rejects(waiting, { code: "DEVICE", message: /rank 1 was lost: it has not been heard of for 0\.1 s/ });
+  silent.destroy();
+  (second as Rendezvous).drop();
+  server.close();
+});
+
+t.test("a rank that never comes is named", async (t) => {
+  const server = await RendezvousServer.open(3, secret);
+  server.expectAll(200);
+  const first = await Rendezvous.join(at(server, 1), secret, 5000);
+  await t.rejects(first.swap("x", "1"), { message: /ranks 0, 2 of 3 have not come within 0\.2 s/ });
+  server.close();
+});
+
+t.test("all hear that one asks to stop", async (t) => {
+  const server = await RendezvousServer.open(2, secret);
+  const ranks = await Promise.all([0, 1].map((rank) => Rendezvous.join(at(server, rank), secret, 5000)));
+  const heard = ranks.map(
+    (rank) =>
+      new Promise<void>((resolve) => {
+        rank.onStop = resolve;
+      }),
+  );
+  ranks[1]?.requestStop();
+  t.equal((await Promise.all(heard)).length, 2);
+  for (const rank of ranks) rank.close();
+  server.close();
+});
+
 t.test("nobody is there", async (t) => {
   const server = await RendezvousServer.open(2, secret);
   const { port } = server;
@@ -100,6 +140,26 @@ t.test("the environment's variables", async (t) => {
     }),
     { rank: 1, world: 2, localRank: 1, localWorld: 2, host: "localhost", port: 29500, hosted: false },
   );
+  t.match(
+    placeOf({
+      OMPI_COMM_WORLD_RANK: "3",
+      OMPI_COMM_WORLD_SIZE: "4",
+      OMPI_COMM_WORLD_LOCAL_RANK: "1",
+      OMPI_COMM_WORLD_LOCAL_SIZE: "2",
+    }),
+    { rank: 3, world: 4, localRank: 1, localWorld: 2, host: "127.0.0.1", port: 29500 },
+  );
+  t.match(
+    placeOf({
+      SLURM_PROCID: "5",
+      SLURM_STEP_NUM_TASKS: "8",
+      SLURM_LOCALID: "1",
+      SLURM_STEP_TASKS_PER_NODE: "4(x2)",
+      SLURM_LAUNCH_NODE_IPADDR: "10.0.0.7",
+    }),
+    { rank: 5, world: 8, localRank: 1, localWorld: 4, host: "10.0.0.7", port: 29500 },
+  );
+  t.equal(placeOf({ SLURM_PROCID: "0", SLURM_NTASKS: "8" }), undefined, "a batch script starts no ranks");
   t.throws(() => placeOf({ RANK: "2", WORLD_SIZE: "2", MASTER_PORT: "1" }), { message: /RANK is "2"; .* from 0 to 1/ });
   t.throws(() => placeOf({ RANK: "x", WORLD_SIZE: "2" }), { message: /RANK is "x"/ });
   t.throws(() => placeOf({ RANK: "0", WORLD_SIZE: "2" }), { message: /MASTER_PORT is missing/ });

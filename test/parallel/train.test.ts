@@ -195,6 +195,17 @@ for (const [name, { args, worlds }] of Object.entries(settings)) {
         readdirSync(join(several.dir, "ranks")).sort(),
         Array.from({ length: Number(world[1]) - 1 }, (_, i) => `${i + 1}.log`),
       );
+      const ranks = Number(world[1]);
+      for (const line of steps(several.dir)) {
+        const spread = line.ranks as unknown as Record<string, { min: number; max: number; max_rank: number }>;
+        t.ok(
+          spread.seconds && spread.seconds.max_rank < ranks && spread.seconds.min > 0,
+          `${what}: seconds of all ranks`,
+        );
+        const { min, max } = spread.device_peak_bytes as { min: number; max: number };
+        // Shares are of one size.
+        if (!what.includes("data")) t.same([min, max], [line.device_peak_bytes, line.device_peak_bytes]);
+      }
       // Several groups walk other sequences: what is planned holds for the longest.
       const [plan] = metrics(several.dir).filter(({ event }) => event === "plan") as [Line];
       const peak = Math.max(...steps(several.dir).map((line) => Number(line.device_peak_bytes)));
@@ -289,6 +300,63 @@ t.test("a rank that is killed ends the job, which says so", async (t) => {
     t.equal(code, 1, stderr);
     if (victim === 1) t.match(stderr, /rank 1 (has ended|was lost)/);
     t.ok(pids.every(gone), "no process is left");
+  }
+});
+
+t.test("a job that fails goes on from its newest checkpoint, to the same bits", async (t) => {
+  const unbroken = await run("unbroken", "--nproc", "2", "train.steps=40", "train.eval_every=0");
+  const dir = join(folder, "restarted");
+  const options = ["train.steps=40", "train.eval_every=0", "--nproc", "2", "--max-restarts", "1"];
+  const child = spawn(process.execPath, [bin, "train", file, `output.dir=${dir}`, ...options], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let stderr = "";
+  let killed = false;
+  child.stderr.on("data", (bytes) => {
+    stderr += bytes;
+    if (killed || !stderr.includes("step 7/")) return;
+    killed = true;
+    const ranks = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").trim().split(" ");
+    process.kill(Number(ranks[1]), "SIGKILL");
+  });
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  t.equal(code, 0, stderr);
+  t.match(stderr, /the job failed; it is started again \(1 of 1 times\)/);
+  t.same([...weights(dir)], [...weights(unbroken.dir)]);
+});
+
+t.test("scripts, through longseq launch", async (t) => {
+  const script = join(folder, "script.mjs");
+  const library = new URL("../../dist/lib/index.js", import.meta.url).href;
+  writeFileSync(
+    script,
+    `import { parallel } from ${JSON.stringify(library)};
+     const job = await parallel.init();
+     const all = await job.swap(job.rank * 10);
+     if (job.rank === 0) console.log(JSON.stringify(all));
+     if (process.argv[2] === "fail" && job.rank === 2) throw new Error("out of luck");
+     job.close();`,
+  );
+  const launch = (...args: string[]) =>
+    new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+      execFile(process.execPath, [bin, "launch", ...args], (error, stdout, stderr) =>
+        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+      );
+    });
+  const logs = ["--logs", join(folder, "script")];
+  const good = await launch("--nproc", "3", ...logs, "--", script);
+  t.same([good.code, good.stdout.trim()], [0, "[0,10,20]"], good.stderr);
+  const bad = await launch("--nproc", "3", ...logs, "--", script, "fail");
+  t.equal(bad.code, 1);
+  t.match(bad.stderr, /rank 2 ended first, with exit code 1[\s\S]*out of luck/);
+  for (const [args, message] of [
+    [[], /missing what to launch/],
+    [["--", "no.mjs"], /cannot launch "no\.mjs"/],
+    [["--nproc", "2", "--rendezvous-timeout", "0", "--", script], /Expected seconds/],
+  ] as const) {
+    const { code, stderr } = await launch(...args);
+    t.equal(code, 2, stderr);
+    t.match(stderr, message);
   }
 });
 

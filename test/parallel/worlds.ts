@@ -13,7 +13,7 @@ import { errorOf, relativeDifference } from "../sequence/settings.js";
 
 /** data x ring x ulysses; a new value of a setting is one more entry here. */
 export const factors = {
-  world: ["1x1x2", "1x1x4", "1x1x8", "2x1x1", "2x1x2", "1x2x1", "1x2x2", "1x4x1", "1x4x2", "2x3x1"],
+  world: ["1x1x2", "1x1x8", "2x1x1", "2x1x2", "1x2x1", "1x2x2", "1x4x2", "2x3x1"],
   zero: [0, 1, 2, 3],
   heads: ["8/8", "8/2", "8/1", "8/4 in a window"],
   tiles: [false, true],

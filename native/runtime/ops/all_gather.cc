@@ -20,6 +20,8 @@ Cost cost_all_gather(const void *pointer) {
 ls_status call_all_gather(const ls_backend *, const ls_exec *exec, const void *pointer) {
   const auto &a = *static_cast<const ls_all_gather_args *>(pointer);
   const auto comm = find_communicator(a.comm, "all_gather");
+  const ls_status status = comm->announce(exec, "all_gather", a.x);
+  if (status != LS_OK) return status;
   return comm->table().all_gather(exec, comm->handle(), a.x.data, a.y.data, bytes_of(a.x));
 }
 

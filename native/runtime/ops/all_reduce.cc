@@ -29,6 +29,8 @@ int64_t workspace_all_reduce(const void *pointer, const Profile &profile) {
 ls_status call_all_reduce(const ls_backend *, const ls_exec *exec, const void *pointer) {
   const auto &a = *static_cast<const ls_all_reduce_args *>(pointer);
   const auto comm = find_communicator(a.comm, "all_reduce");
+  const ls_status status = comm->announce(exec, "all_reduce", a.x, a.kind);
+  if (status != LS_OK) return status;
   return comm->table().all_reduce(exec, comm->handle(), a.x.data, elements(a.x), a.x.dtype,
                                   static_cast<int32_t>(a.kind));
 }

@@ -22,6 +22,8 @@ Cost cost_all_to_all(const void *pointer) {
 ls_status call_all_to_all(const ls_backend *, const ls_exec *exec, const void *pointer) {
   const auto &a = *static_cast<const ls_all_to_all_args *>(pointer);
   const auto comm = find_communicator(a.comm, "all_to_all");
+  const ls_status status = comm->announce(exec, "all_to_all", a.x);
+  if (status != LS_OK) return status;
   return comm->table().all_to_all(exec, comm->handle(), a.x.data, a.y.data, bytes_of(a.x) / comm->size());
 }
 

@@ -21,6 +21,8 @@ Cost cost_broadcast(const void *pointer) {
 ls_status call_broadcast(const ls_backend *, const ls_exec *exec, const void *pointer) {
   const auto &a = *static_cast<const ls_broadcast_args *>(pointer);
   const auto comm = find_communicator(a.comm, "broadcast");
+  const ls_status status = comm->announce(exec, "broadcast", a.x, a.root);
+  if (status != LS_OK) return status;
   return comm->table().broadcast(exec, comm->handle(), a.x.data, bytes_of(a.x), static_cast<int32_t>(a.root));
 }
 

@@ -27,6 +27,8 @@ int64_t workspace_reduce_scatter(const void *pointer, const Profile &profile) {
 ls_status call_reduce_scatter(const ls_backend *, const ls_exec *exec, const void *pointer) {
   const auto &a = *static_cast<const ls_reduce_scatter_args *>(pointer);
   const auto comm = find_communicator(a.comm, "reduce_scatter");
+  const ls_status status = comm->announce(exec, "reduce_scatter", a.x, a.kind);
+  if (status != LS_OK) return status;
   return comm->table().reduce_scatter(exec, comm->handle(), a.x.data, a.y.data, elements(a.y), a.x.dtype,
                                       static_cast<int32_t>(a.kind));
 }
