@@ -21,8 +21,19 @@ ls_status send_receive(const ls_exec *, void *, const void *, int64_t, int32_t, 
 void nothing(void *) {}
 
 const ls_comm_table table = {
-    LS_COMM_API_VERSION, sizeof(ls_comm_table), "meta",     open,      connect, all_to_all,
-    all_gather,          reduce_scatter,        all_reduce, broadcast, send_receive, nothing, nothing,
+    LS_COMM_API_VERSION,
+    sizeof(ls_comm_table),
+    "meta",
+    open,
+    connect,
+    all_to_all,
+    all_gather,
+    reduce_scatter,
+    all_reduce,
+    broadcast,
+    send_receive,
+    nothing,
+    nothing,
 };
 
 }  // namespace

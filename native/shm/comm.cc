@@ -214,8 +214,19 @@ void abort(void *comm) { static_cast<Channels *>(comm)->abort(); }
 void close(void *comm) { delete static_cast<Channels *>(comm); }
 
 const ls_comm_table table = {
-    LS_COMM_API_VERSION, sizeof(ls_comm_table), "shm",      open,      connect, all_to_all,
-    all_gather,          reduce_scatter,        all_reduce, broadcast, send_receive, abort,   close,
+    LS_COMM_API_VERSION,
+    sizeof(ls_comm_table),
+    "shm",
+    open,
+    connect,
+    all_to_all,
+    all_gather,
+    reduce_scatter,
+    all_reduce,
+    broadcast,
+    send_receive,
+    abort,
+    close,
 };
 
 }  // namespace

@@ -251,8 +251,9 @@ typedef struct ls_attention_backward_args {
   int64_t documents;
 } ls_attention_backward_args;
 
-/* Attention over two sets of keys put together: o, lse as attention gave them for the one, part, part_lse for the other;
- * afterwards o, lse are those of both. o, part [T, N, D]; lse, part_lse [N, T] float32, -inf where there is no key. */
+/* Attention over two sets of keys put together: o, lse as attention gave them for the one, part, part_lse for the
+ * other; afterwards o, lse are those of both. o, part [T, N, D]; lse, part_lse [N, T] float32, -inf where there is no
+ * key. */
 typedef struct ls_attention_merge_args {
   ls_tensor o, lse, part, part_lse;
 } ls_attention_merge_args;

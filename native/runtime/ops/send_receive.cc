@@ -12,7 +12,8 @@ void check_send_receive(const void *pointer) {
   const auto end = [&](const char *name, const ls_tensor &t, const char *rank_name, int64_t rank) {
     c.contiguous(name, t);
     if (rank < 0 || rank >= comm->size() || rank == comm->rank())
-      c.fail(format("%s is %lld, expected another rank below %d", rank_name, static_cast<long long>(rank), comm->size()));
+      c.fail(
+          format("%s is %lld, expected another rank below %d", rank_name, static_cast<long long>(rank), comm->size()));
   };
   end("x", a.x, "to", a.to);
   end("y", a.y, "from", a.from);
