@@ -233,7 +233,13 @@ export interface SafetensorsNative {
 /** Everything the addon exports. */
 export interface Native extends SafetensorsNative {
   /** Opens this rank's end of a communicator; the address is what the other ranks need. */
-  commOpen(transport: string, rank: number, size: number, timeoutMs: number): { comm: number; address: Buffer };
+  commOpen(
+    transport: string,
+    rank: number,
+    size: number,
+    timeoutMs: number,
+    host: string,
+  ): { comm: number; address: Buffer };
   /** addresses: of all ranks, one behind the other. */
   commConnect(comm: number, addresses: Buffer): Promise<void>;
   commAbort(comm: number): void;

@@ -59,8 +59,18 @@ const seconds = (text: string) => {
   return Number(text);
 };
 
+const hostAndPort = (text: string) => {
+  const found = /^\[?([^\]\s]+?)\]?:(\d{1,5})$/.exec(text);
+  if (found === null || Number(found[2]) < 1 || Number(found[2]) > 65535)
+    throw new InvalidArgumentError("Expected HOST:PORT.");
+  return { host: found[1] as string, port: Number(found[2]) };
+};
+
 interface RankOptions {
   nproc: number;
+  nnodes?: number;
+  nodeRank?: number;
+  rendezvous?: { host: string; port: number };
   rendezvousTimeout?: number;
   maxRestarts: number;
 }
@@ -121,8 +131,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
   /** Runs ranks of what `words` and options say. */
   const start = async (argv: string[], folder: string, options: RankOptions): Promise<number> => {
     const { launch } = await import("../parallel/launch.js");
+    const { nnodes: count = 1, nodeRank: rank = 0, rendezvous } = options;
+    if (count > 1 && rendezvous === undefined)
+      throw new UsageError("several machines need --rendezvous HOST:PORT, an address of the first that all can reach");
+    if (rank >= count) throw new UsageError(`--node-rank is ${rank}, but there are ${count} machines (--nnodes)`);
     return launch({
       nproc: options.nproc,
+      nodes: rendezvous && { count, rank, ...rendezvous },
       argv,
       folder,
       note: (text) => output.note(text),
@@ -164,6 +179,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .argument("[words...]")
     .usage("[options] -- train CONFIG [key.sub=value ...] | SCRIPT [arguments]")
     .option("-q, --quiet", "no progress on stderr", false)
+    .option("--nnodes <count>", "machines, each with as many ranks", wholeNumber(1))
+    .option("--node-rank <number>", "which of them this is, from 0", wholeNumber(0))
+    .option("--rendezvous <host:port>", "where the ranks meet, on the first machine", hostAndPort)
     .option("--logs <dir>", "the folder for ranks/N.log; default: output.dir, of a script the current folder")
     .addHelpText(
       "after",

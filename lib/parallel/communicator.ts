@@ -2,8 +2,8 @@
 import { binding } from "../binding.js";
 import type { Device } from "../tensor/device.js";
 
-/** Which bytes go how: memory that the ranks of one machine share, or nowhere (plans). */
-export type Transport = "shm" | "meta";
+/** How bytes go: through memory that the ranks of one machine share, over the network, or nowhere (plans). */
+export type Transport = "shm" | "tcp" | "meta";
 
 /** A collective may wait so long for its slowest rank. Milliseconds. */
 const COLLECTIVE_TIMEOUT = 30 * 60_000;
@@ -20,15 +20,16 @@ export class Communicator {
 
   /**
    * Opens this rank's end and connects it to the others. swap: gives every rank's text for this rank's, in the order of
-   * the ranks. Throws DeviceError where another rank cannot be reached.
+   * the ranks. host: where the others reach this machine. Throws DeviceError where another rank cannot be reached.
    */
   static async open(
     transport: Transport,
     rank: number,
     size: number,
     swap: (own: string) => Promise<string[]>,
+    host = "127.0.0.1",
   ): Promise<Communicator> {
-    const { comm, address } = binding.commOpen(transport, rank, size, COLLECTIVE_TIMEOUT);
+    const { comm, address } = binding.commOpen(transport, rank, size, COLLECTIVE_TIMEOUT, host);
     try {
       const addresses = await swap(address.toString("base64"));
       await binding.commConnect(comm, Buffer.concat(addresses.map((text) => Buffer.from(text, "base64"))));
@@ -41,7 +42,7 @@ export class Communicator {
 
   /** One of `meta`: `size` ranks of which none but this is there. */
   static ofMeta(rank: number, size: number): Communicator {
-    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT).comm, rank, size);
+    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT, "").comm, rank, size);
   }
 
   /**

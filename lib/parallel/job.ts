@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { binding } from "../binding.js";
 import { CancelledError, ConfigError } from "../errors.js";
 import { startThread } from "../thread.js";
-import { Communicator } from "./communicator.js";
+import { Communicator, type Transport } from "./communicator.js";
 import { type Place, placeOf } from "./environment.js";
 import { Mesh, type MeshSizes } from "./mesh.js";
 import { Rendezvous, RendezvousServer } from "./rendezvous.js";
@@ -23,6 +23,14 @@ export function timeoutOf({ LONGSEQ_RENDEZVOUS_TIMEOUT: text }: NodeJS.ProcessEn
   return seconds * 1000;
 }
 
+interface JobParts {
+  /** Of all ranks. */
+  group: Communicator;
+  rendezvous: Rendezvous;
+  server: RendezvousServer | null;
+  transport: Transport;
+}
+
 export class Job {
   readonly rank: number;
   readonly world: number;
@@ -33,6 +41,7 @@ export class Job {
   readonly #world: Communicator | null;
   readonly #rendezvous: Rendezvous | null;
   readonly #server: RendezvousServer | null;
+  readonly #transport: Transport;
   /** Questions are numbered anew once all ranks stop. */
   #phase = "run";
   #questions = 0;
@@ -45,7 +54,7 @@ export class Job {
   /** Why the job cannot go on: another rank is gone. */
   lost: Error | undefined;
 
-  constructor(place?: Place, parts?: { group: Communicator; rendezvous: Rendezvous; server: RendezvousServer | null }) {
+  constructor(place?: Place, parts?: JobParts) {
     this.rank = place?.rank ?? 0;
     this.world = place?.world ?? 1;
     this.localRank = place?.localRank ?? 0;
@@ -53,6 +62,7 @@ export class Job {
     this.#world = parts?.group ?? null;
     this.#rendezvous = parts?.rendezvous ?? null;
     this.#server = parts?.server ?? null;
+    this.#transport = parts?.transport ?? "shm";
     if (this.#rendezvous === null) return;
     this.#rendezvous.onStop = () => void this.#stop();
     this.#rendezvous.onLost = (error) => {
@@ -65,12 +75,24 @@ export class Job {
 
   /** Puts the ranks into the groups of a mesh, whose sizes all agree on. */
   async divide(sizes: MeshSizes): Promise<void> {
-    if (this.#world === null || this.mesh.world !== null) return;
-    this.mesh = await Mesh.open(sizes, this.#world, (members) =>
-      Communicator.open("shm", members.indexOf(this.rank), members.length, async (own) => {
-        const all = await this.swap(own);
-        return members.map((rank) => all[rank] as string);
-      }),
+    const world = this.#world;
+    if (world === null) return;
+    const { data, ring, ulysses } = this.mesh.sizes;
+    if (this.mesh.world !== null && data === sizes.data && ring === sizes.ring && ulysses === sizes.ulysses) return;
+    // Another run of this process may want other groups.
+    this.mesh.close();
+    const host = this.#rendezvous?.localHost;
+    this.mesh = await Mesh.open(sizes, world, (members) =>
+      Communicator.open(
+        this.#transport,
+        members.indexOf(this.rank),
+        members.length,
+        async (own) => {
+          const all = await this.swap(own);
+          return members.map((rank) => all[rank] as string);
+        },
+        host,
+      ),
     );
   }
 
@@ -173,13 +195,20 @@ export async function leave(how: { failed: boolean }): Promise<void> {
   joined?.close(how);
 }
 
+/** Memory that they share for ranks of one machine, else the network. Throws ConfigError. */
+function transportOf({ world, localWorld }: Place, { LONGSEQ_TRANSPORT: wanted }: NodeJS.ProcessEnv): Transport {
+  if (wanted !== undefined && wanted !== "shm" && wanted !== "tcp")
+    throw new ConfigError(`LONGSEQ_TRANSPORT is ${JSON.stringify(wanted)}; expected shm or tcp`);
+  if (wanted === "shm" && localWorld !== world)
+    throw new ConfigError(
+      `LONGSEQ_TRANSPORT is shm, but ${world - localWorld} of the ${world} ranks are on other machines`,
+    );
+  return wanted ?? (localWorld === world ? "shm" : "tcp");
+}
+
 async function join(env: NodeJS.ProcessEnv): Promise<Job> {
   const place = placeOf(env);
   if (place === undefined) return new Job();
-  if (place.localWorld !== place.world)
-    throw new ConfigError(
-      `this job has ${place.world} ranks, ${place.localWorld} of them on this machine: jobs of several machines are not available yet`,
-    );
   const secret = env.LONGSEQ_SECRET;
   if (secret === undefined || secret === "")
     throw new ConfigError(
@@ -200,8 +229,10 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
     // Alone it keeps no process alive.
     heartbeat.unref();
     binding.setRank(rank);
-    const group = await Communicator.open("shm", rank, world, (own) => met.swap("address", own));
-    return new Job(place, { group, rendezvous, server });
+    const transport = transportOf(place, env);
+    const swap = (own: string) => met.swap("address", own);
+    const group = await Communicator.open(transport, rank, world, swap, met.localHost);
+    return new Job(place, { group, rendezvous, server, transport });
   } catch (error) {
     rendezvous?.drop();
     server?.close();

@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { ConfigError } from "../errors.js";
 import { timeoutOf } from "./job.js";
 import { RendezvousServer } from "./rendezvous.js";
 
@@ -11,8 +12,10 @@ import { RendezvousServer } from "./rendezvous.js";
 const PATIENCE = 4000;
 
 export interface LaunchOptions {
-  /** Ranks. */
+  /** Ranks on this machine. */
   readonly nproc: number;
+  /** Machines of the job, which of them this is, and where the ranks meet: at a port of the first. Default: this one. */
+  readonly nodes?: { count: number; rank: number; host: string; port: number } | undefined;
   /** What every rank runs, by Node. */
   readonly argv: readonly string[];
   /** Where ranks/N.log lie. */
@@ -49,9 +52,18 @@ export async function launch(options: LaunchOptions): Promise<number> {
 async function launchOnce(options: LaunchOptions): Promise<number> {
   const { nproc, argv, folder, note, env = process.env } = options;
   const { timeout = timeoutOf(env) } = options;
-  const secret = env.LONGSEQ_SECRET ?? randomBytes(32).toString("hex");
-  const server = await RendezvousServer.open(nproc, secret);
-  server.expectAll(timeout);
+  const { nodes = { count: 1, rank: 0, host: "127.0.0.1", port: 0 } } = options;
+  const { LONGSEQ_SECRET: given } = env;
+  if (nodes.count > 1 && (given === undefined || given === ""))
+    throw new ConfigError(
+      "LONGSEQ_SECRET is not set: on several machines set it to the same random text on all of them",
+    );
+  const secret = given || randomBytes(32).toString("hex");
+  const world = nproc * nodes.count;
+  const first = nproc * nodes.rank;
+  const server = nodes.rank === 0 ? await RendezvousServer.open(world, secret, nodes.host, nodes.port) : null;
+  server?.expectAll(timeout);
+  const port = server?.port ?? nodes.port;
   const logs = join(folder, "ranks");
   mkdirSync(logs, { recursive: true });
   const logOf = (rank: number): string => join(logs, `${rank}.log`);
@@ -67,28 +79,29 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     stopping = true;
   };
   process.on("SIGINT", pass).on("SIGTERM", pass);
-  let first: Ended | undefined;
+  let failed: Ended | undefined;
   try {
-    const ends = Array.from({ length: nproc }, (_, rank) => {
+    const ends = Array.from({ length: nproc }, (_, local) => {
+      const rank = first + local;
       const child = spawn(process.execPath, argv, {
         // A group of its own: the terminal's Ctrl-C reaches the launcher alone, which passes it on once.
         detached: true,
-        stdio: rank === 0 ? "inherit" : ["ignore", "pipe", "pipe"],
+        stdio: local === 0 ? "inherit" : ["ignore", "pipe", "pipe"],
         env: {
           ...env,
           LONGSEQ_SECRET: secret,
           LONGSEQ_RANK: String(rank),
-          LONGSEQ_WORLD_SIZE: String(nproc),
-          LONGSEQ_LOCAL_RANK: String(rank),
+          LONGSEQ_WORLD_SIZE: String(world),
+          LONGSEQ_LOCAL_RANK: String(local),
           LONGSEQ_LOCAL_WORLD_SIZE: String(nproc),
           LONGSEQ_RENDEZVOUS_TIMEOUT: String(timeout / 1000),
-          LONGSEQ_RENDEZVOUS_HOST: "127.0.0.1",
-          LONGSEQ_RENDEZVOUS_PORT: String(server.port),
+          LONGSEQ_RENDEZVOUS_HOST: nodes.host,
+          LONGSEQ_RENDEZVOUS_PORT: String(port),
         },
       });
       children.push(child);
       running.add(child);
-      if (rank > 0) {
+      if (local > 0) {
         const log = createWriteStream(logOf(rank));
         child.stdout?.pipe(log, { end: false });
         child.stderr?.pipe(log, { end: false });
@@ -102,8 +115,8 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
         child.once("close", (code, signal) => resolve({ rank, code: code ?? (signal === "SIGKILL" ? 137 : 143) }));
       }).then((end) => {
         running.delete(child);
-        if (end.code !== 0 && first === undefined) {
-          first = end;
+        if (end.code !== 0 && failed === undefined) {
+          failed = end;
           // The others learn of it by themselves; who does not is ended.
           timers.push(
             setTimeout(all, PATIENCE + (stopping ? 60_000 : 0), "SIGTERM"),
@@ -116,16 +129,18 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     const codes = (await Promise.all(ends)).map(({ code }) => code);
     const leader = codes[0] as number;
     if (stopping && (leader === 0 || leader >= 128)) return leader;
-    if (first === undefined) return 0;
-    if (first.rank > 0) {
-      note(`rank ${first.rank} ended first, with exit code ${first.code}; its last words, from ${logOf(first.rank)}:`);
-      for (const line of readFileSync(logOf(first.rank), "utf8").trimEnd().split("\n").slice(-8)) note(`  ${line}`);
+    if (failed === undefined) return 0;
+    if (failed.rank > first) {
+      note(
+        `rank ${failed.rank} ended first, with exit code ${failed.code}; its last words, from ${logOf(failed.rank)}:`,
+      );
+      for (const line of readFileSync(logOf(failed.rank), "utf8").trimEnd().split("\n").slice(-8)) note(`  ${line}`);
     }
-    return first.code === 2 ? 2 : first.code >= 128 ? 1 : first.code;
+    return failed.code === 2 ? 2 : failed.code >= 128 ? 1 : failed.code;
   } finally {
     for (const timer of timers) clearTimeout(timer);
     process.off("SIGINT", pass).off("SIGTERM", pass);
     all("SIGKILL");
-    server.close();
+    server?.close();
   }
 }

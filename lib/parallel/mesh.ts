@@ -114,7 +114,8 @@ export class Mesh {
     for (const group of this.#groups) group.abort();
   }
 
+  /** Closes the groups but the world's, which outlives them. */
   close(): void {
-    for (const group of this.#groups) group.close();
+    for (const group of this.#groups) if (group !== this.world) group.close();
   }
 }

@@ -324,6 +324,11 @@ export class Rendezvous {
     return own;
   }
 
+  /** Where this machine is reached from where the ranks meet. */
+  get localHost(): string {
+    return (this.#socket.localAddress ?? "127.0.0.1").replace(/^::ffff:/, "");
+  }
+
   #fail(error: Error): void {
     if (this.#failure !== undefined) return;
     this.#failure = error;

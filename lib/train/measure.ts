@@ -250,6 +250,7 @@ function onMeta<T>(
   } finally {
     disposeRun(model, optimizer);
     mesh.close();
+    mesh.world?.close();
   }
 }
 

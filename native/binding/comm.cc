@@ -9,12 +9,14 @@ namespace {
 
 constexpr int64_t kMostRanks = 1 << 20;
 
-// commOpen(transport, rank, size, timeout in ms) -> {comm, address}
+// commOpen(transport, rank, size, timeout in ms, this machine's host) -> {comm, address}
 Napi::Value comm_open(const Napi::CallbackInfo &info) {
   ls_comm_options options{};
   options.size = static_cast<int32_t>(integer(info[2], "size", 1, kMostRanks));
   options.rank = static_cast<int32_t>(integer(info[1], "rank", 0, options.size - 1));
   options.timeout_ms = integer(info[3], "timeout", 1, int64_t{1} << 40);
+  const std::string host = string(info[4], "host");
+  options.host = host.c_str();
   auto communicator = std::make_shared<Communicator>(string(info[0], "transport"), options);
   auto result = Napi::Object::New(info.Env());
   result.Set("address",

@@ -15,7 +15,7 @@ namespace longseq {
 // One group of ranks that this process belongs to.
 class Communicator {
  public:
-  // transport: "shm" (ranks of one machine) or "meta" (no other rank is there). Throws Error.
+  // transport: "shm" (ranks of one machine), "tcp" (of several) or "meta" (no other rank is there). Throws Error.
   Communicator(const std::string &transport, const ls_comm_options &options);
   ~Communicator();
   Communicator(const Communicator &) = delete;
@@ -68,9 +68,10 @@ void check_part_of(const Check &check, const char *name, const ls_tensor &part, 
                    const ls_tensor &whole);
 void check_reduction(const Check &check, const ls_tensor &x, int64_t kind);
 
-namespace shm {
-const ls_comm_table *comm_table();
-}
+namespace channels {
+const ls_comm_table *shared_memory_table();
+const ls_comm_table *tcp_table();
+}  // namespace channels
 namespace meta {
 const ls_comm_table *comm_table();
 }

@@ -1,5 +1,6 @@
 // Collectives against plain loops, with all ranks as devices of this one process: channels through shared memory do not
 // mind whose they are.
+import { connect as netConnect } from "node:net";
 import t from "tap";
 import { binding } from "../../lib/binding.js";
 import { Device, type DType, ops, Tensor, tensor } from "../../lib/index.js";
@@ -8,8 +9,12 @@ import { queues } from "../../lib/tensor/tiers.js";
 
 const devices = Array.from({ length: 4 }, () => new Device("cpu", { threads: 1 }));
 
-/** Communicators of P ranks. */
-async function connect(size: number): Promise<Communicator[]> {
+/** Communicators of P ranks. before: done by each when it knows the addresses of all. */
+async function connect(
+  size: number,
+  transport: "shm" | "tcp" = "shm",
+  before: (rank: number, addresses: readonly string[]) => Promise<void> = async () => {},
+): Promise<Communicator[]> {
   const given: string[] = [];
   let all: (addresses: string[]) => void = () => {};
   const together = new Promise<string[]>((resolve) => {
@@ -17,10 +22,12 @@ async function connect(size: number): Promise<Communicator[]> {
   });
   return Promise.all(
     Array.from({ length: size }, (_, rank) =>
-      Communicator.open("shm", rank, size, (own) => {
+      Communicator.open(transport, rank, size, async (own) => {
         given[rank] = own;
         if (given.filter((one) => one !== undefined).length === size) all(given);
-        return together;
+        const addresses = await together;
+        await before(rank, addresses);
+        return addresses;
       }),
     ),
   );
@@ -42,9 +49,13 @@ const make = (rank: number, shape: number[], dtype: DType): Tensor => {
 
 const numbers = async (x: Tensor): Promise<number[]> => Array.from(await x.data(), Number);
 
-for (const size of [2, 3, 4]) {
-  t.test(`${size} ranks`, async (t) => {
-    const comms = await connect(size);
+for (const [size, transport] of [
+  [2, "shm"],
+  [3, "tcp"],
+  [4, "shm"],
+] as const) {
+  t.test(`${size} ranks, ${transport}`, async (t) => {
+    const comms = await connect(size, transport);
     const ranks = comms.map((_, rank) => rank);
     // Below a slot, odd, and more than all slots of a channel hold.
     for (const count of [1, 7, 1000, 300_001]) {
@@ -252,6 +263,30 @@ t.test("ranks that do not do the same are found out, where that is asked for", a
   for (const comm of comms) comm.close();
 });
 
+t.test("over the network strangers are sent away, and a rank that cannot be reached is named", async (t) => {
+  let sentAway = false;
+  const comms = await connect(2, "tcp", async (rank, addresses) => {
+    if (rank === 0) return;
+    const [, port] = Buffer.from(addresses[0] as string, "base64")
+      .toString()
+      .split(" ");
+    // It greets as no rank does, before rank 1 comes.
+    await new Promise((done) => {
+      const socket = netConnect(Number(port), "127.0.0.1", () => socket.end("GET / HTTP/1.1\r\n\r\n"));
+      socket.on("error", () => {}).once("close", done);
+    });
+    sentAway = true;
+  });
+  t.ok(sentAway);
+  for (const comm of comms) comm.close();
+  const nowhere = Buffer.alloc(256);
+  nowhere.write("127.0.0.1 1 5");
+  await t.rejects(
+    Communicator.open("tcp", 1, 2, async (own) => [nowhere.toString("base64"), own]),
+    { message: /rank 0 at 127\.0\.0\.1:1 cannot be reached: Connection refused/ },
+  );
+});
+
 t.test("what is wrong is said before anything travels", async (t) => {
   const comms = await connect(2);
   const number = (comms[0] as Communicator).number;
@@ -270,26 +305,28 @@ t.test("what is wrong is said before anything travels", async (t) => {
   t.throws(() => binding.ops.allReduce(of([2]), number, 0), { message: /no communicator/ });
 });
 
-t.test("a rank that stops ends the others with its name", async (t) => {
-  const comms = await connect(2);
-  const device = new Device("cpu", { threads: 1 });
-  const x = Tensor.full([4], 1, { device });
-  binding.ops.allReduce(x.native(), (comms[1] as Communicator).number, 0, queues.comm);
-  (comms[0] as Communicator).abort();
-  await t.rejects(x.data(), { code: "DEVICE", message: /all_reduce failed on rank 0 .*: rank 0 has stopped/ });
-  for (const comm of comms) comm.close();
-});
+for (const transport of ["shm", "tcp"] as const) {
+  t.test(`a rank that stops ends the others with its name, ${transport}`, async (t) => {
+    const comms = await connect(2, transport);
+    const device = new Device("cpu", { threads: 1 });
+    const x = Tensor.full([4], 1, { device });
+    binding.ops.allReduce(x.native(), (comms[1] as Communicator).number, 0, queues.comm);
+    (comms[0] as Communicator).abort();
+    await t.rejects(x.data(), { code: "DEVICE", message: /all_reduce failed on rank 0 .*: rank 0 has stopped/ });
+    for (const comm of comms) comm.close();
+  });
 
-t.test("what is given up with everything else is no failure", async (t) => {
-  const comms = await connect(2);
-  const device = new Device("cpu", { threads: 1 });
-  const x = Tensor.full([4], 1, { device });
-  binding.ops.allReduce(x.native(), (comms[0] as Communicator).number, 0, queues.comm);
-  const read = x.data();
-  device.cancel();
-  (comms[0] as Communicator).abort();
-  await t.rejects(read, { code: "CANCELLED" });
-  await device.resume();
-  t.equal(binding.failure(device.native), null);
-  for (const comm of comms) comm.close();
-});
+  t.test(`what is given up with everything else is no failure, ${transport}`, async (t) => {
+    const comms = await connect(2, transport);
+    const device = new Device("cpu", { threads: 1 });
+    const x = Tensor.full([4], 1, { device });
+    binding.ops.allReduce(x.native(), (comms[0] as Communicator).number, 0, queues.comm);
+    const read = x.data();
+    device.cancel();
+    (comms[0] as Communicator).abort();
+    await t.rejects(read, { code: "CANCELLED" });
+    await device.resume();
+    t.equal(binding.failure(device.native), null);
+    for (const comm of comms) comm.close();
+  });
+}

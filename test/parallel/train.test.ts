@@ -1,6 +1,7 @@
 // Several ranks through the command line: the numbers of one rank, and clear ends.
 import { execFile, spawn } from "node:child_process";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -358,6 +359,33 @@ t.test("scripts, through longseq launch", async (t) => {
     t.equal(code, 2, stderr);
     t.match(stderr, message);
   }
+});
+
+t.test("two launchers, as on two machines, over the network", async (t) => {
+  const one = await run("one of two machines");
+  const dir = join(folder, "two machines");
+  const port = await new Promise<number>((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+  const launch = (node: string, secret: string | undefined) =>
+    new Promise<{ code: number; stderr: string }>((resolve) => {
+      const args = ["--nproc", "1", "--nnodes", "2", "--node-rank", node, "--rendezvous", `127.0.0.1:${port}`];
+      execFile(
+        process.execPath,
+        [bin, "launch", ...args, "--", "train", file, `output.dir=${dir}`],
+        { timeout: 120_000, env: { ...process.env, ...(secret !== undefined && { LONGSEQ_SECRET: secret }) } },
+        (error, _, stderr) => resolve({ code: error === null ? 0 : Number(error.code), stderr }),
+      );
+    });
+  const [first, second] = await Promise.all([launch("0", "between us"), launch("1", "between us")]);
+  t.same([first?.code, second?.code], [0, 0], `${first?.stderr}${second?.stderr}`);
+  sameRun(t, one.dir, dir, "two machines");
+  const without = await launch("0", undefined);
+  t.equal(without.code, 2);
+  t.match(without.stderr, /LONGSEQ_SECRET is not set: on several machines/);
 });
 
 t.test("Ctrl-C: the state is saved once, and the run goes on from there", async (t) => {

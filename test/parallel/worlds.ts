@@ -252,7 +252,11 @@ export class Worlds {
   }
 
   dispose(): void {
-    for (const meshes of this.#meshes.values()) for (const mesh of meshes) mesh.close();
+    for (const meshes of this.#meshes.values())
+      for (const mesh of meshes) {
+        mesh.close();
+        mesh.world?.close();
+      }
   }
 }
 

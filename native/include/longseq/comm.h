@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_COMM_API_VERSION 2
+#define LS_COMM_API_VERSION 3
 
 typedef enum ls_reduce_kind { LS_REDUCE_SUM = 0, LS_REDUCE_MAX = 1, LS_REDUCE_COUNT = 2 } ls_reduce_kind;
 
@@ -29,6 +29,7 @@ typedef struct ls_comm_options {
   int32_t rank;       /* of this process, 0 .. size - 1 */
   int32_t size;       /* ranks */
   int64_t timeout_ms; /* a collective that has not ended by then has failed */
+  const char *host;   /* where the other ranks reach this machine, where the transport goes over a network; or NULL */
 } ls_comm_options;
 
 /* Bytes of a rank's address at most. */

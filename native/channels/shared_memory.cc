@@ -1,6 +1,5 @@
-// Windows, slots and the waiting for them.
-#include "shm/channels.h"
-
+// Channels between the processes of one machine, through memory that both have mapped: windows, slots and the waiting
+// for them.
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -11,16 +10,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <string>
 
+#include "channels/channels.h"
 #include "runtime/error.h"
 #include "runtime/recorder.h"
 
-namespace longseq::shm {
+namespace longseq::channels {
 
 namespace {
 
@@ -31,8 +33,6 @@ constexpr uint64_t kMagic = 0x6c6f6e6773657131ULL;
 constexpr int64_t kLookMs = 100;
 // Looks at the counters before a rank goes to sleep. Few: there may be more ranks than cores.
 constexpr int kSpins = 200;
-
-}  // namespace
 
 // How far the bytes to one rank are: slots filled and slots emptied, since the beginning.
 struct alignas(128) Counters {
@@ -59,8 +59,6 @@ struct Window {
 };
 static_assert(sizeof(Window) == 128 && sizeof(Counters) == 128);
 
-namespace {
-
 // A rank's address in text.
 struct Address {
   long process;
@@ -81,16 +79,38 @@ Window *map_window(int file, int64_t bytes) {
   throw Error(LS_DEVICE_FAILURE, format("%s: %s", what, std::strerror(errno)));
 }
 
-}  // namespace
+// Each rank has one window: a file without a name, which all map and which is gone with the last of them. The bytes
+// that rank s sends to rank r wait in s's window, in a few slots that are used in turn.
+class SharedMemory final : public Channels {
+ public:
+  explicit SharedMemory(const ls_comm_options &options);
+  ~SharedMemory() override;
+  void address(char out[LS_COMM_ADDRESS_BYTES]) const override;
+  void connect(const char *addresses) override;
+  void exchange(std::vector<Transfer> sends, std::vector<Transfer> receives) override;
+  void abort() override;
 
-Channels::Channels(int32_t rank, int32_t size, int64_t timeout_ms)
-    : rank_(rank),
-      size_(size),
-      timeout_ms_(timeout_ms),
+ private:
+  bool progress(Transfer &transfer, bool sending);
+  void wake(int32_t rank);
+  void check_others(const std::vector<Transfer> &sends, const std::vector<Transfer> &receives);
+
+  const int64_t timeout_ms_;
+  int64_t window_bytes_;
+  int file_ = -1;
+  uint64_t nonce_ = 0;
+  std::vector<Window *> windows_;  // null where not connected
+  std::vector<int> processes_;     // pidfds, -1 for this one
+  std::atomic<bool> aborted_{false};
+};
+
+SharedMemory::SharedMemory(const ls_comm_options &options)
+    : Channels(options.rank, options.size),
+      timeout_ms_(options.timeout_ms),
       window_bytes_(static_cast<int64_t>(sizeof(Window)) +
-                    size * (static_cast<int64_t>(sizeof(Counters)) + static_cast<int64_t>(kSlots) * kSlotBytes)),
-      windows_(static_cast<size_t>(size)),
-      processes_(static_cast<size_t>(size), -1) {
+                    size_ * (static_cast<int64_t>(sizeof(Counters)) + static_cast<int64_t>(kSlots) * kSlotBytes)),
+      windows_(static_cast<size_t>(size_)),
+      processes_(static_cast<size_t>(size_), -1) {
   file_ = memfd_create("longseq", MFD_CLOEXEC);
   // Pages come when they are first touched: those of the slots to this rank itself never do.
   if (file_ < 0 || ftruncate(file_, window_bytes_) != 0) fail("cannot make memory to share");
@@ -99,23 +119,23 @@ Channels::Channels(int32_t rank, int32_t size, int64_t timeout_ms)
   if (getrandom(&nonce_, sizeof nonce_, 0) != static_cast<ssize_t>(sizeof nonce_)) fail("no random numbers");
   own->magic = kMagic;
   own->nonce = nonce_;
-  windows_[static_cast<size_t>(rank)] = own;
+  windows_[static_cast<size_t>(rank_)] = own;
 }
 
-Channels::~Channels() {
+SharedMemory::~SharedMemory() {
   for (Window *window : windows_)
     if (window) munmap(window, static_cast<size_t>(window_bytes_));
   for (int process : processes_)
-    if (process >= 0) close(process);
-  if (file_ >= 0) close(file_);
+    if (process >= 0) ::close(process);
+  if (file_ >= 0) ::close(file_);
 }
 
-void Channels::address(char out[LS_COMM_ADDRESS_BYTES]) const {
+void SharedMemory::address(char out[LS_COMM_ADDRESS_BYTES]) const {
   std::snprintf(out, LS_COMM_ADDRESS_BYTES, "%ld %d %llu", static_cast<long>(getpid()), file_,
                 static_cast<unsigned long long>(nonce_));
 }
 
-void Channels::connect(const char *addresses) {
+void SharedMemory::connect(const char *addresses) {
   for (int32_t r = 0; r < size_; ++r) {
     if (r == rank_) continue;
     const char *text = addresses + static_cast<size_t>(r) * LS_COMM_ADDRESS_BYTES;
@@ -123,7 +143,7 @@ void Channels::connect(const char *addresses) {
     if (std::sscanf(text, "%ld %d %llu", &at.process, &at.file, &at.nonce) != 3)
       throw Error(LS_INVALID_ARGUMENT, format("the address of rank %d is garbled", r));
     const std::string path = format("/proc/%ld/fd/%d", at.process, at.file);
-    const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    const int file = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
     if (file < 0)
       fail(format("rank %d, process %ld, cannot be reached (are all ranks on one machine and one user's?)", r,
                   at.process)
@@ -131,7 +151,7 @@ void Channels::connect(const char *addresses) {
     struct stat status {};
     const bool fits = fstat(file, &status) == 0 && status.st_size == window_bytes_;
     Window *window = fits ? map_window(file, window_bytes_) : nullptr;
-    close(file);
+    ::close(file);
     if (!window || window->magic != kMagic || window->nonce != at.nonce) {
       if (window) munmap(window, static_cast<size_t>(window_bytes_));
       throw Error(LS_DEVICE_FAILURE, format("process %ld is not rank %d of this job any more", at.process, r));
@@ -142,14 +162,14 @@ void Channels::connect(const char *addresses) {
   }
 }
 
-void Channels::wake(int32_t rank) {
+void SharedMemory::wake(int32_t rank) {
   Window &window = *windows_[static_cast<size_t>(rank)];
   window.bell.fetch_add(1);
   if (window.sleeping.load()) futex(&window.bell, FUTEX_WAKE, INT_MAX, nullptr);
 }
 
 // Moves what can be moved now; whether that was anything.
-bool Channels::progress(Transfer &transfer, bool sending) {
+bool SharedMemory::progress(Transfer &transfer, bool sending) {
   const int32_t from = sending ? rank_ : transfer.rank, to = sending ? transfer.rank : rank_;
   Window &window = *windows_[static_cast<size_t>(from)];
   Counters &counters = window.counters(to);
@@ -173,7 +193,7 @@ bool Channels::progress(Transfer &transfer, bool sending) {
   return moved;
 }
 
-void Channels::check_others(const std::vector<Transfer> &sends, const std::vector<Transfer> &receives) {
+void SharedMemory::check_others(const std::vector<Transfer> &sends, const std::vector<Transfer> &receives) {
   if (aborted_.load()) throw Error(LS_CANCELLED, "the communicator was aborted");
   for (const auto *list : {&receives, &sends})
     for (const Transfer &transfer : *list) {
@@ -189,7 +209,7 @@ void Channels::check_others(const std::vector<Transfer> &sends, const std::vecto
     }
 }
 
-void Channels::exchange(std::vector<Transfer> sends, std::vector<Transfer> receives) {
+void SharedMemory::exchange(std::vector<Transfer> sends, std::vector<Transfer> receives) {
   Window &own = *windows_[static_cast<size_t>(rank_)];
   int64_t last = now_ns(), looked = last;
   int idle = 0;
@@ -234,11 +254,17 @@ void Channels::exchange(std::vector<Transfer> sends, std::vector<Transfer> recei
   }
 }
 
-void Channels::abort() {
+void SharedMemory::abort() {
   aborted_.store(true);
   windows_[static_cast<size_t>(rank_)]->left.store(1);
   for (int32_t r = 0; r < size_; ++r)
     if (windows_[static_cast<size_t>(r)]) wake(r);
 }
 
-}  // namespace longseq::shm
+}  // namespace
+
+std::unique_ptr<Channels> open_shared_memory(const ls_comm_options &options) {
+  return std::make_unique<SharedMemory>(options);
+}
+
+}  // namespace longseq::channels

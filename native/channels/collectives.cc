@@ -1,13 +1,12 @@
-// Collectives between the processes of one machine.
-#include "runtime/comm.h"
-
+// Collectives made of channels, and the tables of their transports.
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "shm/channels.h"
+#include "channels/channels.h"
+#include "runtime/comm.h"
 
-namespace longseq::shm {
+namespace longseq::channels {
 
 namespace {
 
@@ -137,9 +136,11 @@ ls_status run(void *comm, char *error, size_t error_size, const Body &body) {
   }
 }
 
+// transport: makes a rank's ends.
+template <std::unique_ptr<Channels> (*transport)(const ls_comm_options &)>
 ls_status open(const ls_comm_options *options, void **comm, char *address, char *error, size_t error_size) {
   try {
-    auto channels = std::make_unique<Channels>(options->rank, options->size, options->timeout_ms);
+    std::unique_ptr<Channels> channels = transport(*options);
     channels->address(address);
     *comm = channels.release();
     return LS_OK;
@@ -213,24 +214,29 @@ ls_status send_receive(const ls_exec *exec, void *comm, const void *x, int64_t x
 void abort(void *comm) { static_cast<Channels *>(comm)->abort(); }
 void close(void *comm) { delete static_cast<Channels *>(comm); }
 
-const ls_comm_table table = {
-    LS_COMM_API_VERSION,
-    sizeof(ls_comm_table),
-    "shm",
-    open,
-    connect,
-    all_to_all,
-    all_gather,
-    reduce_scatter,
-    all_reduce,
-    broadcast,
-    send_receive,
-    abort,
-    close,
-};
+constexpr ls_comm_table table_of(const char *name, decltype(ls_comm_table::open) open_entry) {
+  return {
+      LS_COMM_API_VERSION,
+      sizeof(ls_comm_table),
+      name,
+      open_entry,
+      connect,
+      all_to_all,
+      all_gather,
+      reduce_scatter,
+      all_reduce,
+      broadcast,
+      send_receive,
+      abort,
+      close,
+  };
+}
+const ls_comm_table shared_memory = table_of("shm", open<open_shared_memory>);
+const ls_comm_table tcp = table_of("tcp", open<open_tcp>);
 
 }  // namespace
 
-const ls_comm_table *comm_table() { return &table; }
+const ls_comm_table *shared_memory_table() { return &shared_memory; }
+const ls_comm_table *tcp_table() { return &tcp; }
 
-}  // namespace longseq::shm
+}  // namespace longseq::channels
