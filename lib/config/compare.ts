@@ -1,7 +1,7 @@
 // The canonical text of a configuration, and which settings must agree before a run may be resumed.
 
-import { valueAt } from "./available.js";
 import { type Config, leafPaths } from "./schema.js";
+import { valueAt } from "./value_at.js";
 import { toCamel, toSnake } from "./values.js";
 
 /** Sorts the keys of Hugging Face's mappings, whose order says nothing. */

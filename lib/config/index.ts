@@ -1,7 +1,7 @@
 // What the rest of longseq uses of the configuration.
 
-export { type Availability, availability, valueAt } from "./available.js";
 export { tokenCacheDir } from "./cache_dir.js";
 export { type ConfigDifference, canonicalJson, configDifference } from "./compare.js";
 export { type ConfigProblem, isOverride, loadConfig, parseConfig, parseConfigObject } from "./load.js";
 export { type Config, type ConfigInput, configSchema, type HuggingFaceFields, type ModelOverride } from "./schema.js";
+export { valueAt } from "./value_at.js";

@@ -4,7 +4,6 @@ import { readFileSync } from "node:fs";
 import { isMap, isScalar, LineCounter, type Node, type ParsedNode, parseAllDocuments, visit } from "yaml";
 import type { z } from "zod";
 import { ConfigError } from "../errors.js";
-import { availability, valueAt } from "./available.js";
 import {
   type Config,
   type ConfigInput,
@@ -196,13 +195,6 @@ function validate(tree: unknown, spelling: Spelling, source: string, locate: Loc
       } else if (value === undefined) add(path, `missing; expected ${expected}`);
       else add(path, `got ${showValue(value)} (${typeName(value)}); expected ${expected}`);
     }
-  } else {
-    for (const { key, values } of availability) {
-      const path = key.split(".").map(toCamel);
-      const value = valueAt(parsed.data, path);
-      if (!values.includes(value as string))
-        add(path, `${showText(value)} is not available in this version; use ${values.map(showText).join(" or ")}`);
-    }
   }
   if (!parsed.success || problems.length > 0) {
     problems.sort((a, b) => Number(a.override ?? false) - Number(b.override ?? false) || (a.line ?? 0) - (b.line ?? 0));
@@ -216,8 +208,6 @@ function validate(tree: unknown, spelling: Spelling, source: string, locate: Loc
   }
   return parsed.data;
 }
-
-const showText = (value: unknown) => (typeof value === "string" ? value : showValue(value));
 
 /** The line on which a path (camelCase, as far as it is ours) stands in a YAML tree, or that of its nearest parent. */
 function lineOf(contents: Node | null, lineCounter: LineCounter, path: readonly string[]): number | undefined {

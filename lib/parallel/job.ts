@@ -42,12 +42,12 @@ export class Job {
   readonly #rendezvous: Rendezvous | null;
   readonly #server: RendezvousServer | null;
   readonly #transport: Transport;
-  /** Questions are numbered anew once all ranks stop. */
-  #phase = "run";
+  /** When all ranks stop they may be at different questions: none of those is asked any more, and new ones begin. */
+  #phase: "run" | "stopping" | "end" = "run";
   #questions = 0;
   #onStop: (() => void) | undefined;
   #stopped!: () => void;
-  /** Settles when all ranks have been asked to stop, or one is lost; questions from then on are those of the end. */
+  /** Settles when all ranks have stopped, or one is lost. */
   readonly stopping = new Promise<void>((resolve) => {
     this.#stopped = resolve;
   });
@@ -99,7 +99,7 @@ export class Job {
   /** Called when any rank asked all to stop. */
   set onStop(listener: (() => void) | undefined) {
     this.#onStop = listener;
-    if (this.#phase === "stop") listener?.();
+    if (this.#phase !== "run") listener?.();
   }
 
   /** Asks all ranks to stop: each hears of it by `onStop`. Alone nobody has to be asked. */
@@ -113,14 +113,12 @@ export class Job {
    * that none takes it for a failure.
    */
   async #stop(): Promise<void> {
-    if (this.#phase === "stop") return;
-    this.#phase = "stop";
-    this.#questions = 0;
-    // Ranks may be at different questions.
+    if (this.#phase !== "run") return;
+    this.#phase = "stopping";
     this.#rendezvous?.giveUp(new CancelledError("the run was stopped"));
     this.#onStop?.();
     // A lost rank is not waited for.
-    await this.swap("stopping").catch(() => {});
+    await this.#rendezvous?.swap("stopping", "null").catch(() => {});
     this.#stopped();
     setTimeout(() => this.abort(), PATIENCE).unref();
   }
@@ -135,9 +133,21 @@ export class Job {
     return Math.max(1, Math.floor(availableParallelism() / this.localWorld));
   }
 
-  /** Every rank's value, in the order of the ranks. All ranks ask the same questions in the same order. */
+  /** Waits until all ranks have stopped what they did; what is asked from here on belongs to the end. */
+  async enterEnd(): Promise<void> {
+    this.requestStop();
+    await this.stopping;
+    this.#phase = "end";
+    this.#questions = 0;
+  }
+
+  /**
+   * Every rank's value, in the order of the ranks. All ranks ask the same questions in the same order. Throws
+   * CancelledError where the job was stopped meanwhile.
+   */
   async swap<T>(value: T): Promise<T[]> {
     if (this.#rendezvous === null) return [value];
+    if (this.#phase === "stopping") throw new CancelledError("the run was stopped");
     const values = await this.#rendezvous.swap(`${this.#phase} ${this.#questions++}`, JSON.stringify(value ?? null));
     return values.map((text) => JSON.parse(text) as T);
   }

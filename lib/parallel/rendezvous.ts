@@ -270,6 +270,8 @@ export class Rendezvous {
   readonly #socket: Socket;
   readonly #waiting = new Map<string, { resolve: (values: string[]) => void; reject: (error: Error) => void }>();
   #failure: Error | undefined;
+  /** Whether all ranks were asked to stop, and this one has not heard of it yet. */
+  #asked = false;
   /** Called once when another rank, or the server, is lost. */
   onLost: ((error: Error) => void) | undefined;
   /** Called once when some rank, maybe this one, asked all to stop. */
@@ -313,9 +315,12 @@ export class Rendezvous {
           own.#fail(new DeviceError(from.refused));
         } else if ("stop" in from) {
           own.onStop?.();
+          own.#asked = false;
+          own.#hold();
         } else {
           own.#waiting.get(from.key)?.resolve(from.values);
           own.#waiting.delete(from.key);
+          own.#hold();
         }
       });
     });
@@ -342,22 +347,28 @@ export class Rendezvous {
     if (this.#failure !== undefined) throw this.#failure;
     const answer = new Promise<string[]>((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
     send(this.#socket, { key, value });
-    // Only an open question keeps the process alive.
-    this.#socket.ref();
-    return answer.finally(() => this.#socket.unref());
+    this.#hold();
+    return answer;
+  }
+
+  /** Only while something is waited for does the connection keep the process alive. */
+  #hold(): void {
+    if (this.#asked || this.#waiting.size > 0) this.#socket.ref();
+    else this.#socket.unref();
   }
 
   /** Asks all ranks to stop. */
   requestStop(): void {
     send(this.#socket, { stop: true });
-    // The answer is waited for.
-    this.#socket.ref();
+    this.#asked = true;
+    this.#hold();
   }
 
   /** Open questions are not answered any more. */
   giveUp(error: Error): void {
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();
+    this.#hold();
   }
 
   /** Leaves without a word: the others take this rank for lost. */

@@ -1,6 +1,5 @@
 // The ladder of memory settings, ordered by added work, and what of it the configuration fixes.
 
-import { availability } from "../config/available.js";
 import type { Config } from "../config/index.js";
 import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
@@ -15,9 +14,6 @@ export interface Rung extends Setting {
 
 /** Keys of the ladder that the configuration fixes. */
 export type Fixed = Partial<Setting>;
-
-const isAvailable = (key: string, value: string | number): boolean =>
-  availability.find((row) => row.key === key)?.values.includes(value) ?? true;
 
 /** Throws ConfigError for keys of `memory` that contradict each other. */
 export function checkKeys({ checkpoint, offload: states }: Config["memory"]): void {
@@ -105,15 +101,12 @@ export function ladder(memory: Config["memory"], model: Pick<ModelConfig, "numHe
   step("tiles", {});
   step("checkpoint", { checkpointEvery: 1 });
   step("offload", { offload: "host" });
-  for (const headChunks of divisors(model.numHeads))
-    if (headChunks > 1 && isAvailable("memory.head_chunks", headChunks)) step("head chunks", { headChunks });
+  for (const headChunks of divisors(model.numHeads)) if (headChunks > 1) step("head chunks", { headChunks });
   step("no prefetch", { prefetch: false });
   step("no kept attention", { keepAttention: false });
   for (const checkpointEvery of everyChoices(model.numLayers)) step("every", { checkpointEvery });
-  if (isAvailable("memory.checkpoint.offload", "disk")) {
-    step("disk", { offload: "disk", checkpointEvery: 1 });
-    for (const checkpointEvery of everyChoices(model.numLayers)) step("disk", { checkpointEvery });
-  }
+  step("disk", { offload: "disk", checkpointEvery: 1 });
+  for (const checkpointEvery of everyChoices(model.numLayers)) step("disk", { checkpointEvery });
   return rungs;
 }
 

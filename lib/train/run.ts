@@ -154,9 +154,8 @@ async function* stop(training: Training, queue: StepQueue, cause: unknown): Asyn
   session.signal.removeEventListener("abort", session.abort);
   session.broken = true;
   device.cancel();
-  job.requestStop();
   // An exchange that waits for a rank which has stopped is given up by the job.
-  await job.stopping;
+  await job.enterEnd();
   await device.resume();
   if (binding.failure(device.native) !== null) throw job.lost ?? cause;
   yield* queue.drop(startStep + binding.stepsFinished(device.native) - finishedBefore);

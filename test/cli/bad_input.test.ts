@@ -110,7 +110,6 @@ t.test("configurations", async (t) => {
     ["wrong type", { train: { learning_rate: "fast" } }, [], /train\.learning_rate: got "fast" \(string\); expected/],
     ["override", {}, ["train.steps=many"], /command line: train\.steps: got "many"/],
     ["unknown override", {}, ["train.lr=1"], /command line: train\.lr: unknown key/],
-    ["not available", { parallel: { ring: 2 } }, [], /parallel\.ring: 2 is not available/],
     [
       "attention",
       { device: "cpu", attention: "cudnn" },

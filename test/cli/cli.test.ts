@@ -137,12 +137,13 @@ t.test("wrong usage exits 2 with one message", async (t) => {
       ["train", file, "train.steps=-1", "threads=x"],
       /^error: command line: train\.steps.*\nerror: command line: threads.*\n$/,
     ],
-    ...["launch"].map((name): [string[], RegExp] => [
-      [name, "--nproc", "2", "--", "train", file],
-      new RegExp(
-        `^error: longseq ${name} \\([^)]*\\) is not available in this version; try train, plan, data, report or doctor\\n$`,
-      ),
-    ]),
+    [["launch", "--nproc", "2"], /^error: missing what to launch; usage: longseq launch .*\n$/],
+    [["launch", "--nnodes", "2", "--", "train", file], /^error: several machines need --rendezvous HOST:PORT.*\n$/],
+    [
+      ["launch", "--nnodes", "2", "--node-rank", "2", "--rendezvous", "a:1", "--", "train", file],
+      /^error: --node-rank is 2, but there are 2 machines \(--nnodes\)\n$/,
+    ],
+    [["launch", "--rendezvous", "nowhere", "--", "train", file], /^error: .*Expected HOST:PORT.*\n$/],
   ];
   for (const [argv, message] of cases) {
     const { code, stdout, stderr, configs } = await run(argv);

@@ -5,7 +5,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import {
-  availability,
   type Config,
   type ConfigInput,
   canonicalJson,
@@ -14,10 +13,9 @@ import {
   loadConfig,
   parseConfig,
   parseConfigObject,
-  valueAt,
 } from "../../lib/config/index.js";
 import { configSchema, leafPaths } from "../../lib/config/schema.js";
-import { toCamel, toSnake } from "../../lib/config/values.js";
+import { toSnake } from "../../lib/config/values.js";
 import { ConfigError } from "../../lib/errors.js";
 
 const minimal = `model:
@@ -403,20 +401,7 @@ train: {steps: 0, lerning_rate: 1}
   t.equal((problems as unknown[]).length, 7);
 });
 
-t.test("known keys whose feature is not there are refused, never ignored", async (t) => {
-  const refused = ["parallel.ring=2", "parallel.zero=3"];
-  for (const word of refused) {
-    const key = word.slice(0, word.indexOf("="));
-    t.match(
-      refusal(() => parse(minimal, word)),
-      new RegExp(`^command line: ${key.replaceAll(".", "\\.")}: \\S+ is not available in this version; use [^\\n]+$`),
-      word,
-    );
-  }
-  t.equal(
-    refusal(() => parse(minimal, "parallel.data=2", "train.batch_size=2")),
-    "command line: parallel.data: 2 is not available in this version; use 1",
-  );
+t.test("what the device cannot do is refused, never ignored", async (t) => {
   t.equal(
     refusal(() => parse(`${minimal}attention: cudnn\n`, "device=cpu")),
     "run.yaml:10: attention: got cudnn, which runs on NVIDIA's GPUs, but device is cpu; set device: cuda, or leave this out",
@@ -437,16 +422,6 @@ t.test("known keys whose feature is not there are refused, never ignored", async
     "memory.offload={optimizer: none, params: none, gradients: none}",
   );
   t.equal(neutral.parallel.zero, 0);
-  const defaults = parse(minimal);
-  for (const { key, values } of availability) {
-    const path = key.split(".").map(toCamel);
-    t.ok(
-      leafPaths().some((leaf) => leaf.join(".") === path.join(".")),
-      `${key} is in the schema`,
-    );
-    t.ok(values.includes(valueAt(defaults, path) as string), `${key}: the default works`);
-    t.ok(values.includes(valueAt(neutral, path) as string), `${key}: the neutral value works`);
-  }
 });
 
 t.test("files", async (t) => {

@@ -1,0 +1,94 @@
+// Ranks that are wrong, killed or stopped: clear ends, nothing left behind, nothing lost.
+import { spawn } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { bin, type Ended, file, folder, run, steps, weights } from "./cli_runs.js";
+
+t.test("wrong numbers of ranks", async (t) => {
+  for (const [args, message] of [
+    [["--nproc", "3", "parallel.ring=1"], /parallel: 8 query heads do not divide among 3 ranks .*no ring/],
+    [["--nproc", "2", "parallel.ring=3"], /parallel\.ring: 3 does not divide the 2 ranks of a sequence/],
+    [["--nproc", "2", "parallel.sequence=4"], /sequence 4 x data 1 is for 4 ranks, but this run has 2/],
+    [["parallel.sequence=2"], /is for 2 ranks, but this run has 1; start it with --nproc 2/],
+    [["--nproc", "0"], /Expected a whole number of at least 1/],
+    [["--nproc", "2", "train.steps=none"], /train\.steps/],
+  ] as const) {
+    const { code, stderr } = await run("wrong", ...args);
+    t.equal(code, 2, stderr);
+    t.match(stderr, message);
+  }
+});
+
+/** Starts a long run and calls `act` with its ranks' process ids after its first step. */
+function disturbed(name: string, act: (pids: number[], launcher: number) => void): Promise<Ended> {
+  const dir = join(folder, name);
+  return new Promise((resolve) => {
+    const child = spawn(
+      process.execPath,
+      [bin, "train", file, `output.dir=${dir}`, "--nproc", "2", "train.steps=100000", "train.eval_every=0"],
+      { stdio: ["ignore", "ignore", "pipe"] },
+    );
+    let stderr = "";
+    let acted = false;
+    child.stderr.on("data", (bytes) => {
+      stderr += bytes;
+      if (acted || !stderr.includes("step 3/")) return;
+      acted = true;
+      const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
+      act(children.trim().split(" ").map(Number), child.pid as number);
+    });
+    child.once("close", (code) => resolve({ code: code ?? -1, stderr, dir }));
+  });
+}
+
+const gone = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch {
+    return true;
+  }
+};
+
+t.test("a rank that is killed ends the job, which says so", async (t) => {
+  for (const victim of [0, 1]) {
+    let pids: number[] = [];
+    const { code, stderr } = await disturbed(`killed ${victim}`, (all) => {
+      pids = all;
+      process.kill(all[victim] as number, "SIGKILL");
+    });
+    t.equal(code, 1, stderr);
+    if (victim === 1) t.match(stderr, /rank 1 (has ended|was lost)/);
+    t.ok(pids.every(gone), "no process is left");
+  }
+});
+
+t.test("a job that fails goes on from its newest checkpoint, to the same bits", async (t) => {
+  const unbroken = await run("unbroken", "--nproc", "2", "train.steps=40", "train.eval_every=0");
+  const dir = join(folder, "restarted");
+  const options = ["train.steps=40", "train.eval_every=0", "--nproc", "2", "--max-restarts", "1"];
+  const child = spawn(process.execPath, [bin, "train", file, `output.dir=${dir}`, ...options], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let stderr = "";
+  let killed = false;
+  child.stderr.on("data", (bytes) => {
+    stderr += bytes;
+    if (killed || !stderr.includes("step 7/")) return;
+    killed = true;
+    const ranks = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").trim().split(" ");
+    process.kill(Number(ranks[1]), "SIGKILL");
+  });
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  t.equal(code, 0, stderr);
+  t.match(stderr, /the job failed; it is started again \(1 of 1 times\)/);
+  t.same([...weights(dir)], [...weights(unbroken.dir)]);
+});
+
+t.test("Ctrl-C: the state is saved once, and the run goes on from there", async (t) => {
+  const { code, stderr, dir } = await disturbed("stopped", (_, launcher) => process.kill(launcher, "SIGINT"));
+  t.equal(code, 130, stderr);
+  const last = steps(dir).at(-1)?.step as number;
+  t.ok(readdirSync(join(dir, "checkpoints")).includes(`step-${last}`), `step ${last} is saved`);
+});

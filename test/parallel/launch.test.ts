@@ -1,0 +1,69 @@
+// longseq launch: scripts, and launchers of several machines.
+import { execFile } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import t from "tap";
+import { bin, file, folder, run, sameRun } from "./cli_runs.js";
+
+t.test("scripts, through longseq launch", async (t) => {
+  const script = join(folder, "script.mjs");
+  const library = new URL("../../dist/lib/index.js", import.meta.url).href;
+  writeFileSync(
+    script,
+    `import { parallel } from ${JSON.stringify(library)};
+     const job = await parallel.init();
+     const all = await job.swap(job.rank * 10);
+     if (job.rank === 0) console.log(JSON.stringify(all));
+     if (process.argv[2] === "fail" && job.rank === 2) throw new Error("out of luck");
+     job.close();`,
+  );
+  const launch = (...args: string[]) =>
+    new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+      execFile(process.execPath, [bin, "launch", ...args], (error, stdout, stderr) =>
+        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+      );
+    });
+  const logs = ["--logs", join(folder, "script")];
+  const good = await launch("--nproc", "3", ...logs, "--", script);
+  t.same([good.code, good.stdout.trim()], [0, "[0,10,20]"], good.stderr);
+  const bad = await launch("--nproc", "3", ...logs, "--", script, "fail");
+  t.equal(bad.code, 1);
+  t.match(bad.stderr, /rank 2 ended first, with exit code 1[\s\S]*out of luck/);
+  for (const [args, message] of [
+    [[], /missing what to launch/],
+    [["--", "no.mjs"], /cannot launch "no\.mjs"/],
+    [["--nproc", "2", "--rendezvous-timeout", "0", "--", script], /Expected seconds/],
+  ] as const) {
+    const { code, stderr } = await launch(...args);
+    t.equal(code, 2, stderr);
+    t.match(stderr, message);
+  }
+});
+
+t.test("two launchers, as on two machines, over the network", async (t) => {
+  const one = await run("one of two machines");
+  const dir = join(folder, "two machines");
+  const port = await new Promise<number>((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+  const launch = (node: string, secret: string | undefined) =>
+    new Promise<{ code: number; stderr: string }>((resolve) => {
+      const args = ["--nproc", "1", "--nnodes", "2", "--node-rank", node, "--rendezvous", `127.0.0.1:${port}`];
+      execFile(
+        process.execPath,
+        [bin, "launch", ...args, "--", "train", file, `output.dir=${dir}`],
+        { timeout: 120_000, env: { ...process.env, ...(secret !== undefined && { LONGSEQ_SECRET: secret }) } },
+        (error, _, stderr) => resolve({ code: error === null ? 0 : Number(error.code), stderr }),
+      );
+    });
+  const [first, second] = await Promise.all([launch("0", "between us"), launch("1", "between us")]);
+  t.same([first?.code, second?.code], [0, 0], `${first?.stderr}${second?.stderr}`);
+  sameRun(t, one.dir, dir, "two machines");
+  const without = await launch("0", undefined);
+  t.equal(without.code, 2);
+  t.match(without.stderr, /LONGSEQ_SECRET is not set: on several machines/);
+});
