@@ -71,6 +71,7 @@ export class Job {
       this.abort();
       this.#stopped();
     };
+    if (this.#rendezvous.stopAsked) void this.#stop();
   }
 
   /** Puts the ranks into the groups of a mesh, whose sizes all agree on. */

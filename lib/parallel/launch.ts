@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { ConfigError } from "../errors.js";
 import { timeoutOf } from "./job.js";
@@ -72,11 +73,13 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
   const all = (signal: NodeJS.Signals) => {
     for (const child of running) child.kill(signal);
   };
-  let stopping = false;
+  let stopping: NodeJS.Signals | undefined;
+  /** Whether a signal ended a rank that was not ready for it. */
+  let cutOff = false;
   const timers: NodeJS.Timeout[] = [];
   const pass = (signal: NodeJS.Signals) => {
     all(signal);
-    stopping = true;
+    stopping = signal;
   };
   process.on("SIGINT", pass).on("SIGTERM", pass);
   let failed: Ended | undefined;
@@ -112,9 +115,16 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
           note(`rank ${rank} could not be started: ${error.message}`);
           resolve({ rank, code: 1 });
         });
-        child.once("close", (code, signal) => resolve({ rank, code: code ?? (signal === "SIGKILL" ? 137 : 143) }));
+        child.once("close", (_, signal) => {
+          cutOff ||= signal !== null && signal === stopping;
+        });
+        child.once("close", (code, signal) =>
+          resolve({ rank, code: code ?? 128 + constants.signals[signal ?? "SIGKILL"] }),
+        );
       }).then((end) => {
         running.delete(child);
+        // One that never came to the others is known to nobody else.
+        if (end.code !== 0) server?.ended(rank);
         if (end.code !== 0 && failed === undefined) {
           failed = end;
           // The others learn of it by themselves; who does not is ended.
@@ -129,6 +139,8 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     const codes = (await Promise.all(ends)).map(({ code }) => code);
     const leader = codes[0] as number;
     if (stopping && (leader === 0 || leader >= 128)) return leader;
+    // It came before training began: there was nothing to save.
+    if (stopping && cutOff) return 128 + constants.signals[stopping];
     if (failed === undefined) return 0;
     if (failed.rank > first) {
       note(

@@ -95,6 +95,7 @@ export class RendezvousServer {
   readonly #server: Server;
   readonly #ranks = new Map<number, Socket>();
   readonly #came = new Set<number>();
+  readonly #left = new Set<number>();
   readonly #answers = new Map<string, Map<number, string>>();
   /** A rank that beats and has said nothing for so long is lost. Milliseconds. */
   silence = SILENCE;
@@ -220,6 +221,10 @@ export class RendezvousServer {
   #take(rank: number, message: FromRank): void {
     if ("bye" in message) {
       this.#ranks.delete(rank);
+      this.#left.add(rank);
+      // What is still asked is never answered.
+      if ([...this.#answers.values()].some((answers) => !answers.has(rank)))
+        this.#refuseAll(`rank ${rank} has left the job`);
       return;
     }
     if ("stop" in message) {
@@ -232,10 +237,17 @@ export class RendezvousServer {
     const answers = this.#answers.get(key) ?? new Map<number, string>();
     this.#answers.set(key, answers);
     answers.set(rank, value);
+    for (const left of this.#left) if (!answers.has(left)) this.#refuseAll(`rank ${left} has left the job`);
     if (answers.size < this.world) return;
     this.#answers.delete(key);
     const values = Array.from({ length: this.world }, (_, r) => answers.get(r) as string);
     for (const socket of this.#ranks.values()) send(socket, { key, values });
+  }
+
+  /** The process of a rank has ended, says who started it. */
+  ended(rank: number): void {
+    this.#ranks.delete(rank);
+    if (!this.#left.has(rank)) this.#lose(rank, "its process has ended");
   }
 
   #lose(rank: number, why: string): void {
@@ -276,6 +288,8 @@ export class Rendezvous {
   onLost: ((error: Error) => void) | undefined;
   /** Called once when some rank, maybe this one, asked all to stop. */
   onStop: (() => void) | undefined;
+  /** Whether that was so. */
+  stopAsked = false;
 
   private constructor(socket: Socket) {
     this.#socket = socket;
@@ -314,6 +328,7 @@ export class Rendezvous {
           reject(new ConfigError(`rank ${rank} cannot join the job at ${host}:${port}: ${from.refused}`));
           own.#fail(new DeviceError(from.refused));
         } else if ("stop" in from) {
+          own.stopAsked = true;
           own.onStop?.();
           own.#asked = false;
           own.#hold();

@@ -23,7 +23,8 @@ std::map<int64_t, std::shared_ptr<Communicator>> &communicators() {
 const ls_comm_table *find_table(const std::string &transport) {
   for (const ls_comm_table *table : {channels::shared_memory_table(), channels::tcp_table(), meta::comm_table()})
     if (transport == table->name) return table;
-  throw Error(LS_UNSUPPORTED, format("there is no transport '%s'; this build has shm, tcp and meta", transport.c_str()));
+  throw Error(LS_UNSUPPORTED,
+              format("there is no transport '%s'; this build has shm, tcp and meta", transport.c_str()));
 }
 
 }  // namespace
