@@ -92,6 +92,7 @@ export function placeOf(env: NodeJS.ProcessEnv): Place | undefined {
   const world = wholeNumber(names.world, env[names.world], 1, 1e6);
   if (world === 1) return undefined;
   const rank = wholeNumber(names.rank, env[names.rank], 0, world);
+  const port = wholeNumber(names.port, env[names.port] ?? names.defaultPort, 1, 65535);
   // Slurm writes "4(x2)" for two machines of four ranks each.
   const perMachine = env[names.localWorld]?.replace(/^(\d+)\(x\d+\)$/, "$1");
   const localWorld = perMachine === undefined ? world : wholeNumber(names.localWorld, perMachine, 1, world + 1);
@@ -102,7 +103,8 @@ export function placeOf(env: NodeJS.ProcessEnv): Place | undefined {
       env[names.localRank] === undefined ? rank : wholeNumber(names.localRank, env[names.localRank], 0, localWorld),
     localWorld,
     host: names.host.map((name) => env[name]).find((host) => host !== undefined) ?? "127.0.0.1",
-    port: wholeNumber(names.port, env[names.port] ?? names.defaultPort, 1, 65536),
+    // torchrun keeps a server of its own at the port that it names.
+    port: env.TORCHELASTIC_USE_AGENT_STORE === "True" && names.rank === "RANK" ? port + 1 : port,
     hosted: names.hosted,
   };
 }

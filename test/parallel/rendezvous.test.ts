@@ -140,6 +140,8 @@ t.test("the environment's variables", async (t) => {
     }),
     { rank: 1, world: 2, localRank: 1, localWorld: 2, host: "localhost", port: 29500, hosted: false },
   );
+  const torchrun = { RANK: "1", WORLD_SIZE: "2", MASTER_PORT: "29500", TORCHELASTIC_USE_AGENT_STORE: "True" };
+  t.match(placeOf(torchrun), { host: "127.0.0.1", port: 29501 }, "torchrun itself listens at its port");
   t.match(
     placeOf({
       OMPI_COMM_WORLD_RANK: "3",
