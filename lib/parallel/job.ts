@@ -45,6 +45,7 @@ export class Job {
   /** When all ranks stop they may be at different questions: none of those is asked any more, and new ones begin. */
   #phase: "run" | "stopping" | "end" = "run";
   #questions = 0;
+  #closed = false;
   #onStop: (() => void) | undefined;
   #stopped!: () => void;
   /** Settles when all ranks have stopped, or one is lost. */
@@ -177,6 +178,8 @@ export class Job {
 
   /** Leaves the job: the others go on, or take this rank for lost where it `failed`. */
   close({ failed = false } = {}): void {
+    if (this.#closed) return;
+    this.#closed = true;
     this.mesh.close();
     this.#world?.close();
     if (failed) {
@@ -243,7 +246,10 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
     const transport = transportOf(place, env);
     const swap = (own: string) => met.swap("address", own);
     const group = await Communicator.open(transport, rank, world, swap, met.localHost);
-    return new Job(place, { group, rendezvous, server, transport });
+    const job = new Job(place, { group, rendezvous, server, transport });
+    // A process that has nothing more to do leaves in good order; one that fails never comes here.
+    process.once("beforeExit", () => job.close());
+    return job;
   } catch (error) {
     rendezvous?.drop();
     server?.close();
