@@ -1,10 +1,9 @@
 // The `longseq` command: its subcommands, their arguments, and the exit code.
 
-import { existsSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { existsSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { isOverride, loadConfig } from "../config/index.js";
+import { packageVersion } from "../version.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
 import { type TrainParts, train, trainParts } from "./train.js";
 
@@ -14,22 +13,6 @@ export interface MainOptions {
   stderr?: LineStream;
   env?: NodeJS.ProcessEnv;
   parts?: Partial<TrainParts>;
-}
-
-/** package.json's version; lib/ and dist/lib/ lie at different depths below it. */
-function packageVersion(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  for (;;) {
-    try {
-      const { name, version } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
-      if (name === "longseq") return String(version);
-    } catch {
-      // Not this folder.
-    }
-    const parent = dirname(folder);
-    if (parent === folder) return "unknown";
-    folder = parent;
-  }
 }
 
 /** Splits the words of a command into the one configuration file and overrides, in any order. */

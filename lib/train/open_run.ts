@@ -9,6 +9,7 @@ import type { CausalLM } from "../models/index.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { Device } from "../tensor/device.js";
 import type { Parameter } from "../tensor/tensor.js";
+import { packageVersion } from "../version.js";
 import { dataOptions } from "./data_options.js";
 import type { Peaks } from "./limits.js";
 import { workloadOf } from "./measure.js";
@@ -42,6 +43,7 @@ export function giveBack(device: Device, config: Config): void {
 /** Throws ConfigError where the configuration is not for the ranks that are there, or not the same on all of them. */
 export async function checkJob({ config, job }: Session): Promise<void> {
   checkRanks(config, job.world);
+  await job.agree("version of longseq", `${packageVersion()}, native ${binding.apiVersion}`);
   await job.agree("configuration", { ...config, threads: null });
 }
 

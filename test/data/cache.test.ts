@@ -267,7 +267,7 @@ t.test("built JavaScript starts its workers too", async (t) => {
   const { default: ts } = await import("typescript");
   const names = fs.readdirSync(path.join(root, "lib/data"), { recursive: true, encoding: "utf8" });
   const sources = names.filter((name) => name.endsWith(".ts")).map((name) => path.join("data", name));
-  sources.push("errors.ts");
+  sources.push("errors.ts", "thread.ts");
   for (const name of sources) {
     const text = fs.readFileSync(path.join(root, "lib", name), "utf8");
     const { outputText } = ts.transpileModule(text, {
