@@ -106,8 +106,7 @@ export class Job {
 
   /** Asks all ranks to stop: each hears of it by `onStop`. Alone nobody has to be asked. */
   requestStop(): void {
-    if (this.#rendezvous === null) this.#stopped();
-    else if (this.#phase === "run") this.#rendezvous.requestStop();
+    if (this.#phase === "run") this.#rendezvous?.requestStop();
   }
 
   /**
@@ -137,6 +136,8 @@ export class Job {
 
   /** Waits until all ranks have stopped what they did; what is asked from here on belongs to the end. */
   async enterEnd(): Promise<void> {
+    // A process that is alone can begin another run.
+    if (this.#rendezvous === null) return;
     this.requestStop();
     await this.stopping;
     this.#phase = "end";
