@@ -65,9 +65,24 @@ t.test("a rank that is killed ends the job, which says so", async (t) => {
 });
 
 t.test("a job that fails goes on from its newest checkpoint, to the same bits", async (t) => {
-  const unbroken = await run("unbroken", "--nproc", "2", "train.steps=40", "train.eval_every=0");
+  const unbroken = await run(
+    "unbroken",
+    "--nproc",
+    "2",
+    "train.steps=150",
+    "train.eval_every=0",
+    "output.save_every=5",
+  );
   const dir = join(folder, "restarted");
-  const options = ["train.steps=40", "train.eval_every=0", "--nproc", "2", "--max-restarts", "1"];
+  const options = [
+    "train.steps=150",
+    "train.eval_every=0",
+    "output.save_every=5",
+    "--nproc",
+    "2",
+    "--max-restarts",
+    "1",
+  ];
   const child = spawn(process.execPath, [bin, "train", file, `output.dir=${dir}`, ...options], {
     stdio: ["ignore", "ignore", "pipe"],
   });
