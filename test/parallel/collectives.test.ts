@@ -6,32 +6,9 @@ import { binding } from "../../lib/binding.js";
 import { Device, type DType, ops, Tensor, tensor } from "../../lib/index.js";
 import { Communicator } from "../../lib/parallel/communicator.js";
 import { queues } from "../../lib/tensor/tiers.js";
+import { connect } from "./connect.js";
 
 const devices = Array.from({ length: 4 }, () => new Device("cpu", { threads: 1 }));
-
-/** Communicators of P ranks. before: done by each when it knows the addresses of all. */
-async function connect(
-  size: number,
-  transport: "shm" | "tcp" = "shm",
-  before: (rank: number, addresses: readonly string[]) => Promise<void> = async () => {},
-): Promise<Communicator[]> {
-  const given: string[] = [];
-  let all: (addresses: string[]) => void = () => {};
-  const together = new Promise<string[]>((resolve) => {
-    all = resolve;
-  });
-  return Promise.all(
-    Array.from({ length: size }, (_, rank) =>
-      Communicator.open(transport, rank, size, async (own) => {
-        given[rank] = own;
-        if (given.filter((one) => one !== undefined).length === size) all(given);
-        const addresses = await together;
-        await before(rank, addresses);
-        return addresses;
-      }),
-    ),
-  );
-}
 
 /** Whole numbers, exact in every dtype and in sums of four. */
 const value = (rank: number, i: number): number => ((rank * 7 + i * 3) % 31) - 15;

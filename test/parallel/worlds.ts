@@ -3,13 +3,14 @@ import { parseConfigObject } from "../../lib/config/index.js";
 import type { Batch } from "../../lib/data/batch.js";
 import { nothing } from "../../lib/data/loader.js";
 import { type CausalLM, Device, initModel } from "../../lib/index.js";
-import { Communicator } from "../../lib/parallel/communicator.js";
+import type { Communicator } from "../../lib/parallel/communicator.js";
 import { Mesh } from "../../lib/parallel/mesh.js";
 import type { Owned, ZeroLevel } from "../../lib/parallel/zero.js";
 import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { enqueueStep, makeOptimizer } from "../../lib/train/step.js";
 import type { RowOf, Rule } from "../sequence/covering.js";
 import { errorOf, relativeDifference } from "../sequence/settings.js";
+import { connect } from "./connect.js";
 
 /** data x ring x ulysses; a new value of a setting is one more entry here. */
 export const factors = {
@@ -103,24 +104,6 @@ interface Outcome {
   /** First moments after the first step, which are its gradients but for a factor. */
   moments: Map<string, Float32Array>;
   params: Map<string, Float32Array>;
-}
-
-/** Communicators of one group, by rank. */
-async function connect(size: number): Promise<Communicator[]> {
-  const given: string[] = [];
-  let all: (addresses: string[]) => void = () => {};
-  const together = new Promise<string[]>((resolve) => {
-    all = resolve;
-  });
-  return Promise.all(
-    Array.from({ length: size }, (_, rank) =>
-      Communicator.open("shm", rank, size, (own) => {
-        given[rank] = own;
-        if (given.filter((one) => one !== undefined).length === size) all(given);
-        return together;
-      }),
-    ),
-  );
 }
 
 /** The meshes of all ranks of a world. */
