@@ -242,6 +242,12 @@ export interface Native extends SafetensorsNative {
   ): { comm: number; address: Buffer };
   /** addresses: of all ranks, one behind the other. */
   commConnect(comm: number, addresses: Buffer): Promise<void>;
+  /**
+   * Opens its end for the memory of a device with streams. whole: a larger communicator with such an end, 0 if there is
+   * none; color: the same number for all ranks of this one, another for those that the others of the larger one open.
+   */
+  commOpenDevice(comm: number, device: NativeDevice, whole: number, color: number): Buffer;
+  commConnectDevice(comm: number, addresses: Buffer): Promise<void>;
   commAbort(comm: number): void;
   commClose(comm: number): void;
   commCompare(device: NativeDevice, comm: number, on: boolean): void;

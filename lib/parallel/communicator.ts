@@ -2,11 +2,17 @@
 import { binding } from "../binding.js";
 import type { Device } from "../tensor/device.js";
 
-/** How bytes go: through memory that the ranks of one machine share, over the network, or nowhere (plans). */
+/** How bytes of the host go: through memory that the ranks of one machine share, over the network, or nowhere (plans). */
 export type Transport = "shm" | "tcp" | "meta";
 
 /** A collective may wait so long for its slowest rank. Milliseconds. */
 const COLLECTIVE_TIMEOUT = 30 * 60_000;
+
+/** Every rank's text for this rank's, in the order of a communicator's ranks. */
+type Swap = (own: string) => Promise<string[]>;
+
+const joined = (addresses: readonly string[]): Buffer =>
+  Buffer.concat(addresses.map((text) => Buffer.from(text, "base64")));
 
 export class Communicator {
   #open = true;
@@ -19,25 +25,35 @@ export class Communicator {
   ) {}
 
   /**
-   * Opens this rank's end and connects it to the others. swap: gives every rank's text for this rank's, in the order of
-   * the ranks. host: where the others reach this machine. Throws DeviceError where another rank cannot be reached.
+   * Opens this rank's end and connects it to the others. host: where the others reach this machine. Throws DeviceError
+   * where another rank cannot be reached.
    */
   static async open(
     transport: Transport,
     rank: number,
     size: number,
-    swap: (own: string) => Promise<string[]>,
+    swap: Swap,
     host = "127.0.0.1",
   ): Promise<Communicator> {
     const { comm, address } = binding.commOpen(transport, rank, size, COLLECTIVE_TIMEOUT, host);
     try {
       const addresses = await swap(address.toString("base64"));
-      await binding.commConnect(comm, Buffer.concat(addresses.map((text) => Buffer.from(text, "base64"))));
+      await binding.commConnect(comm, joined(addresses));
     } catch (error) {
       binding.commClose(comm);
       throw error;
     }
     return new Communicator(comm, rank, size);
+  }
+
+  /**
+   * Opens it for a GPU's own memory too, by NCCL. part: it is one of those that the ranks of a larger communicator open
+   * now, each with a number of its own (`color`). Throws UnsupportedError where there is no NCCL, DeviceError where it
+   * fails.
+   */
+  async openDevice(device: Device, swap: Swap, part?: { of: Communicator; color: number }): Promise<void> {
+    const own = binding.commOpenDevice(this.number, device.native, part?.of.number ?? 0, part?.color ?? 0);
+    await binding.commConnectDevice(this.number, joined(await swap(own.toString("base64"))));
   }
 
   /** One of `meta`: `size` ranks of which none but this is there. */

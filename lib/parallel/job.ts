@@ -3,6 +3,7 @@
 import { availableParallelism } from "node:os";
 import { binding } from "../binding.js";
 import { CancelledError, ConfigError } from "../errors.js";
+import type { Device } from "../tensor/device.js";
 import { startThread } from "../thread.js";
 import { Communicator, type Transport } from "./communicator.js";
 import { type Place, placeOf } from "./environment.js";
@@ -42,6 +43,10 @@ export class Job {
   readonly #rendezvous: Rendezvous | null;
   readonly #server: RendezvousServer | null;
   readonly #transport: Transport;
+  /** Whose memory the groups reach. */
+  #device: Device | undefined;
+  /** A group that waits for its ranks. */
+  #opening: Communicator | null = null;
   /** When all ranks stop they may be at different questions: none of those is asked any more, and new ones begin. */
   #phase: "run" | "stopping" | "end" = "run";
   #questions = 0;
@@ -75,27 +80,43 @@ export class Job {
     if (this.#rendezvous.stopAsked) void this.#stop();
   }
 
-  /** Puts the ranks into the groups of a mesh, whose sizes all agree on. */
-  async divide(sizes: MeshSizes): Promise<void> {
+  /** Puts the ranks into the groups of a mesh, whose sizes all agree on, and which reach the memory of this device. */
+  async divide(sizes: MeshSizes, device: Device): Promise<void> {
     const world = this.#world;
     if (world === null) return;
     const { data, ring, ulysses } = this.mesh.sizes;
-    if (this.mesh.world !== null && data === sizes.data && ring === sizes.ring && ulysses === sizes.ulysses) return;
+    const divided = data === sizes.data && ring === sizes.ring && ulysses === sizes.ulysses;
+    if (this.mesh.world !== null && divided && this.#device === device) return;
     // Another run of this process may want other groups.
     this.mesh.close();
+    this.mesh = Mesh.alone;
+    this.#device = device;
+    if (device.isGpu) await world.openDevice(device, (own) => this.swap(own));
     const host = this.#rendezvous?.localHost;
-    this.mesh = await Mesh.open(sizes, world, (members) =>
-      Communicator.open(
+    this.mesh = await Mesh.open(sizes, world, async (members) => {
+      const swap = async (own: string): Promise<string[]> => {
+        const all = await this.swap(own);
+        return members.map((rank) => all[rank] as string);
+      };
+      const group = await Communicator.open(
         this.#transport,
         members.indexOf(this.rank),
         members.length,
-        async (own) => {
-          const all = await this.swap(own);
-          return members.map((rank) => all[rank] as string);
-        },
+        swap,
         host,
-      ),
-    );
+      );
+      if (!device.isGpu) return group;
+      this.#opening = group;
+      try {
+        await group.openDevice(device, swap, { of: world, color: members[0] as number });
+      } catch (error) {
+        group.close();
+        throw error;
+      } finally {
+        this.#opening = null;
+      }
+      return group;
+    });
   }
 
   /** Called when any rank asked all to stop. */
@@ -175,6 +196,7 @@ export class Job {
   abort(): void {
     this.#world?.abort();
     this.mesh.abort();
+    this.#opening?.abort();
   }
 
   /** Leaves the job: the others go on, or take this rank for lost where it `failed`. */

@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { binding } from "../binding.js";
 import type { Config } from "../config/index.js";
 import { openData } from "../data/index.js";
-import { ConfigError, DataError } from "../errors.js";
+import { ArgumentError, ConfigError, DataError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
+import type { Job } from "../parallel/job.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { Device } from "../tensor/device.js";
 import type { Parameter } from "../tensor/tensor.js";
@@ -34,6 +35,21 @@ const deviceKey = (name: string, config: Config): string => `${name} ${JSON.stri
 const takeDevice = (name: string, config: Config): Device =>
   idle.get(deviceKey(name, config))?.pop() ?? new Device(name, deviceOptions(config));
 
+/** Each rank of a machine takes the GPU of its number. One that sees a single GPU was given it by its launcher. */
+function takeOwn(config: Config, { localRank }: Job): Device {
+  try {
+    return takeDevice(`cuda:${localRank}`, config);
+  } catch (error) {
+    if (!(error instanceof ArgumentError)) throw error;
+    try {
+      takeDevice("cuda:1", config);
+    } catch {
+      return takeDevice("cuda:0", config);
+    }
+    throw error;
+  }
+}
+
 /** Keeps a device for the next run of the same settings. */
 export function giveBack(device: Device, config: Config): void {
   const key = deviceKey(device.name, config);
@@ -48,11 +64,13 @@ export async function checkJob({ config, job }: Session): Promise<void> {
 }
 
 export function openDevice(session: Session): Device {
-  const { config } = session;
-  session.device ??= takeDevice(
-    deviceName(config, (message) => session.warn(message)),
-    session.job.world > 1 && config.threads === "auto" ? { ...config, threads: session.job.threads } : config,
-  );
+  const { job } = session;
+  const shared = job.world > 1 && session.config.threads === "auto";
+  const config: Config = shared ? { ...session.config, threads: job.threads } : session.config;
+  if (session.device === undefined) {
+    const name = deviceName(config, (message) => session.warn(message));
+    session.device = job.world > 1 && name === "cuda" ? takeOwn(config, job) : takeDevice(name, config);
+  }
   return session.device;
 }
 
@@ -94,13 +112,9 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const architecture = await session.abortable(resolveModel(config));
   const dtype = runDtype(config, architecture, device.type);
   const { job } = session;
-  if (job.world > 1 && device.type !== "cpu")
-    throw new ConfigError(
-      `device: ${device.name}: several ranks run on the CPU alone in this version; set device: cpu, or start one rank`,
-    );
   const tokens = nominalTokens(config, data.longest);
   const ranks = ranksOf(config, job.world, architecture, tokens);
-  await job.divide(ranks);
+  await job.divide(ranks, device);
   const { mesh } = job;
   const zero = mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
   const limits = limitsOn(config, device, job.localWorld);

@@ -27,15 +27,38 @@ Napi::Value comm_open(const Napi::CallbackInfo &info) {
 
 int64_t number_of(const Napi::Value &value) { return integer(value, "comm", 1, int64_t{1} << 52); }
 
-// commConnect(comm, addresses of all ranks, one behind the other) -> promise
-Napi::Value comm_connect(const Napi::CallbackInfo &info) {
-  auto communicator = find_communicator(number_of(info[0]), "commConnect");
+// (comm, addresses): connects one of its ends.
+Napi::Value connect_promise(const Napi::CallbackInfo &info, const char *name,
+                            void (Communicator::*connect)(const std::string &)) {
+  auto communicator = find_communicator(number_of(info[0]), name);
   if (!info[1].IsBuffer()) throw Error(LS_INVALID_ARGUMENT, "addresses is no Buffer");
   const auto bytes = info[1].As<Napi::Buffer<char>>();
   return thread_promise(
       info.Env(),
-      [communicator, addresses = std::string(bytes.Data(), bytes.Length())] { communicator->connect(addresses); },
+      [communicator, connect, addresses = std::string(bytes.Data(), bytes.Length())] {
+        ((*communicator).*connect)(addresses);
+      },
       [](Napi::Env env) -> Napi::Value { return env.Undefined(); });
+}
+
+// commConnect(comm, addresses of all ranks, one behind the other) -> promise
+Napi::Value comm_connect(const Napi::CallbackInfo &info) {
+  return connect_promise(info, "commConnect", &Communicator::connect);
+}
+
+// commOpenDevice(comm, device, larger communicator or 0, color) -> address
+Napi::Value comm_open_device(const Napi::CallbackInfo &info) {
+  auto communicator = find_communicator(number_of(info[0]), "commOpenDevice");
+  const int64_t larger = integer(info[2], "whole", 0, int64_t{1} << 52);
+  const auto whole = larger == 0 ? nullptr : find_communicator(larger, "commOpenDevice");
+  const std::string address = communicator->open_device(device_of(info[1]).device, whole.get(),
+                                                        static_cast<int32_t>(integer(info[3], "color", 0, kMostRanks)));
+  return Napi::Buffer<char>::Copy(info.Env(), address.data(), address.size());
+}
+
+// commConnectDevice(comm, addresses of all ranks, one behind the other) -> promise
+Napi::Value comm_connect_device(const Napi::CallbackInfo &info) {
+  return connect_promise(info, "commConnectDevice", &Communicator::connect_device);
 }
 
 // commAbort(comm)
@@ -72,6 +95,8 @@ Napi::Value set_rank(const Napi::CallbackInfo &info) {
 void init_comm(Napi::Object exports) {
   method<comm_open>(exports, "commOpen");
   method<comm_connect>(exports, "commConnect");
+  method<comm_open_device>(exports, "commOpenDevice");
+  method<comm_connect_device>(exports, "commConnectDevice");
   method<comm_abort>(exports, "commAbort");
   method<comm_close>(exports, "commClose");
   method<comm_compare>(exports, "commCompare");

@@ -6,6 +6,10 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <thread>
+
+#include "runtime/device.h"
+#include "runtime/registry.h"
 
 namespace longseq {
 
@@ -30,24 +34,83 @@ const ls_comm_table *find_table(const std::string &transport) {
 }  // namespace
 
 Communicator::Communicator(const std::string &transport, const ls_comm_options &options)
-    : table_(find_table(transport)), rank_(options.rank), size_(options.size), address_(LS_COMM_ADDRESS_BYTES, '\0') {
+    : options_(options), rank_(options.rank), size_(options.size), address_(LS_COMM_ADDRESS_BYTES, '\0') {
+  host_.table = find_table(transport);
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size)
     throw Error(LS_INVALID_ARGUMENT, format("a communicator of %d ranks has no rank %d", options.size, options.rank));
   char message[512] = "";
-  const ls_status status = table_->open(&options, &handle_, address_.data(), message, sizeof message);
-  if (status != LS_OK) throw Error(status, format("the %s transport cannot be opened: %s", table_->name, message));
+  const ls_status status = host_.table->open(&options, &host_.handle, address_.data(), message, sizeof message);
+  if (status != LS_OK) throw Error(status, format("the %s transport cannot be opened: %s", host_.table->name, message));
 }
 
-Communicator::~Communicator() { table_->close(handle_); }
+Communicator::~Communicator() {
+  if (device_end_.handle) device_end_.table->close(device_end_.handle);
+  host_.table->close(host_.handle);
+  // The last task may let go of it: a device joins the threads of its queues, of which this can be one.
+  if (device_ && device_.use_count() == 1) std::thread([last = std::move(device_)] {}).detach();
+}
 
-void Communicator::connect(const std::string &addresses) {
+void Communicator::connect(const std::string &addresses) { connect_end(host_, addresses); }
+
+std::string Communicator::open_device(std::shared_ptr<Device> device, const Communicator *whole, int32_t color) {
+  if (device_end_.handle) device_end_.table->close(device_end_.handle);
+  device_end_ = End{};
+  device_ = std::move(device);
+  ls_comm_options options = options_;
+  options.host = nullptr;
+  options.device = device_->exec_template().device;
+  options.color = color;
+  if (whole) {
+    if (whole->device_ != device_)
+      throw Error(LS_INVALID_ARGUMENT, format("the larger communicator was not opened for %s", device_->name().c_str()));
+    options.parent = whole->device_end_.handle;
+  }
+  // Whoever closes the end waits for its thread, so the device is there when this is called.
+  options.context = device_.get();
+  options.on_failure = [](void *context, ls_status status, const char *message) {
+    static_cast<Device *>(context)->give_up({status, message});
+  };
+  device_end_.table = comm_table_of(device_->backend());
+  char message[512] = "";
+  std::string address(LS_COMM_ADDRESS_BYTES, '\0');
+  const ls_status status =
+      device_end_.table->open(&options, &device_end_.handle, address.data(), message, sizeof message);
+  if (status != LS_OK)
+    throw Error(status, format("the %s transport cannot be opened: %s", device_end_.table->name, message));
+  return address;
+}
+
+void Communicator::connect_device(const std::string &addresses) {
+  if (!device_end_.handle)
+    throw Error(LS_INVALID_ARGUMENT, "the communicator was opened for no device: open_device comes first");
+  connect_end(device_end_, addresses);
+}
+
+void Communicator::abort() {
+  host_.table->abort(host_.handle);
+  if (device_end_.handle) device_end_.table->abort(device_end_.handle);
+}
+
+const Communicator::End &Communicator::end(const ls_exec *exec) const {
+  if (!exec->stream) return host_;
+  if (!device_end_.handle)
+    throw Error(LS_UNSUPPORTED, "this communicator reaches host memory alone: open it for the device");
+  return device_end_;
+}
+
+bool Communicator::sums_itself(const Profile &profile, int32_t dtype, int64_t kind) const {
+  const bool reaches = device_end_.handle || std::strcmp(host_.table->name, "meta") == 0;
+  return profile.cuda && reaches && !(dtype == LS_BF16 && kind == LS_REDUCE_SUM);
+}
+
+void Communicator::connect_end(const End &end, const std::string &addresses) {
   if (addresses.size() != static_cast<size_t>(size_) * LS_COMM_ADDRESS_BYTES)
     throw Error(LS_INVALID_ARGUMENT, format("%zu bytes of addresses for %d ranks", addresses.size(), size_));
   char message[512] = "";
-  const ls_status status = table_->connect(handle_, addresses.data(), message, sizeof message);
+  const ls_status status = end.table->connect(end.handle, addresses.data(), message, sizeof message);
   if (status != LS_OK)
-    throw Error(status, format("rank %d of %d cannot be connected by the %s transport: %s", rank_, size_, table_->name,
-                               message));
+    throw Error(status, format("rank %d of %d cannot be connected by the %s transport: %s", rank_, size_,
+                               end.table->name, message));
 }
 
 ls_status Communicator::announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail) {
@@ -58,7 +121,8 @@ ls_status Communicator::announce(const ls_exec *exec, const char *op, const ls_t
   std::snprintf(own, sizeof own, "%s of %s%s, %lld", op, dtype_name(x.dtype), shape_text(x.sizes, x.ndim).c_str(),
                 static_cast<long long>(detail));
   std::string all(kBytes * static_cast<size_t>(size_), '\0');
-  const ls_status status = table_->all_gather(exec, handle_, own, all.data(), kBytes);
+  // Texts are host memory, wherever the tensors are.
+  const ls_status status = host_.table->all_gather(exec, host_.handle, own, all.data(), kBytes);
   if (status != LS_OK) return status;
   for (int32_t other = 0; other < size_; ++other) {
     const char *theirs = all.data() + kBytes * static_cast<size_t>(other);

@@ -12,7 +12,10 @@
 
 namespace longseq {
 
-// One group of ranks that this process belongs to.
+class Device;
+
+// One group of ranks that this process belongs to. It has an end for host memory, and one for the memory of a device
+// with streams where that was opened too.
 class Communicator {
  public:
   // transport: "shm" (ranks of one machine), "tcp" (of several) or "meta" (no other rank is there). Throws Error.
@@ -25,7 +28,11 @@ class Communicator {
   const std::string &address() const { return address_; }
   // addresses: of all ranks, in their order. Blocks; throws Error.
   void connect(const std::string &addresses);
-  void abort() { table_->abort(handle_); }
+  // Opens the end for a device's own memory, in place of one that there is; its address, as `address`. whole: has all
+  // these ranks among its own, and such an end; null where there is none. color: as in ls_comm_options. Throws Error.
+  std::string open_device(std::shared_ptr<Device> device, const Communicator *whole, int32_t color);
+  void connect_device(const std::string &addresses);
+  void abort();
 
   // What this rank is about to do, which all of them must do: compared where that is asked for. On a comm queue.
   ls_status announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail = 0);
@@ -34,12 +41,21 @@ class Communicator {
 
   int32_t rank() const { return rank_; }
   int32_t size() const { return size_; }
-  const ls_comm_table &table() const { return *table_; }
-  void *handle() const { return handle_; }
+  struct End {
+    const ls_comm_table *table = nullptr;
+    void *handle = nullptr;
+  };
+  // The end that reaches the tensors of a task. Throws Error where it was not opened.
+  const End &end(const ls_exec *exec) const;
+  // Whether a device of this profile leaves sums to its library, which takes no workspace for them.
+  bool sums_itself(const Profile &profile, int32_t dtype, int64_t kind) const;
 
  private:
-  const ls_comm_table *table_;
-  void *handle_ = nullptr;
+  void connect_end(const End &end, const std::string &addresses);
+
+  const ls_comm_options options_;
+  End host_, device_end_;
+  std::shared_ptr<Device> device_;  // of device_end_
   int32_t rank_, size_;
   std::string address_;
   uint64_t announced_ = 0;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/comm.h"
 #include "runtime/disk.h"
 #include "runtime/error.h"
 #include "runtime/registry.h"
@@ -307,6 +308,15 @@ void Device::resume() {
   for (auto &queue : queues_)
     if (queue) queue->recover();
   gate_.open();
+}
+
+void Device::give_up(const Outcome &outcome) {
+  // Given up with everything else, it is no failure.
+  if (outcome.status == LS_CANCELLED && gate_.closed()) return gate_.give_up();
+  const Outcome failed = {outcome.status == LS_CANCELLED ? LS_DEVICE_FAILURE : outcome.status,
+                          format("an exchange failed on rank %d: %s", process_rank(), outcome.message.c_str())};
+  for (auto &queue : queues_)
+    if (queue) queue->fail(failed);
 }
 
 std::string Device::stop_trace() {

@@ -124,6 +124,9 @@ class Device {
   int64_t last_marker() const { return last_marker_.load(std::memory_order_acquire); }
 
   void cancel() { gate_.close(); }
+  // From any thread: what streams wait for will not come, and they go on with whatever bytes there are. Nothing that
+  // they leave counts from here on, and what would need it is not given to them.
+  void give_up(const Outcome &outcome);
   void resume();
   bool cancelled() const { return gate_.closed(); }
   // What was recorded since recorder().start(), with all that has been given to the queues so far.

@@ -17,6 +17,7 @@ void Gate::close() {
 void Gate::open() {
   std::lock_guard<std::mutex> lock(mutex_);
   closed_.store(false, std::memory_order_release);
+  given_up_.store(false, std::memory_order_release);
 }
 
 bool Gate::admit(uint64_t update) {
@@ -177,6 +178,16 @@ void Queue::report_ended() {
   }
 }
 
+ls_status Queue::check_given_up(const Task &task, char *error, size_t error_size) {
+  const bool exchange = kind_ == LS_QUEUE_COMM;
+  // An update goes on with what the other ranks really sent, or not at all: its exchanges are waited for.
+  if (exchange && task.update != 0)
+    if (const ls_status status = backend_->queue_synchronize(exec_.device, exec_.stream, error, error_size);
+        status != LS_OK)
+      return status;
+  return gate_->given_up() && (exchange || task.update == 0) ? LS_CANCELLED : LS_OK;
+}
+
 void Queue::flush_records() {
   if (!has_stream()) return;
   std::lock_guard<std::mutex> lock(marks_mutex_);
@@ -245,6 +256,7 @@ void Queue::drain() {
         status = LS_DEVICE_FAILURE;
         std::snprintf(message, sizeof message, "%s", error.what());
       }
+      if (status == LS_OK && has_stream()) status = check_given_up(task, message, sizeof message);
       if (record && !has_stream())
         recorder_->op(task.name, kind_, task.enqueued_ns, start, now_ns(), task.bytes, task.flops);
       // An exchange that was given up with everything else is no failure.
@@ -253,6 +265,8 @@ void Queue::drain() {
         if (task.update != 0) gate_->abandon(task.update);
       } else if (status != LS_OK)
         failed();
+      // What another thread found out meanwhile: what this task waited for on the device may be worth nothing.
+      if (outcome.status == LS_OK && has_stream()) outcome = this->outcome();
     }
     if (task.always) task.always(outcome);
     // After `always`, which may let the stream wait for another.

@@ -52,10 +52,13 @@ class Gate {
   bool admit(uint64_t update);
   // What is left of an update that has begun is dropped: a part of it was given up.
   void abandon(uint64_t update);
+  // What streams leave from here on is no result, until open().
+  void give_up() { given_up_.store(true, std::memory_order_release); }
+  bool given_up() const { return given_up_.load(std::memory_order_acquire); }
 
  private:
   std::mutex mutex_;
-  std::atomic<bool> closed_{false};
+  std::atomic<bool> closed_{false}, given_up_{false};
   uint64_t begun_ = 0, abandoned_ = UINT64_MAX;
 };
 
@@ -107,6 +110,8 @@ class Queue {
   // Waits for the end of the mark's task, so that the mark can be used again.
   ls_status retire(Mark &mark, char *error, size_t error_size);
   ls_status mark_end(uint64_t sequence, Task &task, bool record, int64_t start_ns);
+  // LS_CANCELLED where what a task waited for, or has just given to the stream, was given up.
+  ls_status check_given_up(const Task &task, char *error, size_t error_size);
   void report(Mark &mark);
   void report_ended();
   void agree_on_time(char *error, size_t error_size);

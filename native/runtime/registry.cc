@@ -24,7 +24,29 @@ std::map<const ls_backend *, AttentionOption> &attention_options() {
   return table;
 }
 
+std::map<const ls_backend *, ls_comm_open_fn> &comm_openers() {
+  static std::map<const ls_backend *, ls_comm_open_fn> table;
+  return table;
+}
+
 }  // namespace
+
+const ls_comm_table *comm_table_of(const ls_backend *backend) {
+  ls_comm_open_fn open = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (const auto found = comm_openers().find(backend); found != comm_openers().end()) open = found->second;
+  }
+  if (!open) throw Error(LS_UNSUPPORTED, format("the %s backend has no communicators", backend->name));
+  char message[512] = "";
+  const ls_comm_table *table = open(LS_COMM_API_VERSION, message, sizeof message);
+  if (!table) throw Error(LS_UNSUPPORTED, format("several ranks on %s: %s", backend->name, message));
+  if (table->api_version != LS_COMM_API_VERSION || table->struct_bytes != static_cast<int32_t>(sizeof(ls_comm_table)))
+    throw Error(LS_UNSUPPORTED, format("the %s backend has comm api version %d, this build needs %d: install matching "
+                                       "packages",
+                                       backend->name, table->api_version, LS_COMM_API_VERSION));
+  return table;
+}
 
 AttentionOption attention_option(const ls_backend *backend) {
   std::lock_guard<std::mutex> lock(mutex);
@@ -61,6 +83,7 @@ std::string open_backend(const std::string &path) {
   backends()[backend->name] = backend;
   if (auto option = reinterpret_cast<AttentionOption>(dlsym(library, LS_ATTENTION_OPTION_SYMBOL)))
     attention_options()[backend] = option;
+  if (auto comm = reinterpret_cast<ls_comm_open_fn>(dlsym(library, LS_COMM_OPEN_SYMBOL))) comm_openers()[backend] = comm;
   return backend->name;
 }
 

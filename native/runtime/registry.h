@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "longseq/backend.h"
+#include "longseq/comm.h"
 #include "runtime/attention_engine.h"
 
 namespace longseq {
@@ -17,6 +18,8 @@ std::string open_backend(const std::string &path);
 std::vector<std::string> backend_names();
 // How the backend is told which attention kernels to run; null where it has no choice.
 AttentionOption attention_option(const ls_backend *backend);
+// How ranks exchange the memory of the backend's devices; its library is opened by the first call. Throws Error.
+const ls_comm_table *comm_table_of(const ls_backend *backend);
 
 namespace cpu {
 const ls_backend *backend();

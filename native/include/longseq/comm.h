@@ -6,10 +6,11 @@
  *  - All ranks of a communicator call the same collectives in the same order with the same sizes.
  *  - Data are contiguous; sizes were checked. A collective returns when this rank's part is done, except where the
  *    device has streams: then it has been given to ls_exec.stream.
- *  - Sums are made in the order of the ranks, in float32 (float64 and int64 in their own type), and rounded once: every
- * run gives the same bits, on every rank.
+ *  - Sums are made in float32 (float64 and int64 in their own type) and rounded once, in the order of the ranks; NCCL
+ *    adds float32, float64 and int64 in an order of its own. Every run on the same machines gives the same bits, on
+ *    every rank.
  *  - On failure an entry writes one line that names the other rank into the error buffer and returns a status;
- *    LS_CANCELLED after abort.
+ *    LS_CANCELLED after abort. What fails later, on a stream, is told to ls_comm_options.on_failure.
  */
 #ifndef LONGSEQ_COMM_H
 #define LONGSEQ_COMM_H
@@ -21,7 +22,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_COMM_API_VERSION 3
+#define LS_COMM_API_VERSION 4
 
 typedef enum ls_reduce_kind { LS_REDUCE_SUM = 0, LS_REDUCE_MAX = 1, LS_REDUCE_COUNT = 2 } ls_reduce_kind;
 
@@ -30,6 +31,15 @@ typedef struct ls_comm_options {
   int32_t size;       /* ranks */
   int64_t timeout_ms; /* a collective that has not ended by then has failed */
   const char *host;   /* where the other ranks reach this machine, where the transport goes over a network; or NULL */
+
+  /* ---- of a table that exchanges a device's own memory; else NULL ---- */
+  void *device; /* the backend's own state from device_open */
+  void *parent; /* a communicator of this table that has all these ranks among its own, whose ranks all open one now */
+  int32_t color; /* the same number for all ranks of this one, another for each other that they open now */
+  /* From a thread of the library, once: what was given to a stream has failed, or was given up (LS_CANCELLED), and the
+   * stream will go on with whatever bytes there are as soon as this returns. */
+  void (*on_failure)(void *context, ls_status status, const char *message);
+  void *context;
 } ls_comm_options;
 
 /* Bytes of a rank's address at most. */
@@ -48,7 +58,8 @@ typedef struct ls_comm_table {
   ls_status (*all_to_all)(const ls_exec *, void *comm, const void *x, void *y, int64_t bytes);
   /* y[i] = x of rank i; `bytes` of each. x may be y[this rank]. */
   ls_status (*all_gather)(const ls_exec *, void *comm, const void *x, void *y, int64_t bytes);
-  /* y = the reduction over ranks of their x[this rank]; `count` elements of each part. workspace: as large as x. */
+  /* y = the reduction over ranks of their x[this rank]; `count` elements of each part. workspace: as large as x; on a
+   * stream for sums of bfloat16 alone, as in all_reduce. */
   ls_status (*reduce_scatter)(const ls_exec *, void *comm, const void *x, void *y, int64_t count, int32_t dtype,
                               int32_t kind);
   /* x = the reduction over ranks, in place. workspace: size * ceil(count / size) elements. */
@@ -63,6 +74,11 @@ typedef struct ls_comm_table {
   /* When nothing runs any more. */
   void (*close)(void *comm);
 } ls_comm_table;
+
+/* A backend's library that has a table for its device's memory exports this symbol. NULL: it cannot be used here, with
+ * one line in error. */
+typedef const ls_comm_table *(*ls_comm_open_fn)(int32_t api_version, char *error, size_t error_size);
+#define LS_COMM_OPEN_SYMBOL "ls_comm_open"
 
 /* ---- Arguments of the ops, as in backend.h; comm is the number that the runtime gave the communicator. P ranks. ----
  */

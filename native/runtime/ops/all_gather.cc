@@ -22,7 +22,8 @@ ls_status call_all_gather(const ls_backend *, const ls_exec *exec, const void *p
   const auto comm = find_communicator(a.comm, "all_gather");
   const ls_status status = comm->announce(exec, "all_gather", a.x);
   if (status != LS_OK) return status;
-  return comm->table().all_gather(exec, comm->handle(), a.x.data, a.y.data, bytes_of(a.x));
+  const auto &[table, handle] = comm->end(exec);
+  return table->all_gather(exec, handle, a.x.data, a.y.data, bytes_of(a.x));
 }
 
 const RegisterOp register_all_gather({

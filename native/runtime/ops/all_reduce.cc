@@ -18,11 +18,12 @@ Cost cost_all_reduce(const void *pointer) {
   return {0, 2 * tensor_bytes(a.x)};
 }
 
-// This rank's part of the sum as every rank has it. A GPU's library needs none.
+// This rank's part of the sum as every rank has it.
 int64_t workspace_all_reduce(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_all_reduce_args *>(pointer);
-  if (profile.cuda) return 0;
-  const int64_t ranks = find_communicator(a.comm, "all_reduce")->size();
+  const auto comm = find_communicator(a.comm, "all_reduce");
+  if (comm->sums_itself(profile, a.x.dtype, a.kind)) return 0;
+  const int64_t ranks = comm->size();
   return ranks * ((elements(a.x) + ranks - 1) / ranks) * dtype_bytes(a.x.dtype);
 }
 
@@ -31,7 +32,8 @@ ls_status call_all_reduce(const ls_backend *, const ls_exec *exec, const void *p
   const auto comm = find_communicator(a.comm, "all_reduce");
   const ls_status status = comm->announce(exec, "all_reduce", a.x, a.kind);
   if (status != LS_OK) return status;
-  return comm->table().all_reduce(exec, comm->handle(), a.x.data, elements(a.x), a.x.dtype,
+  const auto &[table, handle] = comm->end(exec);
+  return table->all_reduce(exec, handle, a.x.data, elements(a.x), a.x.dtype,
                                   static_cast<int32_t>(a.kind));
 }
 

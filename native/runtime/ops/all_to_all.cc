@@ -24,7 +24,8 @@ ls_status call_all_to_all(const ls_backend *, const ls_exec *exec, const void *p
   const auto comm = find_communicator(a.comm, "all_to_all");
   const ls_status status = comm->announce(exec, "all_to_all", a.x);
   if (status != LS_OK) return status;
-  return comm->table().all_to_all(exec, comm->handle(), a.x.data, a.y.data, bytes_of(a.x) / comm->size());
+  const auto &[table, handle] = comm->end(exec);
+  return table->all_to_all(exec, handle, a.x.data, a.y.data, bytes_of(a.x) / comm->size());
 }
 
 const RegisterOp register_all_to_all({

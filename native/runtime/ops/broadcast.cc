@@ -23,7 +23,8 @@ ls_status call_broadcast(const ls_backend *, const ls_exec *exec, const void *po
   const auto comm = find_communicator(a.comm, "broadcast");
   const ls_status status = comm->announce(exec, "broadcast", a.x, a.root);
   if (status != LS_OK) return status;
-  return comm->table().broadcast(exec, comm->handle(), a.x.data, bytes_of(a.x), static_cast<int32_t>(a.root));
+  const auto &[table, handle] = comm->end(exec);
+  return table->broadcast(exec, handle, a.x.data, bytes_of(a.x), static_cast<int32_t>(a.root));
 }
 
 const RegisterOp register_broadcast({

@@ -18,10 +18,11 @@ Cost cost_reduce_scatter(const void *pointer) {
   return {0, tensor_bytes(a.x) + tensor_bytes(a.y)};
 }
 
-// The parts of all ranks, before they are added. A GPU's library needs none.
+// The parts of all ranks, before they are added.
 int64_t workspace_reduce_scatter(const void *pointer, const Profile &profile) {
   const auto &a = *static_cast<const ls_reduce_scatter_args *>(pointer);
-  return profile.cuda ? 0 : bytes_of(a.x);
+  const auto comm = find_communicator(a.comm, "reduce_scatter");
+  return comm->sums_itself(profile, a.x.dtype, a.kind) ? 0 : bytes_of(a.x);
 }
 
 ls_status call_reduce_scatter(const ls_backend *, const ls_exec *exec, const void *pointer) {
@@ -29,7 +30,8 @@ ls_status call_reduce_scatter(const ls_backend *, const ls_exec *exec, const voi
   const auto comm = find_communicator(a.comm, "reduce_scatter");
   const ls_status status = comm->announce(exec, "reduce_scatter", a.x, a.kind);
   if (status != LS_OK) return status;
-  return comm->table().reduce_scatter(exec, comm->handle(), a.x.data, a.y.data, elements(a.y), a.x.dtype,
+  const auto &[table, handle] = comm->end(exec);
+  return table->reduce_scatter(exec, handle, a.x.data, a.y.data, elements(a.y), a.x.dtype,
                                       static_cast<int32_t>(a.kind));
 }
 

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -115,6 +116,11 @@ FAKE CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice) {
   *bytes = total_bytes();
   return CUDA_SUCCESS;
 }
+// For the stand-in of NCCL: how the runtime's stand-in gives work to a stream.
+static std::atomic<void *> launcher{nullptr};
+FAKE void fake_set_launcher(void *launch) { launcher = launch; }
+FAKE void *fake_launcher() { return launcher; }
+
 // Of the runtime's stand-in.
 FAKE void fake_memory(size_t *left, size_t *total) {
   std::lock_guard<std::mutex> lock(memory().mutex);

@@ -12,6 +12,14 @@
 
 #include "emul_model.h"
 
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __constant__
+#undef __forceinline__
+#undef __align__
+#undef __launch_bounds__
+#undef __shared__
 #define __global__
 #define __device__
 #define __host__
@@ -30,15 +38,19 @@ inline constexpr int warpSize = 32;
 
 // ---- vector types ----
 
-#define EMUL_VECTOR2(name, T, align) \
-  struct alignas(align) name {       \
-    T x, y;                          \
-  };                                 \
+#ifdef LS_CUDA_HOST
+#define EMUL_STRUCT(align, name, ...)
+#else
+#define EMUL_STRUCT(align, name, ...) \
+  struct alignas(align) name {        \
+    __VA_ARGS__;                      \
+  };
+#endif
+#define EMUL_VECTOR2(name, T, align)   \
+  EMUL_STRUCT(align, name, T x; T y)   \
   inline name make_##name(T x, T y) { return {x, y}; }
-#define EMUL_VECTOR4(name, T, align) \
-  struct alignas(align) name {       \
-    T x, y, z, w;                    \
-  };                                 \
+#define EMUL_VECTOR4(name, T, align)             \
+  EMUL_STRUCT(align, name, T x; T y; T z; T w)   \
   inline name make_##name(T x, T y, T z, T w) { return {x, y, z, w}; }
 EMUL_VECTOR2(float2, float, 8)
 EMUL_VECTOR2(double2, double, 16)
@@ -51,6 +63,7 @@ EMUL_VECTOR4(int4, int, 16)
 EMUL_VECTOR4(uint4, unsigned, 16)
 #undef EMUL_VECTOR2
 #undef EMUL_VECTOR4
+#undef EMUL_STRUCT
 
 // ---- barriers and fences ----
 

@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef LS_CUDA_HOST  // beside the real host files: CUDA's own types, and streams that run behind
+#include <vector_types.h>
+#else
 struct uint3 {
   unsigned x, y, z;
 };
@@ -17,6 +20,7 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
+#endif
 
 namespace emul {
 

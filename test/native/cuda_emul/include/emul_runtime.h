@@ -1,11 +1,17 @@
-// The part of the CUDA runtime's names that our .cu files use. Streams run at once, so waiting is free.
+// The part of the CUDA runtime's names that our .cu files use. Streams run at once, so waiting is free; with LS_CUDA_HOST
+// the names are the runtime's own, and test/native/cuda_host stands in for it.
 #ifndef LONGSEQ_CUDA_EMUL_RUNTIME_H
 #define LONGSEQ_CUDA_EMUL_RUNTIME_H
 
 #include <stdlib.h>
 
+#ifdef LS_CUDA_HOST
+#include <cuda_runtime_api.h>
+#endif
+
 #include "emul_device.h"
 
+#ifndef LS_CUDA_HOST
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -48,5 +54,6 @@ inline cudaError_t cudaFreeHost(void *memory) {
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+#endif  // LS_CUDA_HOST
 
 #endif  // LONGSEQ_CUDA_EMUL_RUNTIME_H
