@@ -25,17 +25,17 @@ export class Communicator {
   ) {}
 
   /**
-   * Opens this rank's end and connects it to the others. host: where the others reach this machine. Throws DeviceError
-   * where another rank cannot be reached.
+   * Opens this rank's end and connects it to the others. host: where the others reach this machine. timeout: of a
+   * collective, in milliseconds. Throws DeviceError where another rank cannot be reached.
    */
   static async open(
     transport: Transport,
     rank: number,
     size: number,
     swap: Swap,
-    host = "127.0.0.1",
+    { host = "127.0.0.1", timeout = COLLECTIVE_TIMEOUT }: { host?: string | undefined; timeout?: number } = {},
   ): Promise<Communicator> {
-    const { comm, address } = binding.commOpen(transport, rank, size, COLLECTIVE_TIMEOUT, host);
+    const { comm, address } = binding.commOpen(transport, rank, size, timeout, host);
     try {
       const addresses = await swap(address.toString("base64"));
       await binding.commConnect(comm, joined(addresses));

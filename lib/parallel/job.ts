@@ -98,13 +98,9 @@ export class Job {
         const all = await this.swap(own);
         return members.map((rank) => all[rank] as string);
       };
-      const group = await Communicator.open(
-        this.#transport,
-        members.indexOf(this.rank),
-        members.length,
-        swap,
+      const group = await Communicator.open(this.#transport, members.indexOf(this.rank), members.length, swap, {
         host,
-      );
+      });
       if (!device.isGpu) return group;
       this.#opening = group;
       try {
@@ -268,7 +264,7 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
     binding.setRank(rank);
     const transport = transportOf(place, env);
     const swap = (own: string) => met.swap("address", own);
-    const group = await Communicator.open(transport, rank, world, swap, met.localHost);
+    const group = await Communicator.open(transport, rank, world, swap, { host: met.localHost });
     const job = new Job(place, { group, rendezvous, server, transport });
     // A process that has nothing more to do leaves in good order; one that fails never comes here.
     process.once("beforeExit", () => job.close());

@@ -103,6 +103,7 @@ class Group {
   ls_status gone(char *error, size_t error_size) const;
   void start_watching();
   void watch();
+  void forget_ended();
   // Looks at what NCCL and the stream say; the status of a failure, with its reason.
   ls_status look(std::string *reason);
 
@@ -225,14 +226,18 @@ ls_status Group::gone(char *error, size_t error_size) const {
 }
 
 void Group::give_up(ls_status status, const std::string &reason) {
+  bool waits = false;
   {
     Lock lock(mutex_);
     if (status_ != LS_OK) return;
     status_ = status;
     reason_ = reason;
+    forget_ended();
+    waits = !pending_.empty();
   }
-  // First the runtime, which believes nothing that comes from a stream afterwards; then the streams go on.
-  if (options_.on_failure) options_.on_failure(options_.context, status, reason.c_str());
+  // First the runtime, which believes nothing that comes from a stream afterwards; then the streams go on. Where no
+  // stream waits nothing is lost.
+  if (waits) options_.on_failure(options_.context, status, reason.c_str());
   {
     Lock lock(mutex_);
     told_ = true;
@@ -242,7 +247,8 @@ void Group::give_up(ls_status status, const std::string &reason) {
 
 void Group::abort() { give_up(LS_CANCELLED, "the exchange was given up"); }
 
-ls_status Group::look(std::string *reason) {
+void Group::forget_ended() {
+  make_current(device_);
   while (!pending_.empty()) {
     const cudaError_t state = cudaEventQuery(pending_.front().event);
     cudaGetLastError();
@@ -250,6 +256,10 @@ ls_status Group::look(std::string *reason) {
     recycle_event(device_, pending_.front().event);
     pending_.pop_front();
   }
+}
+
+ls_status Group::look(std::string *reason) {
+  forget_ended();
   ncclResult_t result = ncclSuccess;
   const ncclResult_t asked = nccl().CommGetAsyncError(comm_, &result);
   if (asked != ncclSuccess) result = asked;

@@ -2,59 +2,19 @@
 // runtime that hold it to CUDA's rules: memory is not there before it is mapped nor after, streams run behind, a copy
 // stays within one registration, nothing goes while a kernel or a copy works on it.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
+import { symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import t, { type Test } from "tap";
+import t from "tap";
 import { binding, packageRoot } from "../../lib/binding.js";
 import { assumedCuda, Device } from "../../lib/tensor/device.js";
 import { Tensor } from "../../lib/tensor/tensor.js";
-import { compiled, fakeCudnn } from "./plans_tool.js";
+import { fakeCudnn } from "./plans_tool.js";
+import { environmentOf, headers, libraries, touchingBackend } from "./stand_ins.js";
 
 t.setTimeout(0);
 
 const MiB = 2 ** 20;
-const native = join(packageRoot, "native");
-const stand = join(packageRoot, "test/native/cuda_host");
-const folders = [
-  ...[process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"].flatMap((path) =>
-    path ? [join(path, "include")] : [],
-  ),
-  join(packageRoot, ".cache/cuda/nvidia/cu13/include"),
-];
-/** The folders of CUDA's headers; null where one is missing. */
-const headers = (() => {
-  const found = ["cuda_runtime.h", "cuda.h", "cublasLt.h"].map((name) =>
-    folders.find((folder) => existsSync(join(folder, name))),
-  );
-  return found.includes(undefined) ? null : [...new Set(found as string[])];
-})();
-
-// All host files but those that call cuBLASLt: no op is computed here.
-const inFolder = readdirSync(join(native, "cuda")).map((name) => join(native, "cuda", name));
-const sources = inFolder.filter((path) => /\.cc$/.test(path) && !/(gemm_cublaslt|matmul)\.cc$/.test(path));
-const used = inFolder
-  .filter((path) => /\.h$/.test(path))
-  .concat(join(native, "include/longseq/backend.h"), join(native, "runtime/ops/cudnn_attention.h"))
-  .concat(join(stand, "cudart.h"));
-
-/** The backend over the stand-ins, and a folder with the driver's and cuBLASLt's. */
-function build(t: Test, include: string[]): { library: string; libraries: string } {
-  const options = ["-std=c++20", "-O1", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"].concat(
-    [native, join(native, "include"), join(native, "cuda"), stand].map((folder) => `-I${folder}`),
-    include.map((folder) => `-isystem${folder}`),
-  );
-  const own = ["cudart.cc", "ops.cc"].map((name) => join(stand, name));
-  const library = compiled("cuda_host.so", "g++", options, [...sources, ...own], used);
-  const soname = [...options, "-Wl,-soname,libcuda.so.1"];
-  const driver = compiled("libcuda.so.1", "g++", soname, [join(stand, "libcuda.cc")]);
-  const libraries = join(t.testdir({ libraries: {} }), "libraries");
-  mkdirSync(libraries, { recursive: true });
-  symlinkSync(driver, join(libraries, "libcuda.so.1"));
-  symlinkSync(join(packageRoot, "build/test/fake_cublaslt.so"), join(libraries, "libcublasLt.so.13"));
-  return { library, libraries };
-}
-
 t.test("meta in place of a GPU touches no host memory either", async (t) => {
   const device = new Device("meta", { profile: assumedCuda });
   const x = Tensor.empty([1000], { device, tier: "host" });
@@ -67,21 +27,15 @@ if (headers === null) {
   t.comment("CUDA's headers are not installed: nothing was built, nothing is judged");
   t.pass("no headers");
 } else {
-  const { library, libraries } = build(t, headers);
+  const folder = libraries(t);
+  const environment = environmentOf(touchingBackend(), folder);
 
   /** What a program of host_programs.ts prints; it must end well. */
-  const program = async (name: string, environment: NodeJS.ProcessEnv = {}): Promise<Record<string, unknown>> => {
+  const program = async (name: string, more: NodeJS.ProcessEnv = {}): Promise<Record<string, unknown>> => {
     const path = fileURLToPath(new URL("host_programs.ts", import.meta.url));
     const child = spawn(process.execPath, [...process.execArgv, "--import=tsx", path, name], {
       cwd: packageRoot,
-      env: {
-        PATH: process.env.PATH,
-        HOME: process.env.HOME,
-        LD_LIBRARY_PATH: libraries,
-        LONGSEQ_CUDA_LIBS: libraries,
-        LONGSEQ_TEST_BACKEND: library,
-        ...environment,
-      },
+      env: { PATH: process.env.PATH, HOME: process.env.HOME, ...environment, ...more },
       stdio: ["ignore", "pipe", "pipe"],
     });
     let [out, errors] = ["", ""];

@@ -1,14 +1,15 @@
-// Collectives against plain loops, with all ranks as devices of this one process: channels through shared memory do not
-// mind whose they are.
+// Collectives against plain loops, with all ranks as devices of this one process. LONGSEQ_TEST_DEVICE: on another device
+// than the cpu, by its own transport.
 import { connect as netConnect } from "node:net";
 import t from "tap";
 import { binding } from "../../lib/binding.js";
 import { Device, type DType, ops, Tensor, tensor } from "../../lib/index.js";
 import { Communicator } from "../../lib/parallel/communicator.js";
 import { queues } from "../../lib/tensor/tiers.js";
-import { connect } from "./connect.js";
+import { connect, openDevice, split } from "./connect.js";
 
-const devices = Array.from({ length: 4 }, () => new Device("cpu", { threads: 1 }));
+const devices = Array.from({ length: 4 }, openDevice);
+const { isGpu } = devices[0] as Device;
 
 /** Whole numbers, exact in every dtype and in sums of four. */
 const value = (rank: number, i: number): number => ((rank * 7 + i * 3) % 31) - 15;
@@ -32,7 +33,7 @@ for (const [size, transport] of [
   [4, "shm"],
 ] as const) {
   t.test(`${size} ranks, ${transport}`, async (t) => {
-    const comms = await connect(size, transport);
+    const comms = await connect(size, devices, { transport });
     const ranks = comms.map((_, rank) => rank);
     // Below a slot, odd, and more than all slots of a channel hold.
     for (const count of [1, 7, 1000, 300_001]) {
@@ -127,7 +128,7 @@ for (const [size, transport] of [
 }
 
 t.test("sums of bfloat16 are float32 sums, rounded once", async (t) => {
-  const comms = await connect(3);
+  const comms = await connect(3, devices);
   // 256 + 1 is 256 in bfloat16: rounding after each addition would give 256.
   const xs = [256, 1, 1].map((x, rank) => tensor([x], { device: devices[rank] as Device, dtype: "bfloat16" }));
   xs.forEach((x, rank) => {
@@ -138,7 +139,7 @@ t.test("sums of bfloat16 are float32 sums, rounded once", async (t) => {
 });
 
 t.test("all_to_all is its own backward", async (t) => {
-  const comms = await connect(2);
+  const comms = await connect(2, devices);
   const xs = comms.map((_, rank) => {
     const x = make(rank, [2, 3], "float32");
     x.requiresGrad = true;
@@ -159,7 +160,7 @@ t.test("all_to_all is its own backward", async (t) => {
 });
 
 t.test("all_gather and reduce_scatter are each other's backward", async (t) => {
-  const comms = await connect(3);
+  const comms = await connect(3, devices);
   const ranks = comms.map((_, rank) => rank);
   const given = (rank: number, shape: number[]) => {
     const x = make(rank, shape, "float32");
@@ -199,7 +200,7 @@ t.test("all_gather and reduce_scatter are each other's backward", async (t) => {
 });
 
 t.test("send_receive: round a ring, of unequal sizes, and nothing at all", async (t) => {
-  const comms = await connect(3);
+  const comms = await connect(3, devices);
   const ranks = comms.map((_, rank) => rank);
   const sizes = [4, 0, 300_001];
   const sent = ranks.map((rank) => make(rank, [sizes[rank] as number], "float32"));
@@ -225,8 +226,8 @@ t.test("send_receive: round a ring, of unequal sizes, and nothing at all", async
 });
 
 t.test("ranks that do not do the same are found out, where that is asked for", async (t) => {
-  const comms = await connect(2);
-  const own = comms.map(() => new Device("cpu", { threads: 1 }));
+  const comms = await connect(2, devices);
+  const own = comms.map(openDevice);
   const xs = own.map((device, rank) => Tensor.full([rank === 0 ? 4 : 6], 1, { device }));
   comms.forEach((comm, rank) => {
     comm.compare(own[rank] as Device, true);
@@ -242,17 +243,20 @@ t.test("ranks that do not do the same are found out, where that is asked for", a
 
 t.test("over the network strangers are sent away, and a rank that cannot be reached is named", async (t) => {
   let sentAway = false;
-  const comms = await connect(2, "tcp", async (rank, addresses) => {
-    if (rank === 0) return;
-    const [, port] = Buffer.from(addresses[0] as string, "base64")
-      .toString()
-      .split(" ");
-    // It greets as no rank does, before rank 1 comes.
-    await new Promise((done) => {
-      const socket = netConnect(Number(port), "127.0.0.1", () => socket.end("GET / HTTP/1.1\r\n\r\n"));
-      socket.on("error", () => {}).once("close", done);
-    });
-    sentAway = true;
+  const comms = await connect(2, [], {
+    transport: "tcp",
+    before: async (rank, addresses) => {
+      if (rank === 0) return;
+      const [, port] = Buffer.from(addresses[0] as string, "base64")
+        .toString()
+        .split(" ");
+      // It greets as no rank does, before rank 1 comes.
+      await new Promise((done) => {
+        const socket = netConnect(Number(port), "127.0.0.1", () => socket.end("GET / HTTP/1.1\r\n\r\n"));
+        socket.on("error", () => {}).once("close", done);
+      });
+      sentAway = true;
+    },
   });
   t.ok(sentAway);
   for (const comm of comms) comm.close();
@@ -265,7 +269,7 @@ t.test("over the network strangers are sent away, and a rank that cannot be reac
 });
 
 t.test("what is wrong is said before anything travels", async (t) => {
-  const comms = await connect(2);
+  const comms = await connect(2, devices);
   const number = (comms[0] as Communicator).number;
   const device = devices[0] as Device;
   const of = (shape: number[], dtype: DType = "float32") => Tensor.full(shape, 0, { device, dtype }).native();
@@ -284,7 +288,7 @@ t.test("what is wrong is said before anything travels", async (t) => {
 
 for (const transport of ["shm", "tcp"] as const) {
   t.test(`a rank that stops ends the others with its name, ${transport}`, async (t) => {
-    const comms = await connect(2, transport);
+    const comms = await connect(2, [], { transport });
     const device = new Device("cpu", { threads: 1 });
     const x = Tensor.full([4], 1, { device });
     binding.ops.allReduce(x.native(), (comms[1] as Communicator).number, 0, queues.comm);
@@ -294,16 +298,61 @@ for (const transport of ["shm", "tcp"] as const) {
   });
 
   t.test(`what is given up with everything else is no failure, ${transport}`, async (t) => {
-    const comms = await connect(2, transport);
-    const device = new Device("cpu", { threads: 1 });
+    const own = isGpu ? [openDevice(), openDevice()] : [];
+    const comms = await connect(2, own, { transport });
+    const device = own[0] ?? openDevice();
     const x = Tensor.full([4], 1, { device });
     binding.ops.allReduce(x.native(), (comms[0] as Communicator).number, 0, queues.comm);
     const read = x.data();
+    // A stream has it by then.
+    await new Promise((done) => setTimeout(done, isGpu ? 300 : 0));
     device.cancel();
     (comms[0] as Communicator).abort();
     await t.rejects(read, { code: "CANCELLED" });
     await device.resume();
     t.equal(binding.failure(device.native), null);
+    for (const comm of comms) comm.close();
+  });
+}
+
+t.test("parts of a communicator, side by side", async (t) => {
+  const whole = await connect(4, devices);
+  const groups = [
+    [0, 2],
+    [1, 3],
+  ];
+  const parts = await split(whole, devices, groups);
+  const xs = parts.map((_, rank) => make(rank, [1000], "float32"));
+  xs.forEach((x, rank) => {
+    ops.allReduceInto(x, parts[rank] as Communicator);
+  });
+  for (const [rank, x] of xs.entries()) {
+    const members = groups[rank % 2] as number[];
+    const wrong = (await numbers(x)).findIndex((y, i) => y !== members.reduce((sum, r) => sum + value(r, i), 0));
+    t.equal(wrong, -1, `rank ${rank}`);
+  }
+  for (const comm of [...parts, ...whole]) comm.close();
+});
+
+if (isGpu) {
+  t.test("what waits on a stream for a rank that is gone fails when it is given up", async (t) => {
+    const own = [openDevice(), openDevice()];
+    const comms = await connect(2, own);
+    const x = Tensor.full([4], 1, { device: own[0] as Device });
+    binding.ops.allReduce(x.native(), (comms[0] as Communicator).number, 0, queues.comm);
+    const read = x.data();
+    await new Promise((done) => setTimeout(done, 300));
+    (comms[0] as Communicator).abort();
+    await t.rejects(read, { code: "DEVICE", message: /an exchange failed on rank 0: the exchange was given up/ });
+    for (const comm of comms) comm.close();
+  });
+
+  t.test("device memory is reached by communicators that were opened for it alone", async (t) => {
+    const device = openDevice();
+    const comms = await connect(2, []);
+    const x = Tensor.full([4], 1, { device });
+    binding.ops.allReduce(x.native(), (comms[0] as Communicator).number, 0, queues.comm);
+    await t.rejects(x.data(), { message: /reaches host memory alone/ });
     for (const comm of comms) comm.close();
   });
 }

@@ -110,14 +110,14 @@ interface Outcome {
 async function meshesOf(world: string): Promise<Mesh[]> {
   const [data, ring, ulysses] = world.split("x").map(Number) as [number, number, number];
   const sizes = { data, ring, ulysses };
-  const worlds = await connect(data * ring * ulysses);
+  const worlds = await connect(data * ring * ulysses, []);
   // Each group is opened once, by whoever asks first.
   const groups = new Map<string, Promise<Communicator[]>>();
   return Promise.all(
     worlds.map((own, rank) =>
       Mesh.open(sizes, own, async (members) => {
         const key = members.join();
-        const group = groups.get(key) ?? connect(members.length);
+        const group = groups.get(key) ?? connect(members.length, []);
         groups.set(key, group);
         return (await group)[members.indexOf(rank)] as Communicator;
       }),

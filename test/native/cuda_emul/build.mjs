@@ -1,9 +1,9 @@
 // Builds the emulated CUDA backend into build/cuda_emul and prints its path; ninja sees what is current.
 //
-// node test/native/cuda_emul/build.mjs            the library
+// node test/native/cuda_emul/build.mjs            the libraries
 // node test/native/cuda_emul/build.mjs --sanitize   builds and runs the driver under the sanitizers
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -34,11 +34,17 @@ async function build(target) {
 /** The path of the backend's library, for `binding.openBackend`. */
 export const buildEmulator = async () => join(root, await build("cuda_emul"), "cuda_emul.so");
 
+/** The same with the real host files on streams, which run over the stand-ins of test/native/cuda_host. */
+export const buildWhole = async () => join(root, await build("cuda_whole"), "cuda_whole.so");
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.argv.includes("--sanitize")) {
     const path = join(root, await build("emul_sanitize"), "emul_sanitize");
     process.exitCode = spawnSync(path, { stdio: "inherit" }).status ?? 1;
   } else {
     console.log(await buildEmulator());
+    // The other needs CUDA's headers.
+    if (/cuda_whole/.test(readFileSync(join(root, "build/cuda_emul/build.ninja"), "utf8")))
+      console.log(await buildWhole());
   }
 }

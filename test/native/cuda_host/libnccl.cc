@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <chrono>
+#include <bit>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -86,6 +86,12 @@ int64_t width_of(ncclDataType_t type) {
   }
 }
 
+struct Bfloat16 {
+  uint16_t bits;
+  operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  Bfloat16 operator+(Bfloat16) const { broken("a sum that would be rounded at every rank"); }
+};
+
 // y = x[P - 1] + ... + x[0]: another order than that of the ranks, as NCCL's is.
 template <class T>
 void reduce(const char *parts, int64_t ranks, void *y, int64_t count, bool largest) {
@@ -105,6 +111,7 @@ void reduce(const char *parts, int64_t ranks, void *y, int64_t count, ncclDataTy
   if (type == ncclFloat32) return reduce<float>(parts, ranks, y, count, kind == ncclMax);
   if (type == ncclFloat64) return reduce<double>(parts, ranks, y, count, kind == ncclMax);
   if (type == ncclInt64) return reduce<int64_t>(parts, ranks, y, count, kind == ncclMax);
+  if (type == ncclBfloat16 && kind == ncclMax) return reduce<Bfloat16>(parts, ranks, y, count, true);
   broken("a sum that would be rounded at every rank");
 }
 
