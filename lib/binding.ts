@@ -247,6 +247,8 @@ export interface Native extends SafetensorsNative {
    * none; color: the same number for all ranks of this one, another for those that the others of the larger one open.
    */
   commOpenDevice(comm: number, device: NativeDevice, whole: number, color: number): Buffer;
+  /** What would carry a device's memory between ranks: its name, with the version. Throws where it is missing. */
+  commLibrary(device: NativeDevice): string;
   commConnectDevice(comm: number, addresses: Buffer): Promise<void>;
   commAbort(comm: number): void;
   commClose(comm: number): void;

@@ -28,11 +28,19 @@ export function tryInChild(program: string): Trial {
 
 /**
  * Names of the CUDA devices that the backend opens, a JSON list, or what it lacks. engines: each with what its attention
- * runs on, which takes a second more.
+ * runs on and what its ranks would use, which takes a second more.
  */
 export const tryCuda = (engines = false): Trial =>
   tryInChild(`addon.openCuda();
     const open = (index, options) => addon.binding.openDevice("cuda:" + index, "cuda", index, 1, options);
+    const ranks = (device) => {
+      if (!${engines}) return "";
+      try {
+        return ", ranks by " + addon.binding.commLibrary(device);
+      } catch (error) {
+        return ", no several ranks (" + error.message + ")";
+      }
+    };
     const engine = (index) => {
       if (!${engines}) return "";
       try {
@@ -45,7 +53,8 @@ export const tryCuda = (engines = false): Trial =>
     const names = [];
     for (let index = 0; ; index++) {
       try {
-        names.push(addon.binding.deviceInfo(open(index, {})).name + engine(index));
+        const device = open(index, {});
+        names.push(addon.binding.deviceInfo(device).name + engine(index) + ranks(device));
       } catch (error) {
         // The first index that no device has.
         if (error.code === "INVALID_ARGUMENT" && index > 0) break;

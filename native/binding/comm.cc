@@ -2,6 +2,7 @@
 #include "runtime/comm.h"
 
 #include "binding/common.h"
+#include "runtime/registry.h"
 
 namespace longseq::binding {
 
@@ -61,6 +62,11 @@ Napi::Value comm_connect_device(const Napi::CallbackInfo &info) {
   return connect_promise(info, "commConnectDevice", &Communicator::connect_device);
 }
 
+// commLibrary(device): the name of what would exchange the memory of its ranks; throws where that is missing
+Napi::Value comm_library(const Napi::CallbackInfo &info) {
+  return Napi::String::New(info.Env(), comm_table_of(device_of(info[0]).device->backend())->name);
+}
+
 // commAbort(comm)
 Napi::Value comm_abort(const Napi::CallbackInfo &info) {
   find_communicator(number_of(info[0]), "commAbort")->abort();
@@ -97,6 +103,7 @@ void init_comm(Napi::Object exports) {
   method<comm_connect>(exports, "commConnect");
   method<comm_open_device>(exports, "commOpenDevice");
   method<comm_connect_device>(exports, "commConnectDevice");
+  method<comm_library>(exports, "commLibrary");
   method<comm_abort>(exports, "commAbort");
   method<comm_close>(exports, "commClose");
   method<comm_compare>(exports, "commCompare");

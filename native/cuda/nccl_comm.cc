@@ -264,7 +264,7 @@ ls_status Group::look(std::string *reason) {
   const ncclResult_t asked = nccl().CommGetAsyncError(comm_, &result);
   if (asked != ncclSuccess) result = asked;
   if (result != ncclSuccess && result != ncclInProgress) {
-    *reason = "NCCL: " + text_of(result);
+    *reason = text_of(result);
     return LS_DEVICE_FAILURE;
   }
   if (!pending_.empty() && Clock::now() > pending_.front().deadline) {
@@ -422,8 +422,8 @@ ls_status all_reduce(const ls_exec *exec, void *comm, void *x, int64_t count, in
   if (count == 0) return LS_OK;
   if (dtype == LS_BF16 && kind == LS_REDUCE_SUM) return all_reduce_bf16(exec, comm, x, count);
   return group_of(comm).issue(exec, "all_reduce", [&](ncclComm_t c, cudaStream_t stream) {
-    return nccl().AllReduce(x, x, static_cast<size_t>(count), type_of(dtype),
-                            kind == LS_REDUCE_SUM ? ncclSum : ncclMax, c, stream);
+    return nccl().AllReduce(x, x, static_cast<size_t>(count), type_of(dtype), kind == LS_REDUCE_SUM ? ncclSum : ncclMax,
+                            c, stream);
   });
 }
 
@@ -455,10 +455,11 @@ void close(void *comm) { delete &group_of(comm); }
 extern "C" __attribute__((visibility("default"))) const ls_comm_table *ls_comm_open(int32_t api_version, char *error,
                                                                                     size_t error_size) {
   using namespace longseq::cuda;
-  static const ls_comm_table table = {
+  static std::string name = "NCCL";
+  static ls_comm_table table = {
       LS_COMM_API_VERSION,
       sizeof(ls_comm_table),
-      "nccl",
+      name.c_str(),
       open,
       connect,
       all_to_all,
@@ -472,5 +473,12 @@ extern "C" __attribute__((visibility("default"))) const ls_comm_table *ls_comm_o
   };
   // The caller compares versions: it names both.
   if (api_version != LS_COMM_API_VERSION) return &table;
-  return open_nccl(error, error_size) ? &table : nullptr;
+  const Nccl *const library = open_nccl(error, error_size);
+  if (!library) return nullptr;
+  static std::once_flag once;
+  std::call_once(once, [library] {
+    name = "NCCL " + version_text(library->version);
+    table.name = name.c_str();
+  });
+  return &table;
 }

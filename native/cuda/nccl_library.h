@@ -40,6 +40,9 @@ struct Nccl {
 // Opens the library, once a process. NULL with one line in `error`: missing, or too old.
 const Nccl *open_nccl(char *error, size_t error_size);
 
+// "2.30.4" of 23004.
+std::string version_text(int version);
+
 // What open_nccl gave.
 const Nccl &nccl();
 

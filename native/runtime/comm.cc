@@ -62,7 +62,8 @@ std::string Communicator::open_device(std::shared_ptr<Device> device, const Comm
   options.color = color;
   if (whole) {
     if (whole->device_ != device_)
-      throw Error(LS_INVALID_ARGUMENT, format("the larger communicator was not opened for %s", device_->name().c_str()));
+      throw Error(LS_INVALID_ARGUMENT,
+                  format("the larger communicator was not opened for %s", device_->name().c_str()));
     options.parent = whole->device_end_.handle;
   }
   // Whoever closes the end waits for its thread, so the device is there when this is called.

@@ -37,7 +37,9 @@ const ls_comm_table *comm_table_of(const ls_backend *backend) {
     std::lock_guard<std::mutex> lock(mutex);
     if (const auto found = comm_openers().find(backend); found != comm_openers().end()) open = found->second;
   }
-  if (!open) throw Error(LS_UNSUPPORTED, format("the %s backend has no communicators", backend->name));
+  if (!open)
+    throw Error(LS_UNSUPPORTED,
+                format("the %s backend knows no ranks: it was built without NCCL's headers", backend->name));
   char message[512] = "";
   const ls_comm_table *table = open(LS_COMM_API_VERSION, message, sizeof message);
   if (!table) throw Error(LS_UNSUPPORTED, format("several ranks on %s: %s", backend->name, message));
@@ -83,7 +85,8 @@ std::string open_backend(const std::string &path) {
   backends()[backend->name] = backend;
   if (auto option = reinterpret_cast<AttentionOption>(dlsym(library, LS_ATTENTION_OPTION_SYMBOL)))
     attention_options()[backend] = option;
-  if (auto comm = reinterpret_cast<ls_comm_open_fn>(dlsym(library, LS_COMM_OPEN_SYMBOL))) comm_openers()[backend] = comm;
+  if (auto comm = reinterpret_cast<ls_comm_open_fn>(dlsym(library, LS_COMM_OPEN_SYMBOL)))
+    comm_openers()[backend] = comm;
   return backend->name;
 }
 

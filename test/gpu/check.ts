@@ -87,6 +87,24 @@ interface Part {
 }
 /** Seconds of a part's limits add up to at most 480, should one follow the other. */
 const parts: Part[] = [
+  {
+    name: "ranks that share the GPU",
+    call: "first",
+    jobs: [
+      {
+        name: "ranks/collectives",
+        file: "test/parallel/collectives.test",
+        env: { NCCL_MULTI_RANK_GPU_ENABLE: "1", NCCL_NVLS_ENABLE: "0" },
+        seconds: 60,
+      },
+      ...["2", "killed", "4"].map((what) => ({
+        name: `ranks/${what}`,
+        file: "test/gpu/ranks",
+        args: [what],
+        seconds: 120,
+      })),
+    ],
+  },
   // The first thing on a GPU: whether both engines run at all, at lengths that matter.
   {
     name: "attention at 32K and 128K, both engines",

@@ -33,8 +33,8 @@ typedef struct ls_comm_options {
   const char *host;   /* where the other ranks reach this machine, where the transport goes over a network; or NULL */
 
   /* ---- of a table that exchanges a device's own memory; else NULL ---- */
-  void *device; /* the backend's own state from device_open */
-  void *parent; /* a communicator of this table that has all these ranks among its own, whose ranks all open one now */
+  void *device;  /* the backend's own state from device_open */
+  void *parent;  /* a communicator of this table that has all these ranks among its own, whose ranks all open one now */
   int32_t color; /* the same number for all ranks of this one, another for each other that they open now */
   /* From a thread of the library, once: what was given to a stream has failed, or was given up (LS_CANCELLED), and the
    * stream will go on with whatever bytes there are as soon as this returns. */

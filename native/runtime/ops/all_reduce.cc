@@ -33,8 +33,7 @@ ls_status call_all_reduce(const ls_backend *, const ls_exec *exec, const void *p
   const ls_status status = comm->announce(exec, "all_reduce", a.x, a.kind);
   if (status != LS_OK) return status;
   const auto &[table, handle] = comm->end(exec);
-  return table->all_reduce(exec, handle, a.x.data, elements(a.x), a.x.dtype,
-                                  static_cast<int32_t>(a.kind));
+  return table->all_reduce(exec, handle, a.x.data, elements(a.x), a.x.dtype, static_cast<int32_t>(a.kind));
 }
 
 const RegisterOp register_all_reduce({

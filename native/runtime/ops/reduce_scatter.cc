@@ -32,7 +32,7 @@ ls_status call_reduce_scatter(const ls_backend *, const ls_exec *exec, const voi
   if (status != LS_OK) return status;
   const auto &[table, handle] = comm->end(exec);
   return table->reduce_scatter(exec, handle, a.x.data, a.y.data, elements(a.y), a.x.dtype,
-                                      static_cast<int32_t>(a.kind));
+                               static_cast<int32_t>(a.kind));
 }
 
 const RegisterOp register_reduce_scatter({

@@ -28,8 +28,8 @@ ls_status call_send_receive(const ls_backend *, const ls_exec *exec, const void 
   const auto &a = *static_cast<const ls_send_receive_args *>(pointer);
   const auto comm = find_communicator(a.comm, "send_receive");
   const auto &[table, handle] = comm->end(exec);
-  return table->send_receive(exec, handle, a.x.data, bytes_of(a.x), static_cast<int32_t>(a.to), a.y.data,
-                                    bytes_of(a.y), static_cast<int32_t>(a.from));
+  return table->send_receive(exec, handle, a.x.data, bytes_of(a.x), static_cast<int32_t>(a.to), a.y.data, bytes_of(a.y),
+                             static_cast<int32_t>(a.from));
 }
 
 const RegisterOp register_send_receive({

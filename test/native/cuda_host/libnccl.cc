@@ -3,8 +3,8 @@
 //
 // As a communicator that does not block: a call only begins, and nothing is on the stream before ncclCommGetAsyncError
 // says so. A rank that is gone leaves the others waiting until they abort, as between GPUs of one machine;
-// LONGSEQ_FAKE_NCCL_TELLS: its end is an error of the communicator. Calls of two ranks that do not fit, and other broken
-// rules, end the process by a line that names both ranks. LONGSEQ_FAKE_NCCL_VERSION: the version that it tells.
+// LONGSEQ_FAKE_NCCL_TELLS: its end is an error of the communicator. Calls of two ranks that do not fit, and other
+// broken rules, end the process by a line that names both ranks. LONGSEQ_FAKE_NCCL_VERSION: the version that it tells.
 #include <dlfcn.h>
 #include <nccl.h>
 #include <unistd.h>
@@ -496,8 +496,7 @@ FAKE ncclResult_t ncclAllGather(const void *x, void *y, size_t count, ncclDataTy
   Call call;
   call.name = described("all-gather", count, type, 0);
   call.stream = stream;
-  for (int rank = 0; rank < turn->size; ++rank)
-    call.parts.push_back({rank, from, to + rank * bytes, bytes, bytes});
+  for (int rank = 0; rank < turn->size; ++rank) call.parts.push_back({rank, from, to + rank * bytes, bytes, bytes});
   call.accesses = {access(x, bytes, false), access(y, turn->size * bytes, true)};
   return begin(turn, std::move(call));
 }
@@ -510,11 +509,9 @@ FAKE ncclResult_t ncclReduceScatter(const void *x, void *y, size_t count, ncclDa
   call.name = described("reduce-scatter", count, type, kind);
   call.stream = stream;
   for (int rank = 0; rank < turn->size; ++rank)
-    call.parts.push_back({rank, static_cast<const char *>(x) + rank * bytes, parts->data() + rank * bytes, bytes,
-                          bytes});
-  call.after = [=, size = turn->size] {
-    reduce(parts->data(), size, y, static_cast<int64_t>(count), type, kind);
-  };
+    call.parts.push_back(
+        {rank, static_cast<const char *>(x) + rank * bytes, parts->data() + rank * bytes, bytes, bytes});
+  call.after = [=, size = turn->size] { reduce(parts->data(), size, y, static_cast<int64_t>(count), type, kind); };
   call.accesses = {access(x, turn->size * bytes, false), access(y, bytes, true)};
   return begin(turn, std::move(call));
 }
@@ -528,9 +525,7 @@ FAKE ncclResult_t ncclAllReduce(const void *x, void *y, size_t count, ncclDataTy
   call.stream = stream;
   for (int rank = 0; rank < turn->size; ++rank)
     call.parts.push_back({rank, static_cast<const char *>(x), parts->data() + rank * bytes, bytes, bytes});
-  call.after = [=, size = turn->size] {
-    reduce(parts->data(), size, y, static_cast<int64_t>(count), type, kind);
-  };
+  call.after = [=, size = turn->size] { reduce(parts->data(), size, y, static_cast<int64_t>(count), type, kind); };
   call.accesses = {access(x, bytes, false), access(y, bytes, true)};
   return begin(turn, std::move(call));
 }

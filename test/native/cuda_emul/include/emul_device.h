@@ -46,11 +46,11 @@ inline constexpr int warpSize = 32;
     __VA_ARGS__;                      \
   };
 #endif
-#define EMUL_VECTOR2(name, T, align)   \
-  EMUL_STRUCT(align, name, T x; T y)   \
+#define EMUL_VECTOR2(name, T, align) \
+  EMUL_STRUCT(align, name, T x; T y) \
   inline name make_##name(T x, T y) { return {x, y}; }
-#define EMUL_VECTOR4(name, T, align)             \
-  EMUL_STRUCT(align, name, T x; T y; T z; T w)   \
+#define EMUL_VECTOR4(name, T, align)           \
+  EMUL_STRUCT(align, name, T x; T y; T z; T w) \
   inline name make_##name(T x, T y, T z, T w) { return {x, y, z, w}; }
 EMUL_VECTOR2(float2, float, 8)
 EMUL_VECTOR2(double2, double, 16)

@@ -24,7 +24,8 @@ void launch_kernel(cudaStream_t stream, Kernel *kernel, dim3 grid, dim3 block, s
 }
 #else
 template <typename Kernel, typename... Args>
-void launch_kernel(cudaStream_t, Kernel *kernel, dim3 grid, dim3 block, size_t shared_bytes, const char *name, const Args &...args) {
+void launch_kernel(cudaStream_t, Kernel *kernel, dim3 grid, dim3 block, size_t shared_bytes, const char *name,
+                   const Args &...args) {
   auto body = [&] { kernel(args...); };
   using Body = decltype(body);
   const int error = launch(
@@ -35,7 +36,7 @@ void launch_kernel(cudaStream_t, Kernel *kernel, dim3 grid, dim3 block, size_t s
 
 }  // namespace emul
 
-#define LS_LAUNCH_RAW(kernel, grid, block, shared_bytes, stream, ...)                                             \
+#define LS_LAUNCH_RAW(kernel, grid, block, shared_bytes, stream, ...) \
   ::emul::launch_kernel((stream), (kernel), (grid), (block), static_cast<size_t>(shared_bytes), #kernel, __VA_ARGS__)
 
 #define LS_DYNAMIC_SHARED(T, name) T *name = static_cast<T *>(::emul::dynamic_shared())

@@ -1,5 +1,5 @@
-// The part of the CUDA runtime's names that our .cu files use. Streams run at once, so waiting is free; with LS_CUDA_HOST
-// the names are the runtime's own, and test/native/cuda_host stands in for it.
+// The part of the CUDA runtime's names that our .cu files use. Streams run at once, so waiting is free; with
+// LS_CUDA_HOST the names are the runtime's own, and test/native/cuda_host stands in for it.
 #ifndef LONGSEQ_CUDA_EMUL_RUNTIME_H
 #define LONGSEQ_CUDA_EMUL_RUNTIME_H
 
