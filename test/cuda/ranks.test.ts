@@ -76,7 +76,7 @@ if (headers === null) {
     const [unbroken, on] = await Promise.all(
       ["unbroken", "stopped"].map((name) => gpus(name, 2, "train.steps=6", "train.eval_every=0")),
     );
-    t.equal(on?.code, 0, on?.stderr);
+    t.equal(on?.code, 0, `${on?.stderr}`);
     t.same([...weights(dir)], [...weights(unbroken?.dir as string)]);
   });
 
