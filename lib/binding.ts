@@ -239,6 +239,7 @@ export interface Native extends SafetensorsNative {
     size: number,
     timeoutMs: number,
     host: string,
+    name: string,
   ): { comm: number; address: Buffer };
   /** addresses: of all ranks, one behind the other. */
   commConnect(comm: number, addresses: Buffer): Promise<void>;
@@ -253,6 +254,8 @@ export interface Native extends SafetensorsNative {
   commAbort(comm: number): void;
   commClose(comm: number): void;
   commCompare(device: NativeDevice, comm: number, on: boolean): void;
+  /** What this process last exchanged, or was about to, the newest last. */
+  lastCollectives(): string[];
   /** This process's rank, for messages. */
   setRank(rank: number): void;
   readonly apiVersion: number;
@@ -276,6 +279,8 @@ export interface Native extends SafetensorsNative {
   resetOpCounts(device: NativeDevice): void;
   arrangement(device: NativeDevice): number;
   repeatOps(device: NativeDevice, before: Record<string, OpCount>, times: number): void;
+  /** Where in the program what is enqueued from now on belongs, for messages; "" where it is nowhere. */
+  setPlace(device: NativeDevice, step: string, layer: string): void;
   marker(device: NativeDevice, value: number): void;
   lastMarker(device: NativeDevice): number;
   synchronize(device: NativeDevice): Promise<void>;

@@ -135,16 +135,17 @@ export class Decoder extends Module {
     const onLayer = (i: number): void => options.onLayer?.("forward", first + i);
     const around =
       (i: number) =>
-      <T extends Tensor | null>(pass: "forward" | "backward", fn: () => T): T => {
-        const at = 1 + first + i;
-        const unit = this.#units[at] as Unit;
-        // A backward without checkpoints reads what the forward read.
-        const hold = options.checkpointEvery === 0 && isGradEnabled();
-        if (pass === "forward") return states.use(unit, this.#units[at + 1], fn, { hold });
-        // Within a segment backwards; the segment before is run again from its start.
-        const next = at - (i > 0 ? 1 : options.checkpointEvery);
-        return states.useBackward(unit, next > 0 ? this.#units[next] : undefined, fn);
-      };
+      <T extends Tensor | null>(pass: "forward" | "backward", fn: () => T): T =>
+        x.device.within(`${pass} of layer ${first + i}`, () => {
+          const at = 1 + first + i;
+          const unit = this.#units[at] as Unit;
+          // A backward without checkpoints reads what the forward read.
+          const hold = options.checkpointEvery === 0 && isGradEnabled();
+          if (pass === "forward") return states.use(unit, this.#units[at + 1], fn, { hold });
+          // Within a segment backwards; the segment before is run again from its start.
+          const next = at - (i > 0 ? 1 : options.checkpointEvery);
+          return states.useBackward(unit, next > 0 ? this.#units[next] : undefined, fn);
+        });
     const run = (layer: DecoderLayer, input: Tensor, of: TokenLayout) => layer.forward(input, of, options);
     const only = layers.length === 1 ? layers[0] : undefined;
     if (options.checkpointEvery === 0) {

@@ -14,6 +14,12 @@ type Swap = (own: string) => Promise<string[]>;
 const joined = (addresses: readonly string[]): Buffer =>
   Buffer.concat(addresses.map((text) => Buffer.from(text, "base64")));
 
+export interface CommunicatorOptions {
+  host?: string | undefined;
+  timeout?: number;
+  name?: string;
+}
+
 export class Communicator {
   #open = true;
 
@@ -26,16 +32,17 @@ export class Communicator {
 
   /**
    * Opens this rank's end and connects it to the others. host: where the others reach this machine. timeout: of a
-   * collective, in milliseconds. Throws DeviceError where another rank cannot be reached.
+   * collective, in milliseconds. name: of the group, for messages. Throws DeviceError where another rank cannot be
+   * reached.
    */
   static async open(
     transport: Transport,
     rank: number,
     size: number,
     swap: Swap,
-    { host = "127.0.0.1", timeout = COLLECTIVE_TIMEOUT }: { host?: string | undefined; timeout?: number } = {},
+    { host = "127.0.0.1", timeout = COLLECTIVE_TIMEOUT, name = "world" }: CommunicatorOptions = {},
   ): Promise<Communicator> {
-    const { comm, address } = binding.commOpen(transport, rank, size, timeout, host);
+    const { comm, address } = binding.commOpen(transport, rank, size, timeout, host, name);
     try {
       const addresses = await swap(address.toString("base64"));
       await binding.commConnect(comm, joined(addresses));
@@ -58,7 +65,7 @@ export class Communicator {
 
   /** One of `meta`: `size` ranks of which none but this is there. */
   static ofMeta(rank: number, size: number): Communicator {
-    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT, "").comm, rank, size);
+    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT, "", "meta").comm, rank, size);
   }
 
   /**

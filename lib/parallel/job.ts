@@ -2,7 +2,7 @@
 
 import { availableParallelism } from "node:os";
 import { binding } from "../binding.js";
-import { CancelledError, ConfigError } from "../errors.js";
+import { CancelledError, ConfigError, DeviceError } from "../errors.js";
 import type { Device } from "../tensor/device.js";
 import { startThread } from "../thread.js";
 import { Communicator, type Transport } from "./communicator.js";
@@ -22,6 +22,14 @@ export function timeoutOf({ LONGSEQ_RENDEZVOUS_TIMEOUT: text }: NodeJS.ProcessEn
   if (!(seconds > 0 && seconds <= 1e6))
     throw new ConfigError(`LONGSEQ_RENDEZVOUS_TIMEOUT is ${JSON.stringify(text)}; expected seconds, 0.001 to 1000000`);
   return seconds * 1000;
+}
+
+/** With what this rank did last with others, which is where it waits. */
+function duringWhat(error: Error): Error {
+  const collectives = binding.lastCollectives();
+  const last = collectives.at(-1);
+  if (last === undefined) return error;
+  return new DeviceError(`${error.message}; the last exchange of this rank: ${last}`, { collectives }, { cause: error });
 }
 
 interface JobParts {
@@ -72,7 +80,7 @@ export class Job {
     if (this.#rendezvous === null) return;
     this.#rendezvous.onStop = () => void this.#stop();
     this.#rendezvous.onLost = (error) => {
-      this.lost = error;
+      this.lost = duringWhat(error);
       // What waits for that rank ends.
       this.abort();
       this.#stopped();
@@ -93,13 +101,14 @@ export class Job {
     this.#device = device;
     if (device.isGpu) await world.openDevice(device, (own) => this.swap(own));
     const host = this.#rendezvous?.localHost;
-    this.mesh = await Mesh.open(sizes, world, async (members) => {
+    this.mesh = await Mesh.open(sizes, world, async (members, name) => {
       const swap = async (own: string): Promise<string[]> => {
         const all = await this.swap(own);
         return members.map((rank) => all[rank] as string);
       };
       const group = await Communicator.open(this.#transport, members.indexOf(this.rank), members.length, swap, {
         host,
+        name,
       });
       if (!device.isGpu) return group;
       this.#opening = group;

@@ -26,7 +26,7 @@ export interface SequenceGroup {
 }
 
 /** Opens a communicator of these ranks of the world, this one among them. */
-type Open = (members: readonly number[]) => Promise<Communicator> | Communicator;
+type Open = (members: readonly number[], name: string) => Promise<Communicator> | Communicator;
 
 /** The groups that one rank belongs to; null where it is alone in one. */
 export class Mesh {
@@ -73,10 +73,10 @@ export class Mesh {
     const size = ring * ulysses;
     if (size === 1) return new Mesh(sizes, rank, world, null);
     const members = Mesh.members(sizes, rank);
-    const all = data === 1 ? world : await open(members.sequence);
+    const all = data === 1 ? world : await open(members.sequence, "sequence");
     const groups = {
-      ulysses: ulysses === 1 ? null : ring === 1 ? all : await open(members.ulysses),
-      ring: ring === 1 ? null : ulysses === 1 ? all : await open(members.ring),
+      ulysses: ulysses === 1 ? null : ring === 1 ? all : await open(members.ulysses, "ulysses"),
+      ring: ring === 1 ? null : ulysses === 1 ? all : await open(members.ring, "ring"),
     };
     return new Mesh(sizes, rank, world, { rank: rank % size, size, all, ...groups });
   }

@@ -114,6 +114,24 @@ export class Device {
     return this.type === "meta";
   }
 
+  #step = "";
+
+  /** The part of a program, such as "step 3", that messages of what is enqueued from now on name. */
+  set step(name: string) {
+    this.#step = name;
+    binding.setPlace(this.native, name, "");
+  }
+
+  /** Runs `fn`; messages of what it enqueues name `layer`, such as "forward of layer 2", behind the step. */
+  within<T>(layer: string, fn: () => T): T {
+    binding.setPlace(this.native, this.#step, layer);
+    try {
+      return fn();
+    } finally {
+      binding.setPlace(this.native, this.#step, "");
+    }
+  }
+
   /** Bytes of one tier: live, reserved, peaks, by category. */
   memory(tier: Tier = "device"): MemoryStats {
     return binding.memoryStats(this.native, tierCode(tier));

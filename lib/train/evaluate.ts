@@ -40,7 +40,9 @@ export async function* evaluateIfDue(training: Training): AsyncGenerator<RunItem
         validTokens += batch.validTokens;
       }
       // All ranks do as many, since they exchange what they hold.
+      model.device.step = `the evaluation after step ${state.step}`;
       const loss = evaluationLoss(model, round[mesh.dataIndex] ?? nothing(), mesh.sequence);
+      model.device.step = "";
       const read = loss.item();
       read.catch(() => {});
       pending.push({ loss, read });

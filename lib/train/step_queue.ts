@@ -80,6 +80,7 @@ export class StepQueue {
     // A rank that does not do what the others do is found out in the first step; or in any, where that is asked for.
     const first = step === this.#training.startStep + 1;
     if (first) mesh.compare(device, true);
+    device.step = `step ${step}`;
     const flopsBefore = device.totalFlops();
     const marks: Mark[] = [];
     const mark = (phase: string) => {
@@ -98,6 +99,7 @@ export class StepQueue {
       learningRate,
       mark,
     });
+    device.step = "";
     if (first && process.env.LONGSEQ_COMM_CHECK !== "1") mesh.compare(device, false);
     const read = readStep(made);
     // Whoever needs it awaits it; a run that ends early must not leave it unhandled.

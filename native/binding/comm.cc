@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kMostRanks = 1 << 20;
 
-// commOpen(transport, rank, size, timeout in ms, this machine's host) -> {comm, address}
+// commOpen(transport, rank, size, timeout in ms, this machine's host, the group's name) -> {comm, address}
 Napi::Value comm_open(const Napi::CallbackInfo &info) {
   ls_comm_options options{};
   options.size = static_cast<int32_t>(integer(info[2], "size", 1, kMostRanks));
@@ -18,7 +18,7 @@ Napi::Value comm_open(const Napi::CallbackInfo &info) {
   options.timeout_ms = integer(info[3], "timeout", 1, int64_t{1} << 40);
   const std::string host = string(info[4], "host");
   options.host = host.c_str();
-  auto communicator = std::make_shared<Communicator>(string(info[0], "transport"), options);
+  auto communicator = std::make_shared<Communicator>(string(info[5], "name"), string(info[0], "transport"), options);
   auto result = Napi::Object::New(info.Env());
   result.Set("address",
              Napi::Buffer<char>::Copy(info.Env(), communicator->address().data(), communicator->address().size()));
@@ -90,6 +90,14 @@ Napi::Value comm_compare(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
+// lastCollectives() -> texts, the newest last
+Napi::Value last_noted(const Napi::CallbackInfo &info) {
+  const std::vector<std::string> all = last_collectives();
+  auto result = Napi::Array::New(info.Env(), all.size());
+  for (size_t i = 0; i < all.size(); ++i) result.Set(static_cast<uint32_t>(i), all[i]);
+  return result;
+}
+
 // setRank(rank): for messages
 Napi::Value set_rank(const Napi::CallbackInfo &info) {
   set_process_rank(static_cast<int32_t>(integer(info[0], "rank", 0, kMostRanks)));
@@ -107,6 +115,7 @@ void init_comm(Napi::Object exports) {
   method<comm_abort>(exports, "commAbort");
   method<comm_close>(exports, "commClose");
   method<comm_compare>(exports, "commCompare");
+  method<last_noted>(exports, "lastCollectives");
   method<set_rank>(exports, "setRank");
 }
 

@@ -220,6 +220,12 @@ Napi::Value resume(const Napi::CallbackInfo &info) {
       [device](Napi::Env env) -> Napi::Value { return env.Undefined(); });
 }
 
+// setPlace(device, step, layer): for messages
+Napi::Value set_place(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->set_place(string(info[1], "step"), string(info[2], "layer"));
+  return info.Env().Undefined();
+}
+
 Napi::Value failure(const Napi::CallbackInfo &info) {
   const Outcome outcome = device_of(info[0]).device->outcome();
   if (outcome.status == LS_OK) return info.Env().Null();
@@ -291,6 +297,7 @@ void init_device(Napi::Object exports) {
   method<limit_steps>(exports, "limitSteps");
   method<cancel>(exports, "cancel");
   method<resume>(exports, "resume");
+  method<set_place>(exports, "setPlace");
   method<failure>(exports, "failure");
   method<start_trace>(exports, "startTrace");
   method<stop_trace>(exports, "stopTrace");

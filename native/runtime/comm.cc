@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -33,8 +34,12 @@ const ls_comm_table *find_table(const std::string &transport) {
 
 }  // namespace
 
-Communicator::Communicator(const std::string &transport, const ls_comm_options &options)
-    : options_(options), rank_(options.rank), size_(options.size), address_(LS_COMM_ADDRESS_BYTES, '\0') {
+Communicator::Communicator(std::string name, const std::string &transport, const ls_comm_options &options)
+    : options_(options),
+      name_(std::move(name)),
+      rank_(options.rank),
+      size_(options.size),
+      address_(LS_COMM_ADDRESS_BYTES, '\0') {
   host_.table = find_table(transport);
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size)
     throw Error(LS_INVALID_ARGUMENT, format("a communicator of %d ranks has no rank %d", options.size, options.rank));
@@ -114,13 +119,21 @@ void Communicator::connect_end(const End &end, const std::string &addresses) {
                                end.table->name, message));
 }
 
-ls_status Communicator::announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail) {
+std::string Communicator::note(const char *op, const ls_tensor &x, int64_t detail) {
   ++announced_;
+  const std::string text = format("%s of %s%s, %lld", op, dtype_name(x.dtype), shape_text(x.sizes, x.ndim).c_str(),
+                                  static_cast<long long>(detail));
+  note_collective(format("%s, number %llu of the %s group of %d ranks%s", text.c_str(),
+                         static_cast<unsigned long long>(announced_), name_.c_str(), size_, running_place().c_str()));
+  return text;
+}
+
+ls_status Communicator::announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail) {
+  const std::string text = note(op, x, detail);
   if (!compares_.load(std::memory_order_relaxed)) return LS_OK;
   constexpr size_t kBytes = 128;
   char own[kBytes] = "";
-  std::snprintf(own, sizeof own, "%s of %s%s, %lld", op, dtype_name(x.dtype), shape_text(x.sizes, x.ndim).c_str(),
-                static_cast<long long>(detail));
+  std::snprintf(own, sizeof own, "%s", text.c_str());
   std::string all(kBytes * static_cast<size_t>(size_), '\0');
   // Texts are host memory, wherever the tensors are.
   const ls_status status = host_.table->all_gather(exec, host_.handle, own, all.data(), kBytes);
@@ -129,8 +142,8 @@ ls_status Communicator::announce(const ls_exec *exec, const char *op, const ls_t
     const char *theirs = all.data() + kBytes * static_cast<size_t>(other);
     if (std::memcmp(theirs, own, kBytes) == 0) continue;
     std::snprintf(exec->error, exec->error_size,
-                  "the ranks do not do the same: number %llu of this group is %s on rank %d of it, %s on rank %d",
-                  static_cast<unsigned long long>(announced_), own, rank_, theirs, other);
+                  "the ranks do not do the same: number %llu of the %s group is %s on rank %d of it, %s on rank %d",
+                  static_cast<unsigned long long>(announced_), name_.c_str(), own, rank_, theirs, other);
     return LS_DEVICE_FAILURE;
   }
   return LS_OK;
@@ -158,6 +171,26 @@ void remove_communicator(int64_t number) {
   if (found == communicators().end()) return;
   last = std::move(found->second);
   communicators().erase(found);
+}
+
+namespace {
+constexpr size_t kNoted = 32;
+std::mutex noted_mutex;
+std::deque<std::string> &noted() {
+  static auto &all = *new std::deque<std::string>;
+  return all;
+}
+}  // namespace
+
+void note_collective(std::string text) {
+  std::lock_guard<std::mutex> lock(noted_mutex);
+  noted().push_back(std::move(text));
+  if (noted().size() > kNoted) noted().pop_front();
+}
+
+std::vector<std::string> last_collectives() {
+  std::lock_guard<std::mutex> lock(noted_mutex);
+  return {noted().begin(), noted().end()};
 }
 
 int32_t process_rank() { return own_rank.load(std::memory_order_relaxed); }

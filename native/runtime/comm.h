@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "longseq/comm.h"
 #include "runtime/op.h"
@@ -18,8 +19,9 @@ class Device;
 // with streams where that was opened too.
 class Communicator {
  public:
-  // transport: "shm" (ranks of one machine), "tcp" (of several) or "meta" (no other rank is there). Throws Error.
-  Communicator(const std::string &transport, const ls_comm_options &options);
+  // name: of the group, for messages. transport: "shm" (ranks of one machine), "tcp" (of several) or "meta" (no other
+  // rank is there). Throws Error.
+  Communicator(std::string name, const std::string &transport, const ls_comm_options &options);
   ~Communicator();
   Communicator(const Communicator &) = delete;
   Communicator &operator=(const Communicator &) = delete;
@@ -34,8 +36,11 @@ class Communicator {
   void connect_device(const std::string &addresses);
   void abort();
 
-  // What this rank is about to do, which all of them must do: compared where that is asked for. On a comm queue.
+  // What this rank is about to do, which all of them must do: noted, and compared where that is asked for. On a comm
+  // queue.
   ls_status announce(const ls_exec *exec, const char *op, const ls_tensor &x, int64_t detail = 0);
+  // Notes it alone; its description.
+  std::string note(const char *op, const ls_tensor &x, int64_t detail = 0);
   // Whether announcements are compared; from the next one on.
   void compare(bool on) { compares_.store(on, std::memory_order_relaxed); }
 
@@ -54,6 +59,7 @@ class Communicator {
   void connect_end(const End &end, const std::string &addresses);
 
   const ls_comm_options options_;
+  const std::string name_;
   End host_, device_end_;
   std::shared_ptr<Device> device_;  // of device_end_
   int32_t rank_, size_;
@@ -67,6 +73,11 @@ int64_t add_communicator(std::shared_ptr<Communicator> communicator);
 // Throws Error(LS_INVALID_ARGUMENT) that names `op`.
 std::shared_ptr<Communicator> find_communicator(int64_t number, const char *op);
 void remove_communicator(int64_t number);
+
+// The last collectives of this process on all communicators, the newest last: what, group, number in it, place.
+std::vector<std::string> last_collectives();
+// Notes one; the oldest goes.
+void note_collective(std::string text);
 
 // The rank of this process in its job, for messages; 0 where it is alone.
 int32_t process_rank();

@@ -233,6 +233,7 @@ void Device::release(Storage *storage) {
 
 uint64_t Device::enqueue(int32_t kind, Task task) {
   task.update = update_;
+  task.place = place_;
   return queue(kind).enqueue(std::move(task));
 }
 
@@ -290,6 +291,13 @@ void Device::end_update() {
   ++steps_enqueued_;
   enqueue(LS_QUEUE_COMPUTE, std::move(task));
   update_ = 0;
+}
+
+void Device::set_place(const std::string &step, const std::string &layer) {
+  if (step.empty() && layer.empty())
+    place_ = nullptr;
+  else
+    place_ = std::make_shared<const std::string>(" in " + step + (step.empty() || layer.empty() ? "" : ", ") + layer);
 }
 
 void Device::marker(int64_t value) {

@@ -119,6 +119,9 @@ class Device {
   uint64_t steps_enqueued() const { return steps_enqueued_.load(std::memory_order_acquire); }
   uint64_t steps_finished() const { return steps_finished_.load(std::memory_order_acquire); }
 
+  // Where in the program what is enqueued from now on belongs, for messages: two parts, of which either may be "".
+  void set_place(const std::string &step, const std::string &layer);
+
   // Progress markers are passed in order on the compute queue.
   void marker(int64_t value);
   int64_t last_marker() const { return last_marker_.load(std::memory_order_acquire); }
@@ -165,6 +168,7 @@ class Device {
   std::map<std::string, OpCount> counts_;
   uint64_t update_ = 0, updates_ = 0;
   int update_depth_ = 0;
+  std::shared_ptr<const std::string> place_;
   std::atomic<uint64_t> steps_enqueued_{0};  // resume() writes it on a thread of its own
   std::atomic<uint64_t> steps_finished_{0};
   std::atomic<int64_t> last_marker_{0};

@@ -9,6 +9,15 @@
 
 namespace longseq {
 
+namespace {
+thread_local std::shared_ptr<const std::string> place_here;
+}
+
+const std::string &running_place() {
+  static const std::string nowhere;
+  return place_here ? *place_here : nowhere;
+}
+
 void Gate::close() {
   std::lock_guard<std::mutex> lock(mutex_);
   closed_.store(true, std::memory_order_release);
@@ -226,13 +235,14 @@ void Queue::drain() {
     if (outcome.status == LS_OK && !(task.run ? gate_->admit(task.update) : !gate_->closed()))
       outcome = {LS_CANCELLED, "the work was cancelled"};
     const uint64_t sequence = completed() + 1;
+    place_here = task.place;
     message[0] = '\0';
     ls_status status = LS_OK;
     const auto failed = [&] {
       outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
-      outcome.message =
-          format("%s failed on rank %d%s%s: %s", task.name, process_rank(), task.shapes.empty() ? "" : " with ",
-                 task.shapes.c_str(), message[0] ? message : "no further word from the backend");
+      outcome.message = format("%s failed on rank %d%s%s%s: %s", task.name, process_rank(), running_place().c_str(),
+                               task.shapes.empty() ? "" : " with ", task.shapes.c_str(),
+                               message[0] ? message : "no further word from the backend");
       fail(outcome);
       on_failure_(outcome);
     };

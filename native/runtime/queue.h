@@ -31,7 +31,8 @@ struct Task {
   // Non-zero: part of this optimizer update. One that has begun is finished even when the queue is cancelled.
   uint64_t update = 0;
   const char *name = "task";
-  std::string shapes;  // for the message of a failure
+  std::string shapes;                        // for the message of a failure
+  std::shared_ptr<const std::string> place;  // for it too: where in the program it was enqueued; may be null
   int64_t bytes = 0;
   double flops = 0;
   bool recorded = false;
@@ -39,6 +40,9 @@ struct Task {
 };
 
 class Recorder;
+
+// The place of the task that this thread is running, or "": " in step 3, forward of layer 2".
+const std::string &running_place();
 
 // Decides what a cancellation drops. One serves all queues of a device: an update whose first task has begun on any of
 // them is finished on all of them, and one of which a task was dropped never begins.

@@ -235,7 +235,7 @@ t.test("ranks that do not do the same are found out, where that is asked for", a
   });
   await t.rejects((xs[0] as Tensor).data(), {
     message:
-      /number 1 of this group is all_reduce of float32\[4\], 0 on rank 0 of it, all_reduce of float32\[6\], 0 on rank 1/,
+      /number 1 of the world group is all_reduce of float32\[4\], 0 on rank 0 of it, all_reduce of float32\[6\], 0 on rank 1/,
   });
   await t.rejects((xs[1] as Tensor).data(), { message: /the ranks do not do the same/ });
   for (const comm of comms) comm.close();

@@ -27,6 +27,8 @@ Cost cost_send_receive(const void *pointer) {
 ls_status call_send_receive(const ls_backend *, const ls_exec *exec, const void *pointer) {
   const auto &a = *static_cast<const ls_send_receive_args *>(pointer);
   const auto comm = find_communicator(a.comm, "send_receive");
+  // What neighbours send each other need not be equal: it is noted, and not compared.
+  comm->note("send_receive", a.x, a.to);
   const auto &[table, handle] = comm->end(exec);
   return table->send_receive(exec, handle, a.x.data, bytes_of(a.x), static_cast<int32_t>(a.to), a.y.data, bytes_of(a.y),
                              static_cast<int32_t>(a.from));
