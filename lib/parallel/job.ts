@@ -29,7 +29,11 @@ function duringWhat(error: Error): Error {
   const collectives = binding.lastCollectives();
   const last = collectives.at(-1);
   if (last === undefined) return error;
-  return new DeviceError(`${error.message}; the last exchange of this rank: ${last}`, { collectives }, { cause: error });
+  return new DeviceError(
+    `${error.message}; the last exchange of this rank: ${last}`,
+    { collectives },
+    { cause: error },
+  );
 }
 
 interface JobParts {

@@ -10,8 +10,12 @@ t.test("the rows cover what they must", async (t) => {
   t.same(uncovered(factors, admissible, rows, 2), []);
 });
 
-t.test("loss, norm, gradients, parameters after five steps", { timeout: 0 }, async (t) => {
-  const worlds = new Worlds();
-  for (const row of rows) t.same(await worlds.check(row), [], describe(row));
-  worlds.dispose();
-});
+t.test(
+  "loss, norm, gradients, parameters after five steps, and the bytes that meta foretold",
+  { timeout: 0 },
+  async (t) => {
+    const worlds = new Worlds();
+    for (const row of rows) t.same(await worlds.check(row), [], describe(row));
+    worlds.dispose();
+  },
+);

@@ -3,6 +3,7 @@ import { parseConfigObject } from "../../lib/config/index.js";
 import type { Batch } from "../../lib/data/batch.js";
 import { nothing } from "../../lib/data/loader.js";
 import { type CausalLM, Device, initModel } from "../../lib/index.js";
+import type { AdamW } from "../../lib/optim/adamw.js";
 import type { Communicator } from "../../lib/parallel/communicator.js";
 import { Mesh } from "../../lib/parallel/mesh.js";
 import type { Owned, ZeroLevel } from "../../lib/parallel/zero.js";
@@ -104,6 +105,89 @@ interface Outcome {
   /** First moments after the first step, which are its gradients but for a factor. */
   moments: Map<string, Float32Array>;
   params: Map<string, Float32Array>;
+  /** Of rank 0: most bytes of each tier that were reserved in the steps, and what they were for. */
+  peaks: Peaks;
+}
+
+interface Peaks {
+  device: number;
+  /** Most that was in use. */
+  live: number;
+  host: number;
+  categories: object;
+}
+
+const peaksOf = ({ device }: Pick<Rank, "device">): Peaks => {
+  const [own, host] = [device.memory(), device.memory("host")];
+  return { device: own.peak, live: own.peakLive, host: host.peak, categories: own.categoryAtPeak };
+};
+
+interface Rank {
+  device: Device;
+  mesh: Mesh;
+  model: CausalLM;
+  owned: readonly Owned[];
+  optimizer: AdamW;
+  /** Bytes before the first step. */
+  live: number;
+}
+
+/** A rank with all that it has before its first step. */
+function openRank(row: Row, device: Device, mesh: Mesh): Rank {
+  const { optimizer: where, params, gradients } = row;
+  const plan: MemoryPlan = {
+    tileMlp: row.tiles ? 3 : 0,
+    tileLoss: row.tiles ? 2 : 0,
+    checkpointEvery: row.checkpointEvery,
+    keepAttention: row.keepAttention,
+    offload: row.offload,
+    deviceBytes: 0,
+    format: "native",
+    directory: null,
+    prefetch: true,
+    headChunks: row.headChunks,
+    states: { optimizer: where, params, gradients },
+  };
+  device.trim();
+  const zero = mesh.world === null ? null : { group: mesh.world, level: row.zero as ZeroLevel };
+  const model = initModel(fieldsOf(row), { device, dtype: "float32", seed: 1, memory: plan, zero });
+  const { owned } = model;
+  const optimizer = makeOptimizer(owned, train, plan);
+  optimizer.prepare();
+  device.resetPeaks();
+  return { device, mesh, model, owned, optimizer, live: device.memory().live };
+}
+
+function enqueue(row: Row, { mesh, model, owned, optimizer }: Rank, step: number): ReturnType<typeof enqueueStep> {
+  const micro = Array.from({ length: row.microBatches }, (_, i) => batchOf(step, i, row.packed));
+  const validTokens = micro.reduce((sum, batch) => sum + batch.validTokens, 0);
+  const { data } = mesh.sizes;
+  const rounds = Math.ceil(micro.length / data);
+  const own = Array.from({ length: rounds }, (_, i) => micro[i * data + mesh.dataIndex] ?? nothing());
+  const { clipGradNorm, learningRate } = train;
+  return enqueueStep({ model, optimizer, owned, mesh, micro: own, validTokens, clipGradNorm, learningRate });
+}
+
+function close({ model, optimizer }: Rank): void {
+  optimizer.zeroGrad();
+  optimizer.dispose();
+  model.dispose();
+}
+
+/** What rank 0 of such a world takes, by the same steps on `meta`. */
+function planned(row: Row): Peaks {
+  const [data, ring, ulysses] = row.world.split("x").map(Number) as [number, number, number];
+  const mesh = Mesh.ofMeta({ data, ring, ulysses });
+  const rank = openRank(row, new Device("meta"), mesh);
+  for (let step = 0; step < STEPS; step++) {
+    const { loss, norm, finite } = enqueue(row, rank, step);
+    for (const scalar of [loss, norm, finite]) scalar.dispose();
+  }
+  const peaks = peaksOf(rank);
+  close(rank);
+  mesh.close();
+  mesh.world?.close();
+  return peaks;
 }
 
 /** The meshes of all ranks of a world. */
@@ -159,77 +243,45 @@ export class Worlds {
       this.#alone.set(key, alone);
     }
     const several = await this.#run(row, await this.#meshesOf(row.world));
-    return differences(several, alone);
+    const [real, meta] = [JSON.stringify(several.peaks), JSON.stringify(planned(row))];
+    return [...differences(several, alone), ...(real === meta ? [] : [`peaks of rank 0: ${real}, planned ${meta}`])];
   }
 
   async #run(row: Row, meshes: readonly Mesh[]): Promise<Outcome> {
     while (this.#devices.length < meshes.length) this.#devices.push(new Device("cpu", { threads: 1 }));
-    const { optimizer, params, gradients } = row;
-    const plan: MemoryPlan = {
-      tileMlp: row.tiles ? 3 : 0,
-      tileLoss: row.tiles ? 2 : 0,
-      checkpointEvery: row.checkpointEvery,
-      keepAttention: row.keepAttention,
-      offload: row.offload,
-      deviceBytes: 0,
-      format: "native",
-      directory: null,
-      prefetch: true,
-      headChunks: row.headChunks,
-      states: { optimizer, params, gradients },
+    const ranks = meshes.map((mesh, rank) => openRank(row, this.#devices[rank] as Device, mesh));
+    const outcome: Outcome = {
+      losses: [],
+      norms: [],
+      moments: new Map(),
+      params: new Map(),
+      peaks: { device: 0, live: 0, host: 0, categories: {} },
     };
-    const ranks = meshes.map((mesh, rank) => {
-      const device = this.#devices[rank] as Device;
-      const zero = mesh.world === null ? null : { group: mesh.world, level: row.zero as ZeroLevel };
-      const model = initModel(fieldsOf(row), { device, dtype: "float32", seed: 1, memory: plan, zero });
-      const { owned } = model;
-      const optimizer = makeOptimizer(owned, train, plan);
-      optimizer.prepare();
-      return { device, mesh, model, owned, optimizer, live: device.memory().live };
-    });
-    const outcome: Outcome = { losses: [], norms: [], moments: new Map(), params: new Map() };
     const all = ranks.map(({ model }) => shapesOf(model));
     try {
       const reads: Promise<unknown>[] = [];
       for (let step = 0; step < STEPS; step++) {
-        const micro = Array.from({ length: row.microBatches }, (_, i) => batchOf(step, i, row.packed));
-        const validTokens = micro.reduce((sum, batch) => sum + batch.validTokens, 0);
-        for (const [rank, { mesh, model, owned, optimizer }] of ranks.entries()) {
-          const { data } = mesh.sizes;
-          const rounds = Math.ceil(micro.length / data);
-          const own = Array.from({ length: rounds }, (_, i) => micro[i * data + mesh.dataIndex] ?? nothing());
-          const made = enqueueStep({
-            model,
-            optimizer,
-            owned,
-            mesh,
-            micro: own,
-            validTokens,
-            clipGradNorm: train.clipGradNorm,
-            learningRate: train.learningRate,
-          });
+        for (const [rank, one] of ranks.entries()) {
+          const made = enqueue(row, one, step);
           reads.push(
             made.loss.item().then((loss) => note(outcome.losses, step, loss, `loss, rank ${rank}`)),
             made.norm.item().then((norm) => note(outcome.norms, step, norm, `gradient norm, rank ${rank}`)),
           );
           for (const scalar of [made.loss, made.norm, made.finite]) scalar.keep();
           if (step > 0) continue;
-          for (const one of owned)
-            reads.push(collect(outcome.moments, one, optimizer.stateOf(one.leaf).m as Owned["leaf"], all[rank]));
+          for (const part of one.owned)
+            reads.push(collect(outcome.moments, part, one.optimizer.stateOf(part.leaf).m as Owned["leaf"], all[rank]));
         }
       }
       for (const [rank, { owned }] of ranks.entries())
         for (const one of owned) reads.push(collect(outcome.params, one, one.leaf, all[rank]));
       await Promise.all(reads);
+      outcome.peaks = peaksOf(ranks[0] as Rank);
       for (const [rank, { device, live }] of ranks.entries())
         if (device.memory().live !== live)
           throw new Error(`rank ${rank}: ${device.memory().live} live bytes after the steps, ${live} before`);
     } finally {
-      for (const { model, optimizer } of ranks) {
-        optimizer.zeroGrad();
-        optimizer.dispose();
-        model.dispose();
-      }
+      for (const one of ranks) close(one);
     }
     return outcome;
   }
