@@ -48,7 +48,7 @@ else if (named.length > 0) files = named.flatMap(testFiles);
 else files = testFiles("test").filter((file) => !file.startsWith("test/package/") || prebuildCurrent());
 
 // Built here, so that no test's time limit counts it.
-if (files.some((file) => /test\/cuda\/(emul|ranks)/.test(file))) step("../test/native/cuda_emul/build.mjs");
+if (files.some((file) => /test\/cuda\/(emul|ranks|host)/.test(file))) step("../test/native/cuda_emul/build.mjs");
 
 // All of tap's output goes into a file; the screen gets a line a test file, and every failure whole.
 mkdirSync(join(root, ".setup"), { recursive: true });

@@ -266,8 +266,17 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
   server?.expectAll(timeout);
   let rendezvous: Rendezvous | undefined;
   try {
-    rendezvous = await Rendezvous.join(place, secret, timeout);
+    // A launcher that is killed cannot end its ranks any more: they do it themselves.
+    const launcher = Number(env.LONGSEQ_LAUNCHER_PID ?? Number.NaN);
+    const orphaned = (): boolean => launcher > 0 && process.ppid !== launcher;
+    rendezvous = await Rendezvous.join(place, secret, timeout, orphaned);
     const met = rendezvous;
+    const watch = setInterval(() => {
+      if (!orphaned()) return;
+      clearInterval(watch);
+      met.loseLauncher();
+    }, 1000);
+    watch.unref();
     const { rank, world, host, port } = place;
     const heartbeat = startThread(new URL("./heartbeat", import.meta.url), { host, port, secret, rank, world });
     // Without it a stopped process is found out by nobody, and that is all.

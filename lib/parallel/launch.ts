@@ -93,6 +93,7 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
         env: {
           ...env,
           LONGSEQ_SECRET: secret,
+          LONGSEQ_LAUNCHER_PID: String(process.pid),
           LONGSEQ_RANK: String(rank),
           LONGSEQ_WORLD_SIZE: String(world),
           LONGSEQ_LOCAL_RANK: String(local),

@@ -300,9 +300,10 @@ export class Rendezvous {
     { rank, world, host, port }: { rank: number; world: number; host: string; port: number },
     secret: string,
     timeout: number,
+    orphaned: () => boolean = () => false,
   ): Promise<Rendezvous> {
     const until = performance.now() + timeout;
-    const socket = await reach(host, port, until);
+    const socket = await reach(host, port, until, orphaned);
     socket.setNoDelay(true);
     const own = new Rendezvous(socket);
     await new Promise<void>((resolve, reject) => {
@@ -342,6 +343,12 @@ export class Rendezvous {
     // Alone it keeps no process alive.
     socket.unref();
     return own;
+  }
+
+  /** The launcher of this rank has ended: so does the rank. */
+  loseLauncher(): void {
+    this.#fail(new DeviceError(LAUNCHER_GONE));
+    this.drop();
   }
 
   /** Where this machine is reached from where the ranks meet. */
@@ -398,8 +405,11 @@ export class Rendezvous {
   }
 }
 
+/** Why a rank ends whose launcher was killed. */
+const LAUNCHER_GONE = "the launcher that started this rank has ended";
+
 /** A socket to a server that may not be there yet. */
-async function reach(host: string, port: number, until: number): Promise<Socket> {
+async function reach(host: string, port: number, until: number, orphaned: () => boolean): Promise<Socket> {
   for (;;) {
     const { socket, error } = await new Promise<{ socket?: Socket; error?: Error }>((resolve) => {
       const socket = openSocket({ host, port });
@@ -407,6 +417,7 @@ async function reach(host: string, port: number, until: number): Promise<Socket>
       socket.once("error", (error) => resolve({ error }));
     });
     if (socket !== undefined) return socket;
+    if (orphaned()) throw new DeviceError(LAUNCHER_GONE);
     if (performance.now() > until)
       throw new DeviceError(`nobody is at the meeting place ${host}:${port}: ${error?.message}`, { host, port });
     await new Promise((resolve) => setTimeout(resolve, 100));

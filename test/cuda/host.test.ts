@@ -27,8 +27,7 @@ if (headers === null) {
   t.comment("CUDA's headers are not installed: nothing was built, nothing is judged");
   t.pass("no headers");
 } else {
-  const folder = libraries(t);
-  const environment = environmentOf(touchingBackend(), folder);
+  const environment = environmentOf(await touchingBackend(), await libraries(t));
 
   /** What a program of host_programs.ts prints; it must end well. */
   const program = async (name: string, more: NodeJS.ProcessEnv = {}): Promise<Record<string, unknown>> => {

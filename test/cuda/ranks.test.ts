@@ -16,7 +16,7 @@ if (headers === null) {
   t.comment("CUDA's headers are not installed: nothing was built, nothing is judged");
   t.pass("no headers");
 } else {
-  const environment = environmentOf(await wholeBackend(), libraries(t));
+  const environment = environmentOf(await wholeBackend(), await libraries(t));
   const preload = pathToFileURL(join(import.meta.dirname, "preload.mjs")).href;
   // For the command line, in every process that it starts.
   const onGpus = { ...environment, NODE_OPTIONS: `--import=${preload}` };

@@ -4,10 +4,6 @@ import { existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import type { Test } from "tap";
 import { packageRoot } from "../../lib/binding.js";
-import { compiled } from "./plans_tool.js";
-
-const native = join(packageRoot, "native");
-const stand = join(packageRoot, "test/native/cuda_host");
 
 /** The folders of CUDA's headers; null where one is missing. */
 export const headers: string[] | null = (() => {
@@ -24,53 +20,26 @@ export const headers: string[] | null = (() => {
   return found.includes(undefined) ? null : [...new Set(found as string[])];
 })();
 
-const options = [
-  ...["-std=c++20", "-O1", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"],
-  ...[native, join(native, "include"), join(native, "cuda"), stand].map((folder) => `-I${folder}`),
-  ...(headers ?? []).map((folder) => `-isystem${folder}`),
-];
-const include = (name: string): string => join(native, "include/longseq", name);
+/** Brings all of them up to date; the folder that they are in. */
+async function built(): Promise<string> {
+  const path = new URL("../native/cuda_emul/build.mjs", import.meta.url).href;
+  const { buildStandIns } = (await import(path)) as { buildStandIns: () => Promise<string> };
+  return buildStandIns();
+}
 
 /** The backend's host files with ops that compute nothing but touch their tensors, each under CUDA's rules. */
-export function touchingBackend(): string {
-  // All but those that call cuBLASLt.
-  const inFolder = readdirSync(join(native, "cuda")).map((name) => join(native, "cuda", name));
-  const sources = inFolder.filter((path) => /\.cc$/.test(path) && !/(gemm_cublaslt|matmul)\.cc$/.test(path));
-  const used = inFolder
-    .filter((path) => /\.h$/.test(path))
-    .concat(include("backend.h"), include("comm.h"), join(native, "runtime/ops/cudnn_attention.h"))
-    .concat(join(stand, "cudart.h"));
-  const own = ["cudart.cc", "ops.cc"].map((name) => join(stand, name));
-  return compiled("cuda_host.so", "g++", options, [...sources, ...own], used);
-}
+export const touchingBackend = async (): Promise<string> => join(await built(), "cuda_host.so");
 
 /** The whole backend, its kernels emulated on streams that run behind. */
-export async function wholeBackend(): Promise<string> {
-  const path = new URL("../native/cuda_emul/build.mjs", import.meta.url).href;
-  const { buildWhole } = (await import(path)) as { buildWhole: () => Promise<string> };
-  return buildWhole();
-}
+export const wholeBackend = async (): Promise<string> => join(await built(), "cuda_whole.so");
 
 /** A folder with the driver's library, cuBLASLt's and NCCL's. */
-export function libraries(t: Test): string {
-  const library = (soname: string, sources: string[], used: string[]): string =>
-    compiled(soname, "g++", [...options, `-Wl,-soname,${soname}`], sources, used);
-  const channels = [join(native, "channels/shared_memory.cc"), join(native, "runtime/error.cc")];
+export async function libraries(t: Test): Promise<string> {
+  const from = await built();
   const folder = join(t.testdir({ libraries: {} }), "libraries");
   mkdirSync(folder, { recursive: true });
-  for (const [name, path] of [
-    ["libcuda.so.1", library("libcuda.so.1", [join(stand, "libcuda.cc")], [])],
-    [
-      "libnccl.so.2",
-      library(
-        "libnccl.so.2",
-        [join(stand, "libnccl.cc"), ...channels],
-        [join(stand, "cudart.h"), include("comm.h"), include("backend.h"), join(native, "channels/channels.h")],
-      ),
-    ],
-    ["libcublasLt.so.13", join(packageRoot, "build/test/fake_cublaslt.so")],
-  ] as const)
-    symlinkSync(path, join(folder, name));
+  for (const name of ["libcuda.so.1", "libnccl.so.2"]) symlinkSync(join(from, name), join(folder, name));
+  symlinkSync(join(packageRoot, "build/test/fake_cublaslt.so"), join(folder, "libcublasLt.so.13"));
   return folder;
 }
 

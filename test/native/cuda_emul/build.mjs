@@ -34,8 +34,11 @@ async function build(target) {
 /** The path of the backend's library, for `binding.openBackend`. */
 export const buildEmulator = async () => join(root, await build("cuda_emul"), "cuda_emul.so");
 
-/** The same with the real host files on streams, which run over the stand-ins of test/native/cuda_host. */
-export const buildWhole = async () => join(root, await build("cuda_whole"), "cuda_whole.so");
+/**
+ * The folder with cuda_host.so and cuda_whole.so, backends of real host files, and libcuda.so.1 and libnccl.so.2, which
+ * they run over. Only where CUDA's headers are.
+ */
+export const buildStandIns = async () => join(root, await build("stand_ins"));
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.argv.includes("--sanitize")) {
@@ -43,8 +46,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     process.exitCode = spawnSync(path, { stdio: "inherit" }).status ?? 1;
   } else {
     console.log(await buildEmulator());
-    // The other needs CUDA's headers.
-    if (/cuda_whole/.test(readFileSync(join(root, "build/cuda_emul/build.ninja"), "utf8")))
-      console.log(await buildWhole());
+    if (/stand_ins/.test(readFileSync(join(root, "build/cuda_emul/build.ninja"), "utf8")))
+      console.log(await buildStandIns());
   }
 }
