@@ -24,6 +24,7 @@ const ls_backend *backend() { return nullptr; }
 // What devices ask of the registry of libraries: the table of this one has no engine to choose.
 namespace longseq {
 AttentionOption attention_option(const ls_backend *) { return nullptr; }
+const ls_comm_table *comm_table_of(const ls_backend *) { return nullptr; }
 }  // namespace longseq
 
 namespace {
