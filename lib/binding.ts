@@ -251,6 +251,8 @@ export interface Native extends SafetensorsNative {
   /** What would carry a device's memory between ranks: its name, with the version. Throws where it is missing. */
   commLibrary(device: NativeDevice): string;
   commConnectDevice(comm: number, addresses: Buffer): Promise<void>;
+  /** How long an exchange may wait, those under way too. */
+  commSetTimeout(comm: number, milliseconds: number): void;
   commAbort(comm: number): void;
   commClose(comm: number): void;
   commCompare(device: NativeDevice, comm: number, on: boolean): void;

@@ -1,5 +1,7 @@
 // `longseq train`: runs the Trainer, shows its progress and turns its end into an exit code.
 
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { type Config, loadConfig } from "../config/index.js";
 import { CancelledError } from "../errors.js";
 import type { DoneEvent, RunItem, StepMetrics } from "../report/events.js";
@@ -46,6 +48,7 @@ export async function train(
   const start = performance.now();
   let last: StepMetrics | null = null;
   let done: DoneEvent | null = null;
+  let saved = false;
   const announce = () => {
     const number = stop.received();
     if (number !== null)
@@ -58,6 +61,7 @@ export async function train(
       output.record(item);
       if (item.event === undefined) last = item;
       else if (item.event === "done") done = item;
+      else if (item.event === "save") saved = true;
       display?.show(item);
     }
     failed = false;
@@ -74,9 +78,13 @@ export async function train(
   const number = stop.received();
   // A signal that comes when all is done stops nothing.
   if (number !== null && (done === null || done.stopped === true)) {
+    const { dir } = config.output;
+    saved ||= last !== null || existsSync(join(dir, "checkpoints"));
     output.note(
-      `stopped by ${signalName(number)}${last ? ` after step ${last.step}` : ""}; the state is saved in ` +
-        `${config.output.dir}, and the same command goes on from there`,
+      `stopped by ${signalName(number)}${last ? ` after step ${last.step}` : ""}; ` +
+        (saved
+          ? `the state is saved in ${dir}, and the same command goes on from there`
+          : "no step was done, so nothing is saved"),
     );
     return 128 + number;
   }

@@ -76,6 +76,11 @@ export class Communicator {
     binding.commCompare(device.native, this.number, on);
   }
 
+  /** An exchange may wait so long for its slowest rank, one that is under way too; at least half an hour. Seconds. */
+  setPatience(seconds: number): void {
+    binding.commSetTimeout(this.number, Math.ceil(Math.max(COLLECTIVE_TIMEOUT, 1000 * Math.min(seconds, 1e9))));
+  }
+
   /** What runs ends as cancelled here and fails on the other ranks. */
   abort(): void {
     if (this.#open) binding.commAbort(this.number);

@@ -109,6 +109,11 @@ export class Mesh {
     for (const group of this.#groups) group.compare(device, on);
   }
 
+  /** See Communicator. */
+  setPatience(seconds: number): void {
+    for (const group of this.#groups) group.setPatience(seconds);
+  }
+
   /** What is exchanged is given up: it ends as cancelled here, and fails on the other ranks. */
   abort(): void {
     for (const group of this.#groups) group.abort();

@@ -16,7 +16,7 @@ import type { Peaks } from "./limits.js";
 import { workloadOf } from "./measure.js";
 import { openModel, resolveModel } from "./model.js";
 import { type Choice, chooseMemory, describeChoice } from "./plan.js";
-import { ratesOf } from "./rates.js";
+import { estimatedSeconds, ratesOf } from "./rates.js";
 import { remarkOnPositions, remarkOnSchedule } from "./remarks.js";
 import type { Resumed } from "./run_folder.js";
 import type { Session, Training } from "./session.js";
@@ -26,6 +26,9 @@ import { readTensors } from "./stored_tensors.js";
 import { deviceName, deviceOptions, limitsOn, runDtype, standIn } from "./target.js";
 import { nominalTokens, type PlanFacts } from "./trials.js";
 import { checkRanks, ranksOf } from "./world.js";
+
+/** A rank that is behind by so many steps, as they are planned, is taken for lost. */
+const STEPS_OF_PATIENCE = 10;
 
 /** Devices of runs that ended, by settings: opening one starts threads. A run has its device for itself. */
 const idle = new Map<string, Device[]>();
@@ -117,7 +120,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   await job.divide(ranks, device);
   const { mesh } = job;
   const zero = mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
-  const limits = limitsOn(config, device, job.localWorld);
+  const limits = limitsOn(config, device, { local: job.localWorld, world: job.world });
   const facts: PlanFacts = {
     model: architecture,
     dtype,
@@ -131,6 +134,9 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   // By steps on `meta`, before anything large is opened.
   const choice = chooseMemory(config, facts, resumed?.state.plan);
   for (const warning of choice.warnings) session.warn(warning);
+  // Of millions of tokens one layer's attention takes as long as others' steps.
+  const seconds = estimatedSeconds(facts.rates, dtype, choice.measured.ops, device.isGpu ? 1 : job.threads);
+  mesh.setPatience(STEPS_OF_PATIENCE * seconds);
   const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
   for (const remark of [
     remarkOnPositions(architecture, longest, config.model.path === null),

@@ -14,6 +14,9 @@ import type { Subject } from "./measure.js";
 /** What GPUs' libraries and kernels, loaded when first used, may take of the memory that was free before. */
 const LIBRARY_BYTES = 512 * 2 ** 20;
 
+/** NCCL's channels and buffers are given one such part of a GPU: 1.25 GiB of 80. A guess that no GPU has confirmed. */
+const NCCL_PART = 64;
+
 /** The device's name, `auto` resolved. Throws ConfigError where the rest of the configuration cannot be had on it. */
 export function deviceName(config: Config, onWarning: (message: string) => void = () => {}): string {
   let name = config.device;
@@ -41,13 +44,16 @@ export const deviceOptions = ({ threads, attention, train }: Config): DeviceOpti
 export const standIn = (config: Config, profile: CudaProfile | undefined): Subject["on"] =>
   profile && { profile, attention: config.attention, deterministic: config.train.deterministic === true };
 
-/** The limits of a run on this device, of a machine whose memory so many ranks share. */
-export const limitsOn = (config: Config, device: Device, ranks = 1): Limits =>
-  new Limits(
+/** The limits of a run on this device: `local` of the job's `world` ranks share the memory of the machine. */
+export function limitsOn(config: Config, device: Device, { local = 1, world = 1 } = {}): Limits {
+  const free = device.info.memoryFreeBytes;
+  const libraries = LIBRARY_BYTES + (world > 1 ? Math.floor(free / NCCL_PART) : 0);
+  return new Limits(
     config.memory,
-    Math.floor(availableMemory() / ranks),
-    device.isGpu ? Math.max(1, device.info.memoryFreeBytes - LIBRARY_BYTES) : undefined,
+    Math.floor(availableMemory() / local),
+    device.isGpu ? Math.max(1, free - libraries) : undefined,
   );
+}
 
 /** model.dtype, `auto` resolved: the checkpoint's on a GPU, float32 on the CPU. */
 export const runDtype = (config: Config, model: ModelConfig, device: string): DType =>
@@ -74,7 +80,7 @@ export function planTarget(config: Config, ranks: number, onWarning: (message: s
   if (name === "cpu") return { name, profile: undefined, limits: new Limits(config.memory, shared), assumed: null };
   try {
     const device = new Device(name, deviceOptions(config));
-    return { name, profile: device.profile, limits: limitsOn(config, device), assumed: null };
+    return { name, profile: device.profile, limits: limitsOn(config, device, { world: ranks }), assumed: null };
   } catch (error) {
     if (![UnsupportedError, DeviceError, ArgumentError].some((known) => error instanceof known)) throw error;
     if (config.memory.deviceLimit === "auto")

@@ -67,6 +67,13 @@ Napi::Value comm_library(const Napi::CallbackInfo &info) {
   return Napi::String::New(info.Env(), comm_table_of(device_of(info[0]).device->backend())->name);
 }
 
+// commSetTimeout(comm, milliseconds)
+Napi::Value comm_set_timeout(const Napi::CallbackInfo &info) {
+  find_communicator(number_of(info[0]), "commSetTimeout")
+      ->set_timeout(integer(info[1], "timeout", 1, int64_t{1} << 40));
+  return info.Env().Undefined();
+}
+
 // commAbort(comm)
 Napi::Value comm_abort(const Napi::CallbackInfo &info) {
   find_communicator(number_of(info[0]), "commAbort")->abort();
@@ -112,6 +119,7 @@ void init_comm(Napi::Object exports) {
   method<comm_open_device>(exports, "commOpenDevice");
   method<comm_connect_device>(exports, "commConnectDevice");
   method<comm_library>(exports, "commLibrary");
+  method<comm_set_timeout>(exports, "commSetTimeout");
   method<comm_abort>(exports, "commAbort");
   method<comm_close>(exports, "commClose");
   method<comm_compare>(exports, "commCompare");

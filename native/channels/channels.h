@@ -3,6 +3,7 @@
 #ifndef LONGSEQ_CHANNELS_CHANNELS_H
 #define LONGSEQ_CHANNELS_CHANNELS_H
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -21,7 +22,8 @@ class Channels {
     int64_t bytes;
   };
 
-  Channels(int32_t rank, int32_t size) : rank_(rank), size_(size) {}
+  explicit Channels(const ls_comm_options &options)
+      : rank_(options.rank), size_(options.size), timeout_ms_(options.timeout_ms) {}
   virtual ~Channels() = default;
   Channels(const Channels &) = delete;
   Channels &operator=(const Channels &) = delete;
@@ -37,9 +39,11 @@ class Channels {
   virtual void exchange(std::vector<Transfer> sends, std::vector<Transfer> receives) = 0;
   // From any thread.
   virtual void abort() = 0;
+  void set_timeout(int64_t timeout_ms) { timeout_ms_ = timeout_ms; }
 
  protected:
   const int32_t rank_, size_;
+  std::atomic<int64_t> timeout_ms_;  // without progress
 };
 
 // Throw Error.

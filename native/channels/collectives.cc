@@ -211,6 +211,7 @@ ls_status send_receive(const ls_exec *exec, void *comm, const void *x, int64_t x
   });
 }
 
+void set_timeout(void *comm, int64_t timeout_ms) { static_cast<Channels *>(comm)->set_timeout(timeout_ms); }
 void abort(void *comm) { static_cast<Channels *>(comm)->abort(); }
 void close(void *comm) { delete static_cast<Channels *>(comm); }
 
@@ -227,6 +228,7 @@ constexpr ls_comm_table table_of(const char *name, decltype(ls_comm_table::open)
       all_reduce,
       broadcast,
       send_receive,
+      set_timeout,
       abort,
       close,
   };

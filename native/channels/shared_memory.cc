@@ -95,7 +95,6 @@ class SharedMemory final : public Channels {
   void wake(int32_t rank);
   void check_others(const std::vector<Transfer> &sends, const std::vector<Transfer> &receives);
 
-  const int64_t timeout_ms_;
   int64_t window_bytes_;
   int file_ = -1;
   uint64_t nonce_ = 0;
@@ -105,8 +104,7 @@ class SharedMemory final : public Channels {
 };
 
 SharedMemory::SharedMemory(const ls_comm_options &options)
-    : Channels(options.rank, options.size),
-      timeout_ms_(options.timeout_ms),
+    : Channels(options),
       window_bytes_(static_cast<int64_t>(sizeof(Window)) +
                     size_ * (static_cast<int64_t>(sizeof(Counters)) + static_cast<int64_t>(kSlots) * kSlotBytes)),
       windows_(static_cast<size_t>(size_)),

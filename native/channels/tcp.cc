@@ -42,8 +42,7 @@ struct Greeting {
 class Tcp final : public Channels {
  public:
   explicit Tcp(const ls_comm_options &options)
-      : Channels(options.rank, options.size),
-        timeout_ms_(options.timeout_ms),
+      : Channels(options),
         host_(options.host && *options.host ? options.host : "127.0.0.1"),
         sockets_(static_cast<size_t>(options.size), -1) {
     if (host_.size() > 150 || host_.find_first_of(" \n") != std::string::npos)
@@ -205,7 +204,6 @@ class Tcp final : public Channels {
     return moved;
   }
 
-  const int64_t timeout_ms_;
   const std::string host_;
   int listener_ = -1;
   int port_ = 0;

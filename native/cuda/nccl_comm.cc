@@ -68,7 +68,7 @@ ls_status sum_parts(const ls_exec *exec, void *parts, int64_t ranks, void *y, in
 class Group {
  public:
   explicit Group(const ls_comm_options &options)
-      : options_(options), device_(static_cast<DeviceState *>(options.device)) {
+      : options_(options), timeout_ms_(options.timeout_ms), device_(static_cast<DeviceState *>(options.device)) {
     options_.host = nullptr;  // lives for the call alone
   }
   ~Group();
@@ -84,17 +84,19 @@ class Group {
   template <class Call>
   ls_status issue(const ls_exec *exec, const char *name, const Call &call);
   void abort();
+  void set_timeout(int64_t timeout_ms) { timeout_ms_ = timeout_ms; }
 
  private:
   using Lock = std::unique_lock<std::mutex>;
   // What was given to the stream and may not have ended.
   struct Pending {
     cudaEvent_t event;
-    Clock::time_point deadline;
+    Clock::time_point since;
     const char *name;
   };
 
-  Clock::time_point deadline() const { return Clock::now() + std::chrono::milliseconds(options_.timeout_ms); }
+  std::chrono::milliseconds timeout() const { return std::chrono::milliseconds(timeout_ms_.load()); }
+  Clock::time_point deadline() const { return Clock::now() + timeout(); }
   // NCCL works on calls behind our back as well: waits until it is done with the last one on `comm`.
   ncclResult_t settle(Lock &lock, ncclComm_t comm, ncclResult_t result, Clock::time_point deadline);
   std::string text_of(ncclResult_t result) const;
@@ -108,6 +110,7 @@ class Group {
   ls_status look(std::string *reason);
 
   ls_comm_options options_;
+  std::atomic<int64_t> timeout_ms_;
   DeviceState *const device_;
   // A communicator of NCCL's serves one thread at a time.
   mutable std::mutex mutex_;
@@ -210,8 +213,7 @@ ncclResult_t Group::settle(Lock &lock, ncclComm_t comm, ncclResult_t result, Clo
 }
 
 std::string Group::text_of(ncclResult_t result) const {
-  if (result == ncclTimeout)
-    return "the other ranks did not come within " + std::to_string(options_.timeout_ms / 1000) + " s";
+  if (result == ncclTimeout) return "the other ranks did not come within " + std::to_string(timeout_ms_ / 1000) + " s";
   std::string text = nccl().GetErrorString(result);
   if (const char *last = comm_ != nullptr ? nccl().GetLastError(comm_) : nullptr; last && *last) {
     text += std::string(" (") + last + ")";
@@ -267,9 +269,9 @@ ls_status Group::look(std::string *reason) {
     *reason = text_of(result);
     return LS_DEVICE_FAILURE;
   }
-  if (!pending_.empty() && Clock::now() > pending_.front().deadline) {
-    *reason = std::string(pending_.front().name) + " has not ended within " +
-              std::to_string(options_.timeout_ms / 1000) + " s: another rank takes no part in it";
+  if (!pending_.empty() && Clock::now() - pending_.front().since > timeout()) {
+    *reason = std::string(pending_.front().name) + " has not ended within " + std::to_string(timeout_ms_ / 1000) +
+              " s: another rank takes no part in it";
     return LS_DEVICE_FAILURE;
   }
   return LS_OK;
@@ -311,7 +313,7 @@ ls_status Group::issue(const ls_exec *exec, const char *name, const Call &call) 
     if (result == ncclSuccess) {
       cudaEvent_t event = nullptr;
       LS_TRY_CUDA(exec, record_event(device_, stream, &event), name);
-      pending_.push_back({event, deadline(), name});
+      pending_.push_back({event, Clock::now(), name});
       return LS_OK;
     }
     reason = text_of(result);
@@ -445,6 +447,7 @@ ls_status send_receive(const ls_exec *exec, void *comm, const void *x, int64_t x
   });
 }
 
+void set_timeout(void *comm, int64_t timeout_ms) { group_of(comm).set_timeout(timeout_ms); }
 void abort(void *comm) { group_of(comm).abort(); }
 void close(void *comm) { delete &group_of(comm); }
 
@@ -468,6 +471,7 @@ extern "C" __attribute__((visibility("default"))) const ls_comm_table *ls_comm_o
       all_reduce,
       broadcast,
       send_receive,
+      set_timeout,
       abort,
       close,
   };

@@ -92,6 +92,11 @@ void Communicator::connect_device(const std::string &addresses) {
   connect_end(device_end_, addresses);
 }
 
+void Communicator::set_timeout(int64_t timeout_ms) {
+  host_.table->set_timeout(host_.handle, timeout_ms);
+  if (device_end_.handle) device_end_.table->set_timeout(device_end_.handle, timeout_ms);
+}
+
 void Communicator::abort() {
   host_.table->abort(host_.handle);
   if (device_end_.handle) device_end_.table->abort(device_end_.handle);

@@ -34,6 +34,7 @@ class Communicator {
   // these ranks among its own, and such an end; null where there is none. color: as in ls_comm_options. Throws Error.
   std::string open_device(std::shared_ptr<Device> device, const Communicator *whole, int32_t color);
   void connect_device(const std::string &addresses);
+  void set_timeout(int64_t timeout_ms);
   void abort();
 
   // What this rank is about to do, which all of them must do: noted, and compared where that is asked for. On a comm

@@ -29,7 +29,7 @@ typedef enum ls_reduce_kind { LS_REDUCE_SUM = 0, LS_REDUCE_MAX = 1, LS_REDUCE_CO
 typedef struct ls_comm_options {
   int32_t rank;       /* of this process, 0 .. size - 1 */
   int32_t size;       /* ranks */
-  int64_t timeout_ms; /* a collective that has not ended by then has failed */
+  int64_t timeout_ms; /* a collective that has not ended by then has failed; until set_timeout */
   const char *host;   /* where the other ranks reach this machine, where the transport goes over a network; or NULL */
 
   /* ---- of a table that exchanges a device's own memory; else NULL ---- */
@@ -69,6 +69,8 @@ typedef struct ls_comm_table {
   /* x goes to rank `to`, y comes from rank `from`; 0 bytes: nothing goes or comes. */
   ls_status (*send_receive)(const ls_exec *, void *comm, const void *x, int64_t x_bytes, int32_t to, void *y,
                             int64_t y_bytes, int32_t from);
+  /* From any thread: of what runs, and of what comes. */
+  void (*set_timeout)(void *comm, int64_t timeout_ms);
   /* From any thread: what runs and whatever comes later returns LS_CANCELLED here, and fails on the other ranks. */
   void (*abort)(void *comm);
   /* When nothing runs any more. */
