@@ -17,7 +17,18 @@ import {
 } from "./html_chart.js";
 import { script, style } from "./html_page.js";
 import { type EvalLine, type RunData, readRun, type StepLine } from "./html_read.js";
-import { type Hill, hills, opKind, opKinds, opTotals, queueUse, type Trace } from "./html_trace.js";
+import {
+  exchangesOf,
+  type Hill,
+  hills,
+  opKind,
+  opKinds,
+  opTotals,
+  queueUse,
+  type RankStep,
+  rankStep,
+  type Trace,
+} from "./html_trace.js";
 
 /** How a step is recorded, for a run that has none. */
 export const recordAdvice =
@@ -223,7 +234,32 @@ const swatch = (colour: string) => `<i style="background:var(--${colour})"></i>`
 /** Rows of the table of ops; the rest is summed. */
 const MOST_OPS = 12;
 
-function waterfallCard(trace: Trace): string {
+/** What ranks exchanged in a step, and one rank beside another; nothing for a run of one rank. */
+function rankTables(trace: Trace, others: readonly RankStep[]): string {
+  const exchanges = exchangesOf(trace).map(({ name, count, bytes, time, exposed }) => [
+    escapeHtml(name),
+    whole(count),
+    formatBytes(bytes),
+    formatMicros(time),
+    formatMicros(exposed),
+  ]);
+  const ranks = [rankStep(0, trace), ...others].map(({ rank, span, compute, comm, exposed }) => [
+    `rank ${rank}`,
+    formatMicros(span),
+    percent(compute, span),
+    percent(comm, span),
+    formatMicros(exposed),
+  ]);
+  const table = (title: string, head: string[], rows: string[][]) =>
+    `<div><h3>${title}</h3>${numbers(head, rows)}</div>`;
+  return (
+    (exchanges.length > 0
+      ? table("Exchanges between ranks", ["op", "count", "bytes", "time", "exposed"], exchanges)
+      : "") + (others.length > 0 ? table("Ranks", ["", "step", "compute busy", "comm busy", "exposed"], ranks) : "")
+  );
+}
+
+function waterfallCard(trace: Trace, others: readonly RankStep[]): string {
   if (trace.ops.length === 0)
     return card(`waterfall-${trace.step}`, "Step waterfall", `Step ${trace.step}: the trace holds no ops.`, "");
   const { queues, start, end } = queueUse(trace);
@@ -270,7 +306,7 @@ function waterfallCard(trace: Trace): string {
     )}</div><div><h3>Queues</h3>${numbers(
       ["queue", "ops", "busy", "of the step", "beside compute", "bytes moved"],
       byQueue,
-    )}</div></div>`,
+    )}</div>${rankTables(trace, others)}</div>`,
   );
 }
 
@@ -337,7 +373,7 @@ function recorded(run: RunData): string {
     run.traces
       .map(
         (trace) =>
-          `<section class="trace" data-step="${trace.step}">${waterfallCard(trace)}` +
+          `<section class="trace" data-step="${trace.step}">${waterfallCard(trace, run.otherRanks.get(trace.step) ?? [])}` +
           `${memoryCard(trace, byStep.get(trace.step))}</section>`,
       )
       .join("")

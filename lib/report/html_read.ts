@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { ConfigError, FormatError, IoError } from "../errors.js";
-import { parseTrace, type Trace } from "./html_trace.js";
+import { parseTrace, type RankStep, rankStep, type Trace } from "./html_trace.js";
 
 /** One step's line of metrics.jsonl, as far as a report shows it. */
 export interface StepLine {
@@ -44,6 +44,8 @@ export interface RunData {
   model: Record<string, unknown> | null;
   /** By step, ascending; at most `MOST_TRACES`. */
   traces: Trace[];
+  /** The same steps of the other ranks, by step. */
+  otherRanks: Map<number, RankStep[]>;
   /** Steps whose traces were left out. */
   omittedTraces: number[];
   /** Remarks for the user, such as a last line torn by a crash. */
@@ -221,6 +223,12 @@ function readTrace(step: number, file: string): Trace {
   return parseTrace(step, text, file);
 }
 
+/** Of their traces only figures are kept: they are as large as rank 0's. */
+const readOtherRanks = (folder: string, step: number): RankStep[] =>
+  numbered(folder, new RegExp(`^step-${step}\\.rank-(\\d+)\\.json$`)).map(({ number, path }) =>
+    rankStep(number, readTrace(step, path)),
+  );
+
 /**
  * Reads what a report of this run folder shows. Throws ConfigError where it is no run folder, FormatError for a broken
  * line or trace (with file and line), IoError where the system refuses.
@@ -236,11 +244,13 @@ export function readRun(folder: string): RunData {
   if (!isFolder) throw new ConfigError(`${folder}: not a folder; give the output.dir of a run`, { folder });
   const metrics = readMetrics(join(folder, "metrics.jsonl"));
   const files = numbered(join(folder, "trace"), /^step-(\d+)\.json$/);
+  const shown = files.slice(0, MOST_TRACES);
   return {
     ...metrics,
     name: basename(resolve(folder)),
     model: readModel(folder),
-    traces: files.slice(0, MOST_TRACES).map(({ number, path }) => readTrace(number, path)),
+    traces: shown.map(({ number, path }) => readTrace(number, path)),
+    otherRanks: new Map(shown.map(({ number }) => [number, readOtherRanks(join(folder, "trace"), number)])),
     omittedTraces: files.slice(MOST_TRACES).map(({ number }) => number),
   };
 }

@@ -262,6 +262,52 @@ export function queueUse(trace: Trace): { queues: QueueUse[]; start: number; end
   return { queues, start: Number.isFinite(start) ? start : 0, end };
 }
 
+/** What one kind of exchange between ranks did in a step. */
+export interface Exchange {
+  name: string;
+  count: number;
+  bytes: number;
+  /** Microseconds. */
+  time: number;
+  /** Of `time`: while the compute queue had nothing to do. */
+  exposed: number;
+}
+
+const COLLECTIVES = /^(all_to_all|all_gather|reduce_scatter|all_reduce|broadcast|send_receive)$/;
+
+/** The collectives of a step by name, the most exposed first. */
+export function exchangesOf({ ops }: Trace): Exchange[] {
+  const compute = busyIntervals(ops.filter(({ queue }) => queue === "compute"));
+  const byName = new Map<string, TraceOp[]>();
+  for (const op of ops) if (COLLECTIVES.test(op.name)) byName.set(op.name, [...(byName.get(op.name) ?? []), op]);
+  return [...byName]
+    .map(([name, own]): Exchange => {
+      const intervals = busyIntervals(own);
+      const time = intervals.reduce((sum, [from, to]) => sum + to - from, 0);
+      const bytes = own.reduce((sum, op) => sum + op.bytes, 0);
+      return { name, count: own.length, bytes, time, exposed: time - overlap(intervals, compute) };
+    })
+    .sort((a, b) => b.exposed - a.exposed);
+}
+
+/** One rank's step in figures. Microseconds. */
+export interface RankStep {
+  rank: number;
+  span: number;
+  compute: number;
+  comm: number;
+  /** Of `comm`: while the compute queue had nothing to do. */
+  exposed: number;
+}
+
+export function rankStep(rank: number, trace: Trace): RankStep {
+  const { queues, start, end } = queueUse(trace);
+  const busy = (name: string) => queues.find(({ queue }) => queue === name)?.busy ?? 0;
+  const comm = queues.find(({ queue }) => queue === "comm");
+  const exposed = (comm?.busy ?? 0) - (comm?.besideCompute ?? 0);
+  return { rank, span: end - start, compute: busy("compute"), comm: busy("comm"), exposed };
+}
+
 /** Time by op over all queues, longest first. */
 export interface OpTotal {
   name: string;

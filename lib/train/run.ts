@@ -72,7 +72,7 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
     session.checkAborted();
     if (next === null)
       throw new TrainingError(`the data ended at step ${step} of ${session.steps}; was it changed during the run?`);
-    const trace = session.job.leads && step - startStep <= output.traceSteps;
+    const trace = step - startStep <= output.traceSteps;
     if (trace) device.startTrace();
     queue.enqueue(step, next);
     const save = output.saveEvery > 0 && step % output.saveEvery === 0;
@@ -140,11 +140,12 @@ async function saveRun({ session, state, model, owned, optimizer }: Training): P
   return session.record({ event: "save", step: state.step, path });
 }
 
-async function writeTrace({ folder }: Session, device: Device, step: number): Promise<void> {
+/** Each rank's own; rank 0's has the plain name. */
+async function writeTrace({ folder, job }: Session, device: Device, step: number): Promise<void> {
   await device.synchronize();
   const trace = device.stopTrace();
   makeFolders(join(folder, "trace"));
-  await writeFileDurably(join(folder, "trace", `step-${step}.json`), trace);
+  await writeFileDurably(join(folder, "trace", `step-${step}${job.leads ? "" : `.rank-${job.rank}`}.json`), trace);
 }
 
 /** After an abort: gives up what is queued, goes back to the last finished step and saves that. */

@@ -122,7 +122,7 @@ t.test("every binary needs the C library alone, of 2.34 at most", async (t) => {
     t.strictSame(
       exported.sort(),
       name.endsWith(".so")
-        ? ["ls_backend_attention", "ls_backend_open"]
+        ? ["ls_backend_attention", "ls_backend_open", "ls_comm_open"]
         : ["napi_register_module_v1", "node_api_module_get_api_version_v1"],
       `${name} shows what is looked up and nothing else`,
     );

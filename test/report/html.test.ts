@@ -19,7 +19,16 @@ import { reportHtml, writeReport } from "../../lib/report/html.js";
 import { formatMicros, lineChart, ticks } from "../../lib/report/html_chart.js";
 import { script } from "../../lib/report/html_page.js";
 import { readRun } from "../../lib/report/html_read.js";
-import { blocksOf, hills, opKind, parseTrace, queueUse, type TraceOp } from "../../lib/report/html_trace.js";
+import {
+  blocksOf,
+  exchangesOf,
+  hills,
+  opKind,
+  parseTrace,
+  queueUse,
+  rankStep,
+  type TraceOp,
+} from "../../lib/report/html_trace.js";
 
 const folder = mkdtempSync(join(tmpdir(), "longseq-report-"));
 t.teardown(() => rmSync(folder, { recursive: true }));
@@ -522,6 +531,31 @@ t.test("blocks keep the time of what they hold", async (t) => {
       ["copy_in", 100, 50],
     ],
   );
+});
+
+t.test("exchanges between ranks: what of them nothing else ran beside", async (t) => {
+  const op = (name: string, queue: string, start: number, duration: number, bytes = 0): TraceOp => ({
+    ...{ name, queue, start, duration, bytes },
+    ...{ enqueued: 0, flops: 0 },
+  });
+  const trace = {
+    step: 1,
+    ops: [
+      op("matmul", "compute", 0, 100),
+      op("all_gather", "comm", 50, 100, 8),
+      op("all_gather", "comm", 200, 20, 8),
+      op("all_to_all", "comm", 10, 30, 4),
+      op("axpby", "comm", 220, 5, 2),
+      op("matmul", "compute", 150, 60),
+    ],
+    allocations: [],
+    live: {},
+  };
+  t.same(exchangesOf(trace), [
+    { name: "all_gather", count: 2, bytes: 16, time: 120, exposed: 60 },
+    { name: "all_to_all", count: 1, bytes: 4, time: 30, exposed: 0 },
+  ]);
+  t.same(rankStep(3, trace), { rank: 3, span: 225, compute: 160, comm: 155, exposed: 65 });
 });
 
 t.test("hills: what was there before, and when", async (t) => {
