@@ -25,6 +25,9 @@ constexpr auto kWatchEvery = std::chrono::milliseconds(100);
 // What a communicator that ends in good order waits for the others.
 constexpr auto kFarewell = std::chrono::seconds(5);
 
+// Ours alone: NCCL was not done in time.
+constexpr auto kLate = static_cast<ncclResult_t>(1000);
+
 static_assert(sizeof(ncclUniqueId) <= LS_COMM_ADDRESS_BYTES);
 
 ncclDataType_t type_of(int32_t dtype) {
@@ -103,7 +106,6 @@ class Group {
   // Ends all that waits on a stream. The first reason stays. Not under the lock.
   void give_up(ls_status status, const std::string &reason);
   ls_status gone(char *error, size_t error_size) const;
-  void start_watching();
   void watch();
   void forget_ended();
   // Looks at what NCCL and the stream say; the status of a failure, with its reason.
@@ -206,14 +208,14 @@ ncclResult_t Group::settle(Lock &lock, ncclComm_t comm, ncclResult_t result, Clo
       std::this_thread::sleep_for(std::chrono::microseconds(turn < 1000 ? 20 : 1000));
     lock.lock();
     if (status_ != LS_OK) return ncclSystemError;
-    if (Clock::now() > until) return ncclTimeout;
+    if (Clock::now() > until) return kLate;
     if (const ncclResult_t asked = nccl().CommGetAsyncError(comm, &result); asked != ncclSuccess) return asked;
   }
   return result;
 }
 
 std::string Group::text_of(ncclResult_t result) const {
-  if (result == ncclTimeout) return "the other ranks did not come within " + std::to_string(timeout_ms_ / 1000) + " s";
+  if (result == kLate) return "the other ranks did not come within " + std::to_string(timeout_ms_ / 1000) + " s";
   std::string text = nccl().GetErrorString(result);
   if (const char *last = comm_ != nullptr ? nccl().GetLastError(comm_) : nullptr; last && *last) {
     text += std::string(" (") + last + ")";
