@@ -77,7 +77,10 @@ export interface StepOptions {
   rows: string;
   tokens: number;
   steps: number;
+  /** Of each rank. */
   threads: number;
+  /** One process without it. */
+  ranks?: number;
   /** More keys of the configuration, e.g. {memory: {...}}; none for the comparison. */
   extra?: Record<string, unknown>;
 }
@@ -98,7 +101,8 @@ export async function ours(options: StepOptions): Promise<Side> {
   };
   const path = join(folder, "config.yaml");
   writeFileSync(path, JSON.stringify(config, null, 2));
-  const run = await measure([process.execPath, join(root, "bin/longseq.mjs"), "train", path]);
+  const ranks = options.ranks === undefined ? [] : ["--nproc", String(options.ranks)];
+  const run = await measure([process.execPath, join(root, "bin/longseq.mjs"), "train", path, ...ranks]);
   const metrics = readFileSync(join(folder, "run/metrics.jsonl"), "utf8")
     .trim()
     .split("\n")
@@ -128,6 +132,28 @@ export async function pytorch(options: StepOptions, gradientCheckpointing = fals
   const line = JSON.parse(run.stdout.trim().split("\n").pop() ?? "");
   return {
     name: gradientCheckpointing ? "pytorch, checkpointing" : "pytorch",
+    seconds: line.seconds,
+    loss: line.loss,
+    gradNorm: line.grad_norm,
+    rssPeakBytes: run.rssPeakBytes,
+    wallSeconds: run.wallSeconds,
+  };
+}
+
+/** The same on several ranks over Gloo, of one thread each: pytorch/ranks_step.py says what `split` means. */
+export async function pytorchRanks(
+  options: StepOptions & { ranks: number },
+  split: "ulysses" | "halves",
+  gradientCheckpointing = false,
+): Promise<Side> {
+  const command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", String(options.ranks)];
+  command.push(join(here, "pytorch/ranks_step.py"), options.model, options.rows);
+  command.push("--split", split, "--steps", String(options.steps));
+  if (gradientCheckpointing) command.push("--gradient-checkpointing");
+  const run = await measure(command, { OMP_NUM_THREADS: "1" });
+  const line = JSON.parse(run.stdout.trim().split("\n").pop() ?? "");
+  return {
+    name: `pytorch, ${split}${gradientCheckpointing ? ", checkpointing" : ""}`,
     seconds: line.seconds,
     loss: line.loss,
     gradNorm: line.grad_norm,

@@ -4,13 +4,14 @@ export class LongseqError extends Error {
   /** Stable, upper-case identifier of the kind of failure. */
   readonly code: string;
   /** Machine-readable particulars (sizes by category, file, line, tensor name and the like). */
-  readonly details: Record<string, unknown>;
+  declare readonly details: Record<string, unknown>;
 
   constructor(code: string, message: string, details: Record<string, unknown> = {}, options?: ErrorOptions) {
     super(message, options);
     this.name = new.target.name;
     this.code = code;
-    this.details = details;
+    // The message says what a person needs: Node does not print these of an error that nobody catches.
+    Object.defineProperty(this, "details", { value: details });
   }
 }
 

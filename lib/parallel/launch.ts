@@ -147,7 +147,7 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       note(
         `rank ${failed.rank} ended first, with exit code ${failed.code}; its last words, from ${logOf(failed.rank)}:`,
       );
-      for (const line of readFileSync(logOf(failed.rank), "utf8").trimEnd().split("\n").slice(-8)) note(`  ${line}`);
+      for (const line of lastWords(readFileSync(logOf(failed.rank), "utf8"))) note(`  ${line}`);
     }
     return failed.code === 2 ? 2 : failed.code >= 128 ? 1 : failed.code;
   } finally {
@@ -156,4 +156,14 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     all("SIGKILL");
     server?.close();
   }
+}
+
+/** The end of a rank's log: from the last error that Node printed there with its stack, else the last lines. */
+function lastWords(log: string): string[] {
+  const lines = log.trimEnd().split("\n");
+  const error = lines.findLastIndex((line) => /^(\w+: )*\w*Error\b.*: /.test(line));
+  const stack = error >= 0 && lines.slice(error + 1, error + 9).some((line) => /^ {4}at /.test(line));
+  if (!stack) return lines.slice(-8);
+  const message = lines.slice(error).findIndex((line) => /^ {4}at /.test(line));
+  return lines.slice(error, error + message);
 }

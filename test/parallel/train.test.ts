@@ -57,6 +57,44 @@ const settings: Record<string, { args: string[]; worlds: string[][] }> = {
   },
 };
 
+t.test("eight ranks: a Llama of 2 layers, H 64, at T = 256", async (t) => {
+  const args = [
+    "model.init.hidden_size=64",
+    "model.init.head_dim=8",
+    "model.init.num_key_value_heads=4",
+    "data.sequence_length=256",
+    "train.steps=3",
+    "train.eps=1e-5",
+  ];
+  const one = await run("alone for eight", ...args);
+  t.equal(one.code, 0, one.stderr);
+  for (const split of ["parallel.ring=1", "parallel.ring=4"]) {
+    const eight = await run(`eight, ${split}`, ...args, "--nproc", "8", split);
+    t.equal(eight.code, 0, eight.stderr);
+    sameRun(t, one.dir, eight.dir, split);
+  }
+});
+
+t.test("bfloat16 over 20 steps", async (t) => {
+  const args = ["model.dtype=bfloat16", "train.steps=20", "train.learning_rate=3e-3", "output.save_every=0"];
+  const one = await run("bfloat16 1", ...args);
+  t.equal(one.code, 0, one.stderr);
+  const losses = steps(one.dir).map(({ loss }) => Number(loss));
+  t.equal(losses.length, 20);
+  t.ok((losses.at(-1) as number) < 0.8 * (losses[0] as number), "it learns");
+  for (const world of [
+    ["--nproc", "2"],
+    ["--nproc", "4", "parallel.ring=2", "parallel.zero=1"],
+  ]) {
+    const several = await run(`bfloat16 ${world.join(" ")}`, ...args, ...world);
+    t.equal(several.code, 0, several.stderr);
+    const worst = Math.max(
+      ...steps(several.dir).map(({ loss }, i) => Math.abs(Number(loss) / (losses[i] as number) - 1)),
+    );
+    t.ok(worst <= 1e-2, `${world.join(" ")}: losses differ by ${worst}`);
+  }
+});
+
 for (const [name, { args, worlds }] of Object.entries(settings)) {
   t.test(name, async (t) => {
     const one = await run(`${name} 1`, ...args);
