@@ -33,7 +33,9 @@ const best = [...sides].map(([name, runs]) => ({
   gradNorm: runs[0]?.gradNorm ?? [],
 }));
 const reference = best.find(({ name }) => name === "pytorch, ulysses") as (typeof best)[0];
-console.log(`one AdamW step, Llama 56M float32, T = ${tokens}, ${ranks} ranks of 1 thread, best of ${rounds * steps} steps\n`);
+console.log(
+  `one AdamW step, Llama 56M float32, T = ${tokens}, ${ranks} ranks of 1 thread, best of ${rounds * steps} steps\n`,
+);
 console.log(
   table(
     ["", "step s", "peak GB", "time to Ulysses", "memory to it", "loss", "grad norm"],

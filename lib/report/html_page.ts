@@ -20,7 +20,7 @@ export const style = `
   --m-checkpoints: var(--yellow); --m-activations: var(--blue); --m-logits: var(--red); --m-comm: var(--orange);
   --m-workspace: var(--aqua);
   --op-0: var(--blue); --op-1: var(--orange); --op-2: var(--aqua); --op-3: var(--yellow); --op-4: var(--red);
-  --op-5: var(--green); --op-6: var(--violet); --op-7: var(--grey);
+  --op-5: var(--green); --op-6: var(--violet); --op-7: var(--magenta); --op-8: var(--grey);
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }

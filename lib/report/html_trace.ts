@@ -125,6 +125,9 @@ function readLive(value: unknown, file: string): Trace["live"] {
   return value as Trace["live"];
 }
 
+/** Ops by which ranks exchange what they have. */
+const COLLECTIVES = /^(all_to_all|all_gather|reduce_scatter|all_reduce|broadcast|send_receive)$/;
+
 /** The kind of work an op does, which gives it its colour. */
 export const opKinds = [
   "matrix products",
@@ -134,17 +137,19 @@ export const opKinds = [
   "embedding and loss",
   "optimizer",
   "copies",
+  "exchanges",
   "other",
 ] as const;
 export type OpKind = (typeof opKinds)[number];
 
 export function opKind(name: string): OpKind {
+  if (COLLECTIVES.test(name)) return "exchanges";
   if (/matmul|gemm/.test(name)) return "matrix products";
   if (/attention|rope/.test(name)) return "attention";
   if (/adamw|clip_factor|norm_squared/.test(name)) return "optimizer";
   if (/norm/.test(name)) return "norms";
   if (/embedding|cross_entropy|argmax/.test(name)) return "embedding and loss";
-  if (/copy|transfer|offload|fetch|memcpy|read|write|gather|scatter|all_to_all|cast/.test(name)) return "copies";
+  if (/copy|transfer|offload|fetch|memcpy|read|write|gather|scatter|cast/.test(name)) return "copies";
   if (/swiglu|gelu|unary|binary|axpby|fill|sum|scale|add|mul|random|uniform|normal/.test(name)) return "elementwise";
   return "other";
 }
@@ -272,8 +277,6 @@ export interface Exchange {
   /** Of `time`: while the compute queue had nothing to do. */
   exposed: number;
 }
-
-const COLLECTIVES = /^(all_to_all|all_gather|reduce_scatter|all_reduce|broadcast|send_receive)$/;
 
 /** The collectives of a step by name, the most exposed first. */
 export function exchangesOf({ ops }: Trace): Exchange[] {

@@ -597,6 +597,8 @@ t.test("numbers on axes", async (t) => {
   t.equal(formatMicros(12_345_678), "12.3 s");
   t.equal(opKind("embedding_backward"), "embedding and loss");
   t.equal(opKind("rms_norm_backward"), "norms");
+  t.equal(opKind("reduce_scatter"), "exchanges");
+  t.equal(opKind("copy"), "copies");
   t.equal(opKind("something_new"), "other");
   const one = lineChart({
     label: "One",
