@@ -33,6 +33,7 @@ export interface LaunchOptions {
 interface Ended {
   rank: number;
   code: number;
+  signal: NodeJS.Signals | null;
 }
 
 /**
@@ -114,13 +115,13 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       return new Promise<Ended>((resolve) => {
         child.once("error", (error) => {
           note(`rank ${rank} could not be started: ${error.message}`);
-          resolve({ rank, code: 1 });
+          resolve({ rank, code: 1, signal: null });
         });
         child.once("close", (_, signal) => {
           cutOff ||= signal !== null && signal === stopping;
         });
         child.once("close", (code, signal) =>
-          resolve({ rank, code: code ?? 128 + constants.signals[signal ?? "SIGKILL"] }),
+          resolve({ rank, code: code ?? 128 + constants.signals[signal ?? "SIGKILL"], signal }),
         );
       }).then((end) => {
         running.delete(child);
@@ -143,11 +144,16 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     // It came before training began: there was nothing to save.
     if (stopping && cutOff) return 128 + constants.signals[stopping];
     if (failed === undefined) return 0;
-    if (failed.rank > first) {
-      note(
-        `rank ${failed.rank} ended first, with exit code ${failed.code}; its last words, from ${logOf(failed.rank)}:`,
-      );
-      for (const line of lastWords(readFileSync(logOf(failed.rank), "utf8"))) note(`  ${line}`);
+    const { rank, signal } = failed;
+    // Rank 0 said on the terminal why it ended, unless something else ended it.
+    if (rank > first || signal !== null) {
+      const how = signal === null ? `with exit code ${failed.code}` : `killed by ${signal}`;
+      const why = signal === "SIGKILL" ? " (as the system does where memory runs out: see dmesg)" : "";
+      const log = rank > first ? `; its last words, from ${logOf(rank)}:` : "";
+      note(`rank ${rank} ended first, ${how}${why}${log}`);
+    }
+    if (rank > first) {
+      for (const line of lastWords(readFileSync(logOf(rank), "utf8"))) note(`  ${line}`);
     }
     return failed.code === 2 ? 2 : failed.code >= 128 ? 1 : failed.code;
   } finally {

@@ -1,7 +1,8 @@
-// One rank runs out of memory, or cannot write its share of a checkpoint: all end, the message names the rank and what
-// was missing, nothing is left behind, and the run goes on from its newest checkpoint to the bits of an unbroken one.
+// One rank runs out of memory, cannot write its share of a checkpoint, or is killed while it meets the others or saves with
+// them: all end, the message names the rank and what was missing, nothing is left behind, and the run goes on from its
+// newest checkpoint to the bits of an unbroken one.
 import { execFile } from "node:child_process";
-import { readdirSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { bin, file, folder, run, steps, weights } from "./cli_runs.js";
@@ -11,8 +12,11 @@ const script = join(folder, "exhausted.mjs");
 writeFileSync(
   script,
   `import { execFileSync } from "node:child_process";
+   import { watch } from "node:fs";
    import { Device, loadConfig, parallel, Tensor, Trainer } from ${JSON.stringify(library)};
    const [what, dir] = process.argv.slice(2);
+   const die = () => process.kill(process.pid, "SIGKILL");
+   if (what === "rendezvous" && process.env.LONGSEQ_RANK === "1") die();
    const job = await parallel.init();
    const device = new Device("cpu", { threads: 1 });
    const trainer = new Trainer(loadConfig(${JSON.stringify(file)}, ["output.dir=" + dir]), { device });
@@ -34,7 +38,8 @@ writeFileSync(
      if (what === "memory") {
        device.setLimit(device.memory().reserved);
        ballast = fill(device);
-     } else execFileSync("prlimit", ["--pid", String(process.pid), "--fsize=8192"]);
+     } else if (what === "save") watch(dir + "/checkpoints", die);
+     else execFileSync("prlimit", ["--pid", String(process.pid), "--fsize=8192"]);
    }
    console.log("rank " + job.rank + " is done with " + ballast.length);`,
 );
@@ -47,23 +52,26 @@ const launch = (what: string, dir: string): Promise<{ code: number; stderr: stri
     );
   });
 
-t.test("a rank without memory or disk", async (t) => {
+t.test("a rank without memory or disk, or without life", async (t) => {
   const unbroken = await run("undisturbed", "--nproc", "2");
   t.equal(unbroken.code, 0, unbroken.stderr);
   for (const [what, message] of [
     ["memory", /rank 1 ended first, with exit code 1[\s\S]*out of device memory on cpu/],
     ["disk", /cannot save .*step-4: rank 1: .*share-00002-of-00002\.safetensors.*(EFBIG|File too large)/i],
+    ["save", /rank 1 (was lost|has ended|ended first)/],
+    ["rendezvous", /rank 1 (was lost|has ended|ended first)/],
   ] as const) {
     const dir = join(folder, what);
     const { code, stderr } = await launch(what, dir);
     t.equal(code, 1, stderr);
     t.match(stderr, message);
-    const kept = readdirSync(join(dir, "checkpoints"));
+    const checkpoints = join(dir, "checkpoints");
+    const kept = existsSync(checkpoints) ? readdirSync(checkpoints) : [];
     t.ok(
       kept.every((name) => /^step-\d+$/.test(name)),
       `${what}: whole checkpoints alone: ${kept}`,
     );
-    t.ok(kept.includes("step-2"), `${what}: what was saved before is there`);
+    t.ok(what === "rendezvous" || kept.includes("step-2"), `${what}: what was saved before is there`);
     const on = await run(what, "--nproc", "2", "output.resume=auto");
     t.equal(on.code, 0, on.stderr);
     t.same([...weights(on.dir)], [...weights(unbroken.dir)], `${what}: the same bits`);

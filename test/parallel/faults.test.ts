@@ -59,6 +59,7 @@ t.test("a rank that is killed ends the job, which says so", async (t) => {
       process.kill(all[victim] as number, "SIGKILL");
     });
     t.equal(code, 1, stderr);
+    t.match(stderr, `rank ${victim} ended first, killed by SIGKILL`);
     if (victim === 1) t.match(stderr, /rank 1 (has ended|was lost)/);
     t.ok(pids.every(gone), "no process is left");
   }

@@ -68,11 +68,9 @@ t.test("eight ranks: a Llama of 2 layers, H 64, at T = 256", async (t) => {
   ];
   const one = await run("alone for eight", ...args);
   t.equal(one.code, 0, one.stderr);
-  for (const split of ["parallel.ring=1", "parallel.ring=4"]) {
-    const eight = await run(`eight, ${split}`, ...args, "--nproc", "8", split);
-    t.equal(eight.code, 0, eight.stderr);
-    sameRun(t, one.dir, eight.dir, split);
-  }
+  const eight = await run("eight", ...args, "--nproc", "8", "parallel.ring=2");
+  t.equal(eight.code, 0, eight.stderr);
+  sameRun(t, one.dir, eight.dir, "eight ranks");
 });
 
 t.test("bfloat16 over 20 steps", async (t) => {
@@ -82,17 +80,12 @@ t.test("bfloat16 over 20 steps", async (t) => {
   const losses = steps(one.dir).map(({ loss }) => Number(loss));
   t.equal(losses.length, 20);
   t.ok((losses.at(-1) as number) < 0.8 * (losses[0] as number), "it learns");
-  for (const world of [
-    ["--nproc", "2"],
-    ["--nproc", "4", "parallel.ring=2", "parallel.zero=1"],
-  ]) {
-    const several = await run(`bfloat16 ${world.join(" ")}`, ...args, ...world);
-    t.equal(several.code, 0, several.stderr);
-    const worst = Math.max(
-      ...steps(several.dir).map(({ loss }, i) => Math.abs(Number(loss) / (losses[i] as number) - 1)),
-    );
-    t.ok(worst <= 1e-2, `${world.join(" ")}: losses differ by ${worst}`);
-  }
+  const several = await run("bfloat16 4", ...args, "--nproc", "4", "parallel.ring=2");
+  t.equal(several.code, 0, several.stderr);
+  const worst = Math.max(
+    ...steps(several.dir).map(({ loss }, i) => Math.abs(Number(loss) / (losses[i] as number) - 1)),
+  );
+  t.ok(worst <= 1e-2, `losses differ by ${worst}`);
 });
 
 for (const [name, { args, worlds }] of Object.entries(settings)) {
