@@ -77,7 +77,7 @@ for (const kind of opKinds) {
 writeFileSync(
   values.write,
   `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${y + 24}" viewBox="0 0 ${WIDTH} ${y + 24}" ` +
-    `font-family="sans-serif" font-size="12" fill="#222">\n<rect width="100%" height="100%" fill="#fff"/>\n` +
+    `font-family="sans-serif" font-size="12" fill="#222">\n<title>${escape(values.title || "Queues of a step")}</title>\n<rect width="100%" height="100%" fill="#fff"/>\n` +
     `<text x="${LEFT}" y="20" font-size="14">${escape(values.title)}</text>\n${parts.join("\n")}\n</svg>\n`,
 );
 console.log(`${values.write}: ${traces.length} traces, ${seconds(to - from)} of ${seconds(span)}`);
