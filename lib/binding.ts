@@ -164,6 +164,8 @@ export interface NativeDeviceInfo {
   memoryBytes: number;
   memoryFreeBytes: number;
   pageBytes: number;
+  /** Of a GPU, as the system writes it; "" of others. */
+  pciAddress: string;
   peakBf16Flops: number;
   /** Of a CUDA device, or of one that meta accounts for: 90 for sm_90; 0 of others. */
   capability: number;
@@ -313,6 +315,8 @@ export interface Native extends SafetensorsNative {
   write(tensor: NativeTensor, data: ArrayBufferView, keepHostValues: boolean): void;
   read(tensor: NativeTensor): Promise<ArrayBuffer>;
   installSignals(callback: (signal: number) => void): void;
+  /** All threads of the process run on these cores from now on, those that it may use; how many. 0: nothing changed. */
+  pinThreads(cores: readonly number[]): number;
 }
 
 const classes: Record<string, new (message: string, details: Record<string, unknown>) => LongseqError> = {

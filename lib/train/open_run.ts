@@ -7,6 +7,7 @@ import { openData } from "../data/index.js";
 import { ArgumentError, ConfigError, DataError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
 import type { Job } from "../parallel/job.js";
+import { pinNear } from "../parallel/pin.js";
 import { MetricsWriter } from "../report/metrics.js";
 import { Device } from "../tensor/device.js";
 import type { Parameter } from "../tensor/tensor.js";
@@ -73,6 +74,8 @@ export function openDevice(session: Session): Device {
   if (session.device === undefined) {
     const name = deviceName(config, (message) => session.warn(message));
     session.device = job.world > 1 && name === "cuda" ? takeOwn(config, job) : takeDevice(name, config);
+    // A process that has the machine to itself may use all of it.
+    if (job.localWorld > 1) pinNear(session.device.info.pciAddress);
   }
   return session.device;
 }

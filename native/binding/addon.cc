@@ -316,6 +316,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_tensor(exports);
   init_ops(exports);
   init_signals(exports);
+  init_threads(exports);
   init_safetensors(exports);
   return exports;
 }

@@ -128,6 +128,7 @@ void init_disk(Napi::Object exports);
 void init_tensor(Napi::Object exports);
 void init_ops(Napi::Object exports);
 void init_signals(Napi::Object exports);
+void init_threads(Napi::Object exports);
 void init_safetensors(Napi::Object exports);
 
 }  // namespace longseq::binding

@@ -55,6 +55,7 @@ Napi::Value device_info(const Napi::CallbackInfo &info) {
   object.Set("memoryBytes", from(info.Env(), device.info().memory_bytes));
   object.Set("memoryFreeBytes", from(info.Env(), device.info().memory_free_bytes));
   object.Set("pageBytes", from(info.Env(), device.info().page_bytes));
+  object.Set("pciAddress", device.info().pci_address);
   object.Set("peakBf16Flops", device.info().peak_bf16_flops);
   object.Set("capability", device.profile().cuda ? device.profile().capability : 0);
   object.Set("separateMemory", device.separate_memory());

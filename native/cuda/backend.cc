@@ -85,6 +85,9 @@ ls_status device_open(int32_t index, int32_t, void **device, ls_device_info *inf
   info->memory_bytes = static_cast<int64_t>(total_bytes);
   info->memory_free_bytes = static_cast<int64_t>(free_bytes);
   info->peak_bf16_flops = bf16_rate(name);
+  const cudaDeviceProp &properties = state->properties;
+  snprintf(info->pci_address, sizeof info->pci_address, "%04x:%02x:%02x.0", properties.pciDomainID, properties.pciBusID,
+           properties.pciDeviceID);
   *device = state.release();
   return LS_OK;
 }

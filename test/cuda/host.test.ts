@@ -75,6 +75,7 @@ if (headers === null) {
 
   t.test("pinned memory that is refused", async (t) => {
     const found = await program("pinned", { LONGSEQ_FAKE_PINNED: String(128 * MiB) });
+    t.equal(found.pci, "0000:17:00.0", "the GPU's address, as the system's folders are called");
     t.match(found.refused, {
       code: "OUT_OF_MEMORY",
       message:

@@ -73,7 +73,7 @@ const programs: Record<string, () => Promise<unknown>> = {
     const refused = await failure(() => Tensor.empty([floats(100 * MiB)], { device, tier: "host" }));
     first.dispose();
     const second = Tensor.empty([floats(100 * MiB)], { device, tier: "host" });
-    return { refused, live: second.bytes ?? device.memory("host").live };
+    return { refused, live: second.bytes ?? device.memory("host").live, pci: device.info.pciAddress };
   },
 
   /** Copies over the borders of chunks, out and back in, on the copy queues. */

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 3
+#define LS_BACKEND_API_VERSION 4
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -358,6 +358,7 @@ typedef struct ls_device_info {
   int64_t memory_free_bytes;
   int64_t page_bytes;     /* granularity of commit and decommit */
   double peak_bf16_flops; /* dense rate for mfu; 0 where unknown */
+  char pci_address[32];   /* of a GPU, as the system writes it ("0000:17:00.0"); "" of others */
 } ls_device_info;
 
 typedef struct ls_backend {
