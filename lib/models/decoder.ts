@@ -2,14 +2,15 @@
 
 import { isGradEnabled } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
-import type { TokenLayout } from "../nn/attention.js";
+import type { Frequencies, TokenLayout } from "../nn/attention.js";
 import { DecoderLayer } from "../nn/decoder_layer.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { Module, type ModuleOptions } from "../nn/module.js";
-import { RmsNorm } from "../nn/rms_norm.js";
-import { ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
-import { linear } from "../ops/index.js";
+import { Norm } from "../nn/norm.js";
+import { type RopeParameters, ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
+import { add, linear, scale, unary } from "../ops/index.js";
+import type { SequenceGroup } from "../parallel/mesh.js";
 import type { Owned, ZeroOptions } from "../parallel/zero.js";
 import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
@@ -23,6 +24,8 @@ import { scope, untracked } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
 import { type LossInput, type ModelInput, prepareInput, prepareTargets } from "./batch.js";
 import { type ModelConfig, modelShape } from "./config.js";
+import { storedIn } from "./registry.js";
+import { displayName, type Place, type Stored } from "./stored.js";
 
 export interface MemoryOptions {
   /** Rows (tokens) of a tile of norm and MLP; 0: no tiles. */
@@ -59,26 +62,34 @@ interface ForwardOptions extends Chosen {
   head: Unit;
   onLayer: LayerHook | undefined;
   gradientMask: Tensor | null;
+  /** [S] int32, the position of each token; null: positions are not embedded. */
+  learned: Tensor | null;
 }
 
 /** Token ids to the last hidden states. */
 export class Decoder extends Module {
   readonly embedTokens: Embedding;
+  /** [positions, H]; null: positions are no embedding. */
+  readonly embedPositions: Embedding | null;
   readonly layers: readonly DecoderLayer[];
-  readonly norm: RmsNorm;
+  readonly norm: Norm;
+  readonly #embeddingScale: number;
   readonly #store = new CheckpointStore();
   readonly #units: readonly Unit[];
 
   constructor(config: ModelConfig, options: ModuleOptions) {
     super();
-    const { numLayers, windows, queryKeyNorm, rmsNormEps } = config;
-    this.embedTokens = new Embedding(config.vocabSize, config.hiddenSize, options);
+    const { numLayers, windows, layerRopes, maxPositionEmbeddings: positions, hiddenSize } = config;
+    this.embedTokens = new Embedding(config.vocabSize, hiddenSize, options);
+    this.embedPositions = config.learnedPositions ? new Embedding(positions, hiddenSize, options) : null;
     this.layers = Array.from({ length: numLayers }, (_, layer) => {
-      const own = { window: windows[layer] ?? 0, queryKeyNormEps: queryKeyNorm ? rmsNormEps : null };
+      const own = { window: windows[layer] ?? 0, rope: layerRopes[layer] ?? null };
       return new DecoderLayer({ ...config, ...own }, options);
     });
-    this.norm = new RmsNorm(config.hiddenSize, { ...options, eps: rmsNormEps });
-    this.#units = [this.embedTokens, ...this.layers, this.norm].map((module) => module.parameters());
+    this.norm = new Norm(hiddenSize, config.norm, options);
+    const embeddings = [this.embedTokens, this.embedPositions].flatMap((module) => module?.parameters() ?? []);
+    this.#units = [embeddings, ...[...this.layers, this.norm].map((module) => module.parameters())];
+    this.#embeddingScale = config.embeddingScale;
   }
 
   /** Parameters that are used together, in the order of the forward: embedding, layers, norm. */
@@ -110,7 +121,7 @@ export class Decoder extends Module {
     const [embedding, firstLayer] = this.#units as [Unit, Unit];
     const norm = this.#units[this.layers.length + 1] as Unit;
     const run = () => {
-      let x_TH = states.use(embedding, firstLayer, () => this.embedTokens.forward(ids, options.gradientMask));
+      let x_TH = states.use(embedding, firstLayer, () => this.#embed(ids, options));
       const every = Math.max(1, options.checkpointEvery);
       for (let first = 0; first < this.layers.length; first += every) {
         const y_TH = this.#segment(x_TH, first, this.layers.slice(first, first + every), layout, options);
@@ -121,6 +132,13 @@ export class Decoder extends Module {
       return states.use(norm, options.head, () => this.norm.forward(x_TH));
     };
     return states.guard(() => scope(run));
+  }
+
+  /** [S, H] */
+  #embed(ids: Tensor, { gradientMask, learned }: ForwardOptions): Tensor {
+    let x = this.embedTokens.forward(ids, gradientMask);
+    if (this.embedPositions !== null && learned !== null) x = add(x, this.embedPositions.forward(learned));
+    return this.#embeddingScale === 1 ? x : scale(x, roundTo(x.dtype, this.#embeddingScale));
   }
 
   /** Some layers, from number `first` on, as a checkpoint where asked. */
@@ -162,18 +180,18 @@ export class Decoder extends Module {
       body: Body,
     ): Tensor =>
       checkpoint(
-        (h, positions, cuSeqlens, frequencies) =>
+        (h, positions, cuSeqlens, ...inverse) =>
           body(h, {
             ...of,
             positions: positions as Tensor,
-            inverseFrequencies: frequencies as Tensor,
+            frequencies: of.frequencies.map((set, i) => ({ ...set, inverse: inverse[i] as Tensor })),
             cuSeqlens: cuSeqlens ?? null,
           }),
         input,
         {
           keepAttention,
           parameters: within.flatMap((layer) => [...layer.parameters()]),
-          others: [of.positions, of.cuSeqlens, of.inverseFrequencies],
+          others: [of.positions, of.cuSeqlens, ...of.frequencies.map((set) => set.inverse)],
           store: within === layers ? this.#store : undefined,
           around: within.length === 1 ? around(layers.indexOf(within[0] as DecoderLayer)) : undefined,
         },
@@ -191,7 +209,30 @@ export class Decoder extends Module {
   }
 }
 
+/** A number as a dtype has it. */
+function roundTo(dtype: DType, value: number): number {
+  const single = Math.fround(value);
+  if (dtype !== "bfloat16") return single;
+  const bits = new Uint32Array(Float32Array.of(single).buffer)[0] as number;
+  // To the nearest, of two equally near ones the even one.
+  const rounded = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000;
+  return new Float32Array(Uint32Array.of(rounded).buffer)[0] as number;
+}
+
 type Body = (x: Tensor, layout: TokenLayout) => Tensor;
+
+/** Tokens of the longest document: of a batch alone, so that nothing hangs on another batch or on packing. */
+function lengthOf(positions: BigInt64Array, bounds: BigInt64Array | null): number {
+  let last = 0n;
+  // Of a ring each rank sees a part of the positions; the longest document has the last one.
+  if (bounds === null) for (const position of positions) last = position > last ? position : last;
+  else
+    for (let d = 1; d < bounds.length; d++) {
+      const end = (bounds[d] as bigint) - (bounds[d - 1] as bigint) - 1n;
+      last = end > last ? end : last;
+    }
+  return Number(last) + 1;
+}
 
 /** A language model: logits, and the loss of a batch. */
 export class CausalLM extends Module {
@@ -220,9 +261,10 @@ export class CausalLM extends Module {
   readonly #states: ModelStates;
   /** The parameters of the logits. */
   readonly #head: Unit;
-  /** null: made for each batch, since they depend on its length. */
-  readonly #inverseFrequencies: Tensor | null;
-  readonly #attentionFactor: number;
+  /** Each null where it is made for each batch, since it depends on its length. */
+  readonly #frequencies: readonly (Frequencies | null)[];
+  /** By the names that namedParameters gives. */
+  readonly #places: ReadonlyMap<string, Place>;
 
   /**
    * Parameters are undefined until they are loaded or initialised: use `loadModel` or `initModel`. zero: the ranks that
@@ -239,7 +281,6 @@ export class CausalLM extends Module {
     this.device = device;
     this.dtype = dtype;
     this.sourceFolder = options.sourceFolder ?? null;
-    const rotary = rotaryEmbedding(config.rope, config.headDim);
     const { tier = "device", zero = null } = options;
     const where = { device, dtype, tier, spread: zero !== null && zero.level > 0 };
     this.model = new Decoder(config, where);
@@ -250,10 +291,34 @@ export class CausalLM extends Module {
       units: [...this.model.units, this.#head],
       params: tier === "host" ? "host" : "none",
     });
-    this.#inverseFrequencies = ropeDependsOnLength(config.rope)
-      ? null
-      : untracked(() => tensor(rotary.inverseFrequencies, { device, category: "params" }));
-    this.#attentionFactor = rotary.attentionFactor;
+    this.#frequencies = config.ropes.map((rope) => {
+      if (ropeDependsOnLength(rope)) return null;
+      const { inverseFrequencies, attentionFactor } = rotaryEmbedding(rope, config.rotaryDim);
+      return { inverse: untracked(() => tensor(inverseFrequencies, { device, category: "params" })), attentionFactor };
+    });
+    this.#places = new Map(
+      [...super.namedParameters()].map(([parameter, { shape }]) => {
+        const stored = this.#storedAs(parameter);
+        return [displayName(stored), { parameter, stored, shape }];
+      }),
+    );
+  }
+
+  #storedAs(parameter: string): Stored {
+    return storedIn(this.config, parameter);
+  }
+
+  /** Names of the family's checkpoints; where a tensor of these is several parameters, with which part of it one is. */
+  override *namedParameters(prefix = ""): Generator<[name: string, parameter: Parameter]> {
+    for (const [name, parameter] of super.namedParameters())
+      yield [prefix + displayName(this.#storedAs(name)), parameter];
+  }
+
+  /** Where the values of a parameter are stored, by its name. */
+  place(name: string): Place {
+    const place = this.#places.get(name);
+    if (place === undefined) throw new ArgumentError(`the model has no parameter ${name}`);
+    return place;
   }
 
   /** Every parameter once, by its first name: a tied weight has two. */
@@ -321,13 +386,12 @@ export class CausalLM extends Module {
       const { ids, positions, cuSeqlens, group } = prepareInput(input, this.config.vocabSize);
       const device = this.device;
       const ring = group?.ring ?? null;
+      const length = this.#frequencies.includes(null) ? lengthOf(positions, ring !== null ? cuSeqlens : null) : 0;
       const layout: TokenLayout = {
         group: group?.ulysses ?? null,
         ring: ring && new RingLayout(ring, positions.length / 2, cuSeqlens),
         positions: tensor(positions, { device }),
-        inverseFrequencies:
-          this.#inverseFrequencies ?? this.#frequenciesOf(positions, ring !== null ? cuSeqlens : null),
-        attentionFactor: this.#attentionFactor,
+        frequencies: this.#frequencies.map((set, i) => set ?? this.#frequenciesOf(i, length)),
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
       };
       const options = {
@@ -336,23 +400,38 @@ export class CausalLM extends Module {
         head: this.#head,
         onLayer: this.onLayer,
         gradientMask: this.#gradientMask(ids),
+        learned: this.config.learnedPositions ? this.#learned(ids.length, positions, group) : null,
       };
       return this.model.forward(tensor(ids, { device }), layout, options);
     });
   }
 
-  /** [D/2] of a batch by its largest position alone, so that they hang on no other batch and on no packing. */
-  #frequenciesOf(positions: BigInt64Array, bounds: BigInt64Array | null): Tensor {
-    let last = 0n;
-    // Of a ring each rank sees a part of the positions; the longest document has the last one.
-    if (bounds === null) for (const position of positions) last = position > last ? position : last;
-    else
-      for (let d = 1; d < bounds.length; d++) {
-        const end = (bounds[d] as bigint) - (bounds[d - 1] as bigint) - 1n;
-        last = end > last ? end : last;
-      }
-    const { rope, headDim } = this.config;
-    return tensor(rotaryEmbedding(rope, headDim, Number(last) + 1).inverseFrequencies, { device: this.device });
+  /** Set number `i` for a batch of documents of up to `length` tokens. */
+  #frequenciesOf(i: number, length: number): Frequencies {
+    const { ropes, rotaryDim } = this.config;
+    const { inverseFrequencies, attentionFactor } = rotaryEmbedding(ropes[i] as RopeParameters, rotaryDim, length);
+    return { inverse: tensor(inverseFrequencies, { device: this.device }), attentionFactor };
+  }
+
+  /** [S] int32, the positions of this rank's tokens among those that its group sees. */
+  #learned(tokens: number, positions: BigInt64Array, group: SequenceGroup | null): Tensor {
+    const { maxPositionEmbeddings: most, file } = this.config;
+    const first = (group?.ulysses?.rank ?? 0) * tokens;
+    const own = Int32Array.from({ length: tokens }, (_, i) => Number(positions[first + i]));
+    const beyond = own.find((position) => position < 0 || position >= most);
+    if (beyond !== undefined)
+      throw new ArgumentError(
+        `a token is at position ${beyond}, and ${file} has learned positions up to ${most - 1}; give documents of at ` +
+          `most ${most} tokens (data.overlong: split or truncate)`,
+        { position: beyond, most },
+      );
+    return tensor(own, { device: this.device });
+  }
+
+  /** What becomes of logits: they stay, or are capped. */
+  #capped(logits: Tensor): Tensor {
+    const { logitSoftcap: cap } = this.config;
+    return cap === null ? logits : scale(unary(scale(logits, 1 / cap), "tanh"), cap);
   }
 
   /** [T, 1], 0 at padding tokens: transformers trains no embedding row of theirs. null where the model has none. */
@@ -369,7 +448,7 @@ export class CausalLM extends Module {
   forward(input: ModelInput): Tensor {
     return scope(() => {
       const hidden_TH = this.hidden(input);
-      return this.#withHead((weight) => linear(hidden_TH, weight, null));
+      return this.#withHead((weight) => this.#capped(linear(hidden_TH, weight, null)));
     });
   }
 
@@ -385,7 +464,8 @@ export class CausalLM extends Module {
     return scope(() => {
       const hidden_TH = this.hidden(batch);
       const targets_T = tensor(targets, { device: this.device });
-      const options = { denominator, rows: this.#memory.tileLoss, consumeHidden: true };
+      const softcap = this.config.logitSoftcap;
+      const options = { denominator, softcap, rows: this.#memory.tileLoss, consumeHidden: true };
       return this.#withHead((weight) => linearCrossEntropy(hidden_TH, weight, targets_T, options));
     });
   }
@@ -399,6 +479,6 @@ export class CausalLM extends Module {
   override dispose(): void {
     this.#states.dispose();
     super.dispose();
-    this.#inverseFrequencies?.dispose();
+    for (const set of this.#frequencies) set?.inverse.dispose();
   }
 }

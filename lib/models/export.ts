@@ -9,7 +9,10 @@ import { type SafeDtype, writeModel } from "../checkpoint/safetensors.js";
 import { type JsonValue, plainJson } from "../data/json.js";
 import { writeJson } from "../data/json_write.js";
 import { IoError } from "../errors.js";
+import type { Parameter } from "../tensor/tensor.js";
 import type { CausalLM } from "./decoder.js";
+import { familyNamed } from "./registry.js";
+import { assemble, type Stored, storedShape } from "./stored.js";
 
 /** What a folder says of its tokenizer, whichever kind it is; chat templates are part of that. */
 const TOKENIZER_FILES = [
@@ -37,14 +40,19 @@ const FLOATS = new Set([
   "beta_slow",
   "factor",
   "high_freq_factor",
+  "final_logit_softcapping",
   "initializer_range",
+  "layer_norm_eps",
+  "layer_norm_epsilon",
   "long_factor",
   "low_freq_factor",
   "mscale",
   "mscale_all_dim",
   "partial_rotary_factor",
   "rms_norm_eps",
+  "rope_local_base_freq",
   "rope_theta",
+  "rotary_pct",
   "short_factor",
 ]);
 
@@ -71,13 +79,18 @@ export function exportFields(model: CausalLM): Record<string, unknown> {
     hidden_act: "silu",
     num_key_value_heads: config.numKeyValueHeads,
     head_dim: config.headDim,
-    rms_norm_eps: config.rmsNormEps,
     initializer_range: config.initializerRange,
     max_position_embeddings: config.maxPositionEmbeddings,
     tie_word_embeddings: config.tieWordEmbeddings,
-    ...(spelled === undefined || spelled === null ? { rope_theta: config.rope.theta } : {}),
+    ...(config.norm.op === "rms_norm" ? { rms_norm_eps: config.norm.eps } : { layer_norm_eps: config.norm.eps }),
+    // One for all layers; a family with several has its own defaults.
+    ...((spelled ?? null) === null && config.ropes.length === 1 ? { rope_theta: config.ropes[0]?.theta } : {}),
   };
-  for (const [key, value] of Object.entries(complete)) if (fields[key] === undefined) fields[key] = value;
+  const { names = {}, defaults = {} } = familyNamed(config.family);
+  for (const [key, value] of Object.entries(complete)) {
+    const own = names[key] ?? key;
+    if (fields[own] === undefined && fields[key] === undefined) fields[own] = defaults[key] ?? value;
+  }
   return fields;
 }
 
@@ -132,12 +145,20 @@ export async function writeModelFiles(
     await copyFiles(path.join(tokenizer, TEMPLATES), path.join(dir, TEMPLATES), [/\.jinja$/]);
   }
   const dtype: SafeDtype = model.dtype === "bfloat16" ? "BF16" : "F32";
-  const tensors = [...model.namedParameters()].map(([name, parameter]) => ({
-    name,
-    dtype,
-    shape: parameter.shape,
-    load: () => model.states.gather(parameter),
-  }));
+  const tensors = storedTensors(model).map(({ name, shape, parts }) => {
+    let made: { dispose(): void } | undefined;
+    return {
+      name,
+      dtype,
+      shape,
+      load: () => {
+        const { tensor, dispose } = assemble(parts, (parameter) => model.states.gather(parameter));
+        made = { dispose };
+        return tensor;
+      },
+      done: () => made?.dispose(),
+    };
+  });
   try {
     return await writeModel(dir, tensors, options);
   } finally {
@@ -145,9 +166,21 @@ export async function writeModelFiles(
   }
 }
 
+/** The tensors of the model's checkpoints, each with the parameters that it is made of. */
+function storedTensors(model: CausalLM) {
+  const tensors = new Map<string, { shape: number[]; parts: { stored: Stored; parameter: Parameter }[] }>();
+  for (const [name, parameter] of model.namedParameters()) {
+    const { stored, shape } = model.place(name);
+    const tensor = tensors.get(stored.name) ?? { shape: storedShape(stored, shape), parts: [] };
+    tensor.parts.push({ stored, parameter });
+    tensors.set(stored.name, tensor);
+  }
+  return [...tensors].map(([name, tensor]) => ({ name, ...tensor }));
+}
+
 /** What the other ranks do while one writes a model that is spread over them: they give their shares, in its order. */
 export function helpExport(model: CausalLM): void {
-  for (const [, parameter] of model.namedParameters()) model.states.gather(parameter);
+  for (const { parts } of storedTensors(model)) for (const { parameter } of parts) model.states.gather(parameter);
   model.states.giveBack();
 }
 

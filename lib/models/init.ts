@@ -26,7 +26,7 @@ function seedOf(name: string, seed: number): number {
 
 /**
  * A model of the given config.json fields with transformers' initial weights: matrices normal with standard deviation
- * `initializer_range` (0.02), norms 1, biases 0, the row of the padding token 0.
+ * `initializer_range` (0.02), norms 1 (0 where 1 is added to them), biases 0, the row of the padding token 0.
  */
 export function initModel(fields: unknown, options: InitOptions = {}): CausalLM {
   const { seed = 0 } = options;
@@ -39,7 +39,7 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
     for (const { leaf, segments } of model.owned)
-      for (const segment of segments) initialise(leaf, segment, config, seed);
+      for (const segment of segments) initialise(leaf, segment, model.place(segment.name).parameter, config, seed);
     model.states.finishUpdate();
     return model;
   } catch (error) {
@@ -52,13 +52,14 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
 function initialise(
   leaf: Tensor,
   { name, shape, begin, count, offset }: Segment,
-  { initializerRange, padTokenId, hiddenSize }: ModelConfig,
+  parameter: string,
+  { initializerRange, padTokenId, hiddenSize, norm }: ModelConfig,
   seed: number,
 ): void {
   using part = untracked(() => flatPart(leaf, offset, count));
-  if (shape.length === 1) part.fill(name.endsWith(".bias") ? 0 : 1);
+  if (shape.length === 1) part.fill(parameter.endsWith(".bias") || norm.plusOne ? 0 : 1);
   else binding.ops.random(part.native(), 0, initializerRange, seedOf(name, seed), begin, true);
-  if (name !== "model.embed_tokens.weight" || padTokenId === null) return;
+  if (parameter !== "model.embed_tokens.weight" || padTokenId === null) return;
   const [from, to] = [padTokenId * hiddenSize, (padTokenId + 1) * hiddenSize].map((at) =>
     Math.min(Math.max(at - begin, 0), count),
   ) as [number, number];

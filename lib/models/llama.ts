@@ -5,15 +5,9 @@ import type { Family } from "./config.js";
 export const llama: Family = {
   modelType: "llama",
   architecture: "LlamaForCausalLM",
-  defaultMaxPositions: 2048,
-  read(fields, { numLayers }) {
+  defaults: { max_position_embeddings: 2048 },
+  read(fields) {
     const bias = fields.flag("attention_bias", false);
-    return {
-      queryKeyValueBias: bias,
-      outputBias: bias,
-      mlpBias: fields.flag("mlp_bias", false),
-      queryKeyNorm: false,
-      windows: new Array<number>(numLayers).fill(0),
-    };
+    return { queryKeyValueBias: bias, outputBias: bias, mlpBias: fields.flag("mlp_bias", false) };
   },
 };

@@ -9,11 +9,13 @@ import type { ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
-import type { ParameterTier } from "../tensor/tensor.js";
+import type { ParameterTier, Tensor } from "../tensor/tensor.js";
 import { flatPart } from "../tensor/tiers.js";
-import type { ConfigOverride, ModelConfig } from "./config.js";
+import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
-import { parseModelConfig } from "./registry.js";
+import { familyNamed, parseModelConfig, storedIn } from "./registry.js";
+import type { ConfigOverride } from "./rope_fields.js";
+import { readStored, storedShape } from "./stored.js";
 
 export interface ModelOptions {
   /** Default cpu. */
@@ -90,7 +92,19 @@ export const parameterTier = (options: ModelOptions): ParameterTier =>
   options.memory?.states?.params === "host" ? "host" : "device";
 
 /** Tensors of older checkpoints that are made, not trained. */
-const isDerived = (name: string): boolean => name.endsWith("rotary_emb.inv_freq");
+const isDerived = (name: string, config: ModelConfig): boolean =>
+  name.endsWith("rotary_emb.inv_freq") || (familyNamed(config.family).derived?.test(name) ?? false);
+
+/**
+ * Names as the checkpoint has them, for the names that a causal language model's checkpoint has: one saved from the model
+ * without its head lacks their first part ("transformer.", "model.").
+ */
+function namesIn(weights: ModelFolder, config: ModelConfig): (name: string) => string {
+  const { name } = storedIn(config, EMBEDDING);
+  const prefix = name.slice(0, name.indexOf(".") + 1);
+  const bare = !weights.entries.has(name) && weights.entries.has(name.slice(prefix.length));
+  return (full) => (bare && full.startsWith(prefix) ? full.slice(prefix.length) : full);
+}
 
 /**
  * Loads the model of a Hugging Face folder (config.json and safetensors), values converted to `dtype`. Throws
@@ -109,11 +123,15 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   const model = untracked(() => new CausalLM(config, { device, dtype, tier, sourceFolder: folder, zero }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
+    const nameOf = namesIn(weights, config);
+    const reader = {
+      read: (name: string, target: Tensor, from: { begin?: number }) => weights.read(nameOf(name), target, from),
+    };
     for (const { leaf, segments } of model.owned)
       for (const { name, begin, count, offset } of segments) {
         options.signal?.throwIfAborted();
         using part = untracked(() => flatPart(leaf, offset, count));
-        await weights.read(name, part, { begin });
+        await readStored(reader, model.place(name), part, begin, tier);
       }
     model.states.finishUpdate();
     return model;
@@ -145,27 +163,33 @@ const HEAD = "lm_head.weight";
 
 /** Whether there is no lm_head in the files, or one that equals the embedding. */
 async function agreesWithTying(weights: ModelFolder, config: ModelConfig): Promise<boolean> {
-  const head = weights.entries.get(HEAD);
-  const embedding = weights.entries.get(EMBEDDING);
+  const nameOf = namesIn(weights, config);
+  const [headName, embeddingName] = [HEAD, EMBEDDING].map((name) => nameOf(storedIn(config, name).name)) as [
+    string,
+    string,
+  ];
+  const head = weights.entries.get(headName);
+  const embedding = weights.entries.get(embeddingName);
   if (head === undefined || embedding === undefined) return true;
   if (head.dtype !== embedding.dtype || head.elements !== embedding.elements) return false;
   const step = Math.max(1, Math.floor((1 << 22) / config.hiddenSize)) * config.hiddenSize;
   for (let begin = 0; begin < head.elements; begin += step) {
     const count = Math.min(step, head.elements - begin);
     const [a, b] = await Promise.all([
-      weights.readBytes(HEAD, { begin, count }),
-      weights.readBytes(EMBEDDING, { begin, count }),
+      weights.readBytes(headName, { begin, count }),
+      weights.readBytes(embeddingName, { begin, count }),
     ]);
     if (Buffer.compare(Buffer.from(a), Buffer.from(b)) !== 0) return false;
   }
   return true;
 }
 
-/** The parameters that a config asks for, by Hugging Face name; nothing is allocated for them. */
-export function parameterShapes(config: ModelConfig): Map<string, readonly number[]> {
+/** The tensors that a config asks for, by Hugging Face name; nothing is allocated for them. */
+export function tensorShapes(config: ModelConfig): Map<string, readonly number[]> {
   const model = untracked(() => new CausalLM(config, { device: "meta" }));
   try {
-    return new Map([...model.namedParameters()].map(([name, parameter]) => [name, parameter.shape]));
+    const places = [...model.namedParameters()].map(([name]) => model.place(name));
+    return new Map(places.map(({ stored, shape }) => [stored.name, storedShape(stored, shape)]));
   } finally {
     model.dispose();
   }
@@ -173,7 +197,8 @@ export function parameterShapes(config: ModelConfig): Map<string, readonly numbe
 
 /** Every tensor is there, with its shape and a dtype that can be converted, and no other. */
 function checkTensors(weights: ModelFolder, config: ModelConfig, folder: string): void {
-  const expected = parameterShapes(config);
+  const nameOf = namesIn(weights, config);
+  const expected = new Map([...tensorShapes(config)].map(([name, shape]) => [nameOf(name), shape]));
   const missing: string[] = [];
   for (const [name, shape] of expected) {
     const entry = weights.entries.get(name);
@@ -196,11 +221,12 @@ function checkTensors(weights: ModelFolder, config: ModelConfig, folder: string)
     }
   }
   // A head beside a tied embedding was found equal to it.
-  const tied = (name: string) => name === HEAD && config.tieWordEmbeddings;
-  const unexpected = [...weights.entries.keys()].filter((n) => !expected.has(n) && !isDerived(n) && !tied(n));
+  const head = nameOf(storedIn(config, HEAD).name);
+  const tied = (name: string) => name === head && config.tieWordEmbeddings;
+  const unexpected = [...weights.entries.keys()].filter((n) => !expected.has(n) && !isDerived(n, config) && !tied(n));
   if (missing.length === 0 && unexpected.length === 0) return;
   const hint =
-    missing.length === 1 && missing[0] === HEAD ? "; without tie_word_embeddings: true it must be there" : "";
+    missing.length === 1 && missing[0] === head ? "; without tie_word_embeddings: true it must be there" : "";
   throw new ModelError(
     [
       missing.length > 0 ? `${folder} lacks ${named(missing)}, which ${config.file} asks for${hint}` : "",

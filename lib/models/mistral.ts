@@ -5,16 +5,9 @@ import type { Family } from "./config.js";
 export const mistral: Family = {
   modelType: "mistral",
   architecture: "MistralForCausalLM",
-  defaultKeyValueHeads: 8,
-  defaultMaxPositions: 131072,
+  defaults: { num_key_value_heads: 8, max_position_embeddings: 131072, sliding_window: 4096 },
   read(fields, { numLayers }) {
-    const window = fields.get("sliding_window") === null ? 0 : fields.count("sliding_window", { default: 4096 });
-    return {
-      queryKeyValueBias: false,
-      outputBias: false,
-      mlpBias: false,
-      queryKeyNorm: false,
-      windows: new Array<number>(numLayers).fill(window),
-    };
+    const window = fields.count("sliding_window", { default: 0, nullable: true });
+    return { windows: new Array<number>(numLayers).fill(window) };
   },
 };

@@ -1,21 +1,47 @@
 // The families there are, and reading a config.json for one of them.
 
 import type { JsonValue } from "../data/json.js";
-import {
-  type ConfigOverride,
-  checkFields,
-  type Family,
-  type ModelConfig,
-  overrideFields,
-  readConfig,
-} from "./config.js";
+import { ArgumentError } from "../errors.js";
+import { type Family, type ModelConfig, readConfig, type Sizes } from "./config.js";
+import { checkFields } from "./fields.js";
+import { gemma2 } from "./gemma2.js";
+import { gemma3 } from "./gemma3.js";
+import { gpt2 } from "./gpt2.js";
+import { gptNeox } from "./gpt_neox.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
+import { olmo2 } from "./olmo2.js";
+import { phi3 } from "./phi3.js";
 import { qwen2 } from "./qwen2.js";
 import { qwen3 } from "./qwen3.js";
+import { type ConfigOverride, overrideFields } from "./rope_fields.js";
+import type { Stored } from "./stored.js";
 
 /** A new family is one file and one entry here. */
-export const families: readonly Family[] = [llama, mistral, qwen2, qwen3];
+export const families: readonly Family[] = [
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  gemma2,
+  gemma3,
+  gpt2,
+  gptNeox,
+  olmo2,
+  phi3,
+];
+
+/** The family of a `model_type`. */
+export function familyNamed(modelType: string): Family {
+  const family = families.find((one) => one.modelType === modelType);
+  if (family === undefined) throw new ArgumentError(`there is no family ${modelType}`);
+  return family;
+}
+
+/** Where a model's parameter lies in checkpoints of its family. */
+export function storedIn(config: Sizes & Pick<ModelConfig, "family">, parameter: string): Stored {
+  return familyNamed(config.family).stored?.(parameter, config) ?? { name: parameter };
+}
 
 /**
  * The config of the fields of a config.json, `override` applied. `file` is what messages call them, `source`

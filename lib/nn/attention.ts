@@ -6,8 +6,9 @@ import { attentionChunks } from "../sequence/attention_chunks.js";
 import type { RingLayout } from "../sequence/ring.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { Linear } from "./linear.js";
+import type { HalfNorms } from "./mlp.js";
 import { Module, type ModuleOptions } from "./module.js";
-import { RmsNorm } from "./rms_norm.js";
+import { Norm, type NormSizes } from "./norm.js";
 
 export interface AttentionSizes {
   /** H */
@@ -20,10 +21,22 @@ export interface AttentionSizes {
   readonly headDim: number;
   readonly queryKeyValueBias?: boolean;
   readonly outputBias?: boolean;
-  /** RMS norms over each head of q and k, with this eps. */
-  readonly queryKeyNormEps?: number | null;
+  /** Norms of q and k: over each head, or over all heads of a token together. */
+  readonly queryKeyNorm?: (NormSizes & { readonly acrossHeads: boolean }) | null;
   /** Token i sees j iff 0 <= i - j < window; 0: all before it. */
   readonly window?: number;
+  /** Factor on q.k. Default 1 / sqrt(D). */
+  readonly attentionScale?: number;
+  /** Which of the layout's sets of frequencies turns q and k; null: none. Default 0. */
+  readonly rope?: number | null;
+}
+
+/** Frequencies of rotary positions, as the rope op takes them. */
+export interface Frequencies {
+  /** [dims that turn / 2] float32: the first dims of each head. */
+  readonly inverse: Tensor;
+  /** Of cos and sin. */
+  readonly attentionFactor: number;
 }
 
 /** What the layers of one forward pass share. */
@@ -34,10 +47,8 @@ export interface TokenLayout {
   readonly ring: RingLayout | null;
   /** [T] int64 */
   readonly positions: Tensor;
-  /** [D/2] float32 */
-  readonly inverseFrequencies: Tensor;
-  /** Of cos and sin. */
-  readonly attentionFactor: number;
+  /** Sets of frequencies, of which each layer names one. */
+  readonly frequencies: readonly Frequencies[];
   /** [documents + 1] int64; null: all tokens are one document. */
   readonly cuSeqlens: Tensor | null;
 }
@@ -55,33 +66,39 @@ export class Attention extends Module {
   readonly kProj: Linear;
   readonly vProj: Linear;
   readonly oProj: Linear;
-  readonly qNorm: RmsNorm | null = null;
-  readonly kNorm: RmsNorm | null = null;
+  readonly qNorm: Norm | null = null;
+  readonly kNorm: Norm | null = null;
   readonly #sizes: AttentionSizes;
 
   constructor(sizes: AttentionSizes, options: ModuleOptions = {}) {
     super();
-    const { hiddenSize: H, numHeads: N, numKeyValueHeads: K, headDim: D, queryKeyNormEps: eps } = sizes;
+    const { hiddenSize: H, numHeads: N, numKeyValueHeads: K, headDim: D, queryKeyNorm = null } = sizes;
     const bias = sizes.queryKeyValueBias ?? false;
     this.qProj = new Linear(H, N * D, { ...options, bias });
     this.kProj = new Linear(H, K * D, { ...options, bias });
     this.vProj = new Linear(H, K * D, { ...options, bias });
     this.oProj = new Linear(N * D, H, { ...options, bias: sizes.outputBias ?? false });
-    if (eps !== undefined && eps !== null) {
-      this.qNorm = new RmsNorm(D, { ...options, eps });
-      this.kNorm = new RmsNorm(D, { ...options, eps });
+    if (queryKeyNorm !== null) {
+      const { acrossHeads } = queryKeyNorm;
+      this.qNorm = new Norm(acrossHeads ? N * D : D, queryKeyNorm, options);
+      this.kNorm = new Norm(acrossHeads ? K * D : D, queryKeyNorm, options);
     }
     this.#sizes = sizes;
   }
 
-  /** x [T, H] and the norm before the projections -> x + attention(norm(x)) [T, H] */
-  forward(x: Tensor, norm: RmsNorm, layout: TokenLayout, options: AttentionOptions): Tensor {
-    const { numHeads: heads, numKeyValueHeads: kvHeads, headDim, window = 0 } = this.#sizes;
+  /** x [T, H] -> x + attention(norm(x)) [T, H], with the norms that surround it. */
+  forward(x: Tensor, norms: HalfNorms, layout: TokenLayout, options: AttentionOptions): Tensor {
+    const { numHeads: heads, numKeyValueHeads: kvHeads, headDim, window = 0, rope = 0 } = this.#sizes;
+    const { queryKeyNorm = null, attentionScale: scale = 1 / Math.sqrt(headDim) } = this.#sizes;
     const { qProj: q, kProj: k, vProj: v, oProj: o, qNorm, kNorm } = this;
+    const { group, ring, positions, cuSeqlens } = layout;
+    const { before, behind } = norms;
+    const turning = rope === null ? undefined : layout.frequencies[rope];
     return attentionChunks(
       x,
       {
-        norm: norm.weight,
+        norm: before?.weight ?? null,
+        normBias: before?.bias ?? null,
         q: q.weight,
         k: k.weight,
         v: v.weight,
@@ -92,8 +109,25 @@ export class Attention extends Module {
         oBias: o.bias,
         qNorm: qNorm?.weight ?? null,
         kNorm: kNorm?.weight ?? null,
+        outNorm: behind?.weight ?? null,
       },
-      { ...layout, ...options, heads, kvHeads, headDim, window, eps: norm.eps, headEps: qNorm?.eps ?? 0 },
+      {
+        group,
+        ring,
+        positions,
+        cuSeqlens,
+        inverseFrequencies: turning?.inverse ?? null,
+        attentionFactor: turning?.attentionFactor ?? 1,
+        ...options,
+        heads,
+        kvHeads,
+        headDim,
+        window,
+        scale,
+        norm: before?.kind ?? null,
+        headNorm: queryKeyNorm,
+        outNorm: behind?.kind ?? null,
+      },
     );
   }
 }

@@ -1,15 +1,20 @@
-// One layer of a decoder: attention and gated MLP, each behind a norm, each added to what came in.
+// One layer of a decoder: attention and MLP, each with its norms, each added to what came in, or to what the layer got.
 
+import { add } from "../ops/binary.js";
 import { tiled } from "../sequence/tiled.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
 import { Attention, type AttentionSizes, type TokenLayout } from "./attention.js";
-import { GatedMlp, type MlpSizes } from "./gated_mlp.js";
+import { type HalfNorms, Mlp, type MlpSizes } from "./mlp.js";
 import { Module, type ModuleOptions } from "./module.js";
-import { RmsNorm } from "./rms_norm.js";
+import { Norm, type NormSizes } from "./norm.js";
 
 export interface DecoderLayerSizes extends AttentionSizes, MlpSizes {
-  readonly rmsNormEps: number;
+  readonly norm: NormSizes;
+  /** Where each half has a norm: before its first products, behind its last one, or both. Default before. */
+  readonly normPlaces?: "before" | "behind" | "both";
+  /** Whether attention and MLP both read what the layer got (GPT-NeoX), instead of the MLP what attention left. */
+  readonly parallelResidual?: boolean;
 }
 
 export interface DecoderLayerOptions {
@@ -21,33 +26,49 @@ export interface DecoderLayerOptions {
 
 export class DecoderLayer extends Module {
   readonly selfAttn: Attention;
-  readonly mlp: GatedMlp;
-  readonly inputLayernorm: RmsNorm;
-  readonly postAttentionLayernorm: RmsNorm;
+  readonly mlp: Mlp;
+  /** Before attention. */
+  readonly inputLayernorm: Norm | null;
+  /** Before the MLP. */
+  readonly postAttentionLayernorm: Norm | null;
+  /** Behind attention's and the MLP's last product. */
+  readonly attentionOutputNorm: Norm | null;
+  readonly mlpOutputNorm: Norm | null;
+  readonly #parallel: boolean;
   readonly #mlpParameters: readonly Parameter[];
 
   constructor(sizes: DecoderLayerSizes, options: ModuleOptions = {}) {
     super();
-    const eps = sizes.rmsNormEps;
+    const { normPlaces = "before" } = sizes;
+    const normAt = (...places: string[]) =>
+      places.includes(normPlaces) ? new Norm(sizes.hiddenSize, sizes.norm, options) : null;
     this.selfAttn = new Attention(sizes, options);
-    this.mlp = new GatedMlp(sizes, options);
-    this.inputLayernorm = new RmsNorm(sizes.hiddenSize, { ...options, eps });
-    this.postAttentionLayernorm = new RmsNorm(sizes.hiddenSize, { ...options, eps });
-    this.#mlpParameters = [...this.postAttentionLayernorm.parameters(), ...this.mlp.parameters()];
+    this.mlp = new Mlp(sizes, options);
+    this.inputLayernorm = normAt("before", "both");
+    this.postAttentionLayernorm = normAt("before", "both");
+    this.attentionOutputNorm = normAt("behind", "both");
+    this.mlpOutputNorm = normAt("behind", "both");
+    this.#parallel = sizes.parallelResidual ?? false;
+    const own = [this.postAttentionLayernorm, this.mlp, this.mlpOutputNorm];
+    this.#mlpParameters = own.flatMap((module) => module?.parameters() ?? []);
   }
 
   /** x [T, H] -> [T, H] */
   forward(x: Tensor, layout: TokenLayout, options: DecoderLayerOptions): Tensor {
-    const { inputLayernorm, postAttentionLayernorm, selfAttn, mlp } = this;
+    const { selfAttn, mlp } = this;
+    const ofAttention: HalfNorms = { before: this.inputLayernorm, behind: this.attentionOutputNorm };
+    const ofMlp: HalfNorms = { before: this.postAttentionLayernorm, behind: this.mlpOutputNorm };
+    const inTiles = { rows: options.tileMlp, parameters: this.#mlpParameters };
     return scope(() => {
-      const attended = selfAttn.forward(x, inputLayernorm, layout, {
+      const attended = selfAttn.forward(x, ofAttention, layout, {
         chunks: options.headChunks,
         rows: options.tileMlp,
       });
-      return tiled((rows) => mlp.forward(rows, postAttentionLayernorm), attended, {
-        rows: options.tileMlp,
-        parameters: this.#mlpParameters,
-      });
+      if (!this.#parallel) return tiled((rows) => mlp.forward(rows, ofMlp), attended, inTiles);
+      return add(
+        attended,
+        tiled((rows) => mlp.forward(rows, ofMlp, false), x, inTiles),
+      );
     });
   }
 }

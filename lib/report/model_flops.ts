@@ -6,7 +6,7 @@
 
 import { ArgumentError } from "../errors.js";
 
-/** The sizes of a decoder with gated feed-forward layers. */
+/** The sizes of a decoder. */
 export interface ModelShape {
   /** H */
   hiddenSize: number;
@@ -19,6 +19,8 @@ export interface ModelShape {
   headSize: number;
   /** F */
   feedForward: number;
+  /** Whether the feed-forward layers have a gate, a third product. Default true. */
+  gated?: boolean;
   /** V */
   vocabulary: number;
   /** The sliding window of each layer, null or 0 for none; absent: no layer has one. */
@@ -39,8 +41,8 @@ export function matmulWeights(shape: ModelShape): number {
   const { hiddenSize: H, heads: N, keyValueHeads: K, headSize: D, feedForward: F, vocabulary: V } = shape;
   const queryAndOutput = 2 * H * N * D;
   const keyAndValue = 2 * H * K * D;
-  const gateUpDown = 3 * H * F;
-  return shape.layers * (queryAndOutput + keyAndValue + gateUpDown) + H * V;
+  const feedForward = ((shape.gated ?? true) ? 3 : 2) * H * F;
+  return shape.layers * (queryAndOutput + keyAndValue + feedForward) + H * V;
 }
 
 /**

@@ -3,8 +3,10 @@
 import { type Context, Function, type Grad, owned, type WeightGrad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { attentionKeeper } from "../ops/attention.js";
+import { axpbyInto } from "../ops/axpby.js";
 import { copyInto } from "../ops/copy.js";
 import { addRowSums, matmulInto, matmulTransposed } from "../ops/matmul.js";
+import { type NormKind, normBackwardInto, normInto } from "../ops/norm.js";
 import type { Communicator } from "../parallel/communicator.js";
 import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
@@ -14,8 +16,9 @@ import { Ulysses } from "./ulysses.js";
 
 /** The parameters; N query heads, K key/value heads of size D. */
 export interface AttentionWeights {
-  /** [H] of the norm before. */
-  readonly norm: Tensor;
+  /** [H] of the norm before; null: there is none. */
+  readonly norm: Tensor | null;
+  readonly normBias: Tensor | null;
   /** [N D, H] */
   readonly q: Tensor;
   /** [K D, H] */
@@ -28,12 +31,28 @@ export interface AttentionWeights {
   readonly kBias: Tensor | null;
   readonly vBias: Tensor | null;
   readonly oBias: Tensor | null;
-  /** [D] of the norms over each head of q and of k. */
+  /** [D] of the norms over each head of q and of k; [N D] and [K D] of those over all heads. */
   readonly qNorm: Tensor | null;
   readonly kNorm: Tensor | null;
+  /** [H] of the norm behind the last product. */
+  readonly outNorm: Tensor | null;
 }
 
-const names = ["norm", "q", "k", "v", "o", "qBias", "kBias", "vBias", "oBias", "qNorm", "kNorm"] as const;
+const names = [
+  "norm",
+  "normBias",
+  "q",
+  "k",
+  "v",
+  "o",
+  "qBias",
+  "kBias",
+  "vBias",
+  "oBias",
+  "qNorm",
+  "kNorm",
+  "outNorm",
+] as const;
 /** Arguments before the first weight: the options and x. */
 const FIRST = 2;
 
@@ -44,9 +63,14 @@ export interface AttentionChunksOptions {
   readonly kvHeads: number;
   /** D */
   readonly headDim: number;
-  /** Of the norm before, and of those over heads. */
-  readonly eps: number;
-  readonly headEps: number;
+  /** The norm before the projections; null: they read x itself. */
+  readonly norm: NormKind | null;
+  /** The norms of q and k, and whether each takes all heads of a token together. */
+  readonly headNorm: (NormKind & { readonly acrossHeads: boolean }) | null;
+  /** The norm behind the last product, before that is added to x. */
+  readonly outNorm: NormKind | null;
+  /** Factor on q.k. */
+  readonly scale: number;
   /** Token i sees j iff 0 <= i - j < window; 0: all before it. */
   readonly window: number;
   /** Ranks that exchange tokens for heads; absent: this one has all heads. */
@@ -55,8 +79,8 @@ export interface AttentionChunksOptions {
   readonly ring?: RingLayout | null;
   /** [T] int64 */
   readonly positions: Tensor;
-  /** [D/2] float32 */
-  readonly inverseFrequencies: Tensor;
+  /** [dims that turn / 2] float32, the first dims of each head; null: q and k are not turned. */
+  readonly inverseFrequencies: Tensor | null;
   /** Of cos and sin. */
   readonly attentionFactor: number;
   /** [documents + 1] int64; null: all tokens are one document. */
@@ -172,9 +196,10 @@ class Half {
     this.#w = weights;
     this.#options = options;
     this.ulysses = new Ulysses(options.group ?? null, options.heads, options.kvHeads);
-    const { headDim, window, ring = null } = options;
+    const { headDim, window, scale, ring = null } = options;
     // A view of cuSeqlens is made in each step.
-    this.#ring = ring === null ? null : new Ring({ layout: ring, headDim, window, cuSeqlens: options.cuSeqlens });
+    this.#ring =
+      ring === null ? null : new Ring({ layout: ring, headDim, window, scale, cuSeqlens: options.cuSeqlens });
     const { heads, kvHeads } = this.ulysses;
     this.chunks = headChunks(heads, kvHeads, nearestDivisor(heads, options.chunks));
   }
@@ -211,15 +236,32 @@ class Half {
     for (let owner = 0; owner < this.ulysses.size; owner++) use(rowsOf(buffer, owner * rows, rows), owner);
   }
 
-  /** Calls `use` with each tile of rows and norm(x) there. */
-  eachTile(use: (normed: Tensor, start: number, length: number) => void): void {
+  /** Calls `use` with each tile of rows, x there, and what the projections read: norm(x), or x where there is none. */
+  eachTile(use: (normed: Tensor, start: number, length: number, x: Tensor) => void): void {
     const { device, dtype, shape } = this.#x;
+    const { norm } = this.#options;
     eachTile(device, shape[0] as number, this.#options.rows, ({ start, length }) => {
       const x = rowsOf(this.#x, start, length);
+      if (norm === null) {
+        use(x, start, length, x);
+        return;
+      }
       const normed = Tensor.empty(x.shape, { device, dtype });
-      binding.ops.rmsNorm(x.native(), this.#w.norm.native(), normed.native(), this.#options.eps);
-      use(normed, start, length);
+      normInto(norm, { weight: this.#w.norm as Tensor, bias: this.#w.normBias }, x, normed);
+      use(normed, start, length, x);
     });
+  }
+
+  /** The kind of the norms over each head; null: there are none, or each takes all heads of a token. */
+  get perHead(): NormKind | null {
+    const { headNorm } = this.#options;
+    return headNorm === null || headNorm.acrossHeads ? null : headNorm;
+  }
+
+  /** The kind of the norms over all heads of a token. */
+  get acrossHeads(): NormKind | null {
+    const { headNorm } = this.#options;
+    return headNorm?.acrossHeads ? headNorm : null;
   }
 
   /**
@@ -234,20 +276,38 @@ class Half {
     const forKv = chunk.runs
       .filter((run) => run.opens)
       .map((run) => ({ run, k: this.emptyParcel(run.groups * D), v: this.emptyParcel(run.groups * D) }));
+    const across = this.acrossHeads;
     this.eachTile((normed, start, length) => {
-      const into = (weight: Tensor, bias: Tensor | null, headOf: (owner: number) => number, out: Tensor): void =>
-        this.eachOwner(out, (rows, owner) => {
-          const columns = out.shape[1] as number;
-          const first = headOf(owner) * D;
-          matmulInto(normed, transposedRows(weight, first, columns), rowsOf(rows, start, length), {
-            bias: bias?.viewOf([columns], bias.strides, first * (bias.strides[0] as number)) ?? null,
+      const into = (
+        [weight, bias, norm]: readonly [Tensor, Tensor | null, Tensor | null],
+        headOf: (owner: number) => number,
+        out: Tensor,
+      ): void => {
+        const columns = out.shape[1] as number;
+        if (across === null || norm === null) {
+          this.eachOwner(out, (rows, owner) => {
+            const first = headOf(owner) * D;
+            matmulInto(normed, transposedRows(weight, first, columns), rowsOf(rows, start, length), {
+              bias: bias?.viewOf([columns], bias.strides, first * (bias.strides[0] as number)) ?? null,
+            });
           });
-        });
-      into(w.q, w.qBias, (owner) => ulysses.firstHead(owner) + chunk.head, forQ);
+          return;
+        }
+        // A norm over all heads needs the projection to all of them, whichever are wanted here.
+        const wide = weight.shape[0] as number;
+        const whole = columns === wide ? rowsOf(out, start, length) : this.#rows(length, wide);
+        matmulInto(normed, transposedRows(weight, 0, wide), whole, { bias });
+        normInto(across, { weight: norm, bias: null }, whole, whole);
+        if (columns < wide)
+          this.eachOwner(out, (rows, owner) => {
+            copyInto(columnsOf(whole, headOf(owner) * D, columns), rowsOf(rows, start, length));
+          });
+      };
+      into([w.q, w.qBias, w.qNorm], (owner) => ulysses.firstHead(owner) + chunk.head, forQ);
       for (const { run, k, v } of forKv) {
         const headOf = (owner: number): number => ulysses.firstKvHead(owner) + run.group;
-        into(w.k, w.kBias, headOf, k);
-        into(w.v, w.vBias, headOf, v);
+        into([w.k, w.kBias, w.kNorm], headOf, k);
+        into([w.v, w.vBias, null], headOf, v);
       }
     });
     const q = ulysses.toHeads(forQ);
@@ -263,49 +323,52 @@ class Half {
     return { q: this.turn(q, w.qNorm, keep), panels };
   }
 
-  /** A projection that was saved (as it came, where a norm follows), as what attention reads. */
-  again(saved: Tensor, norm: Tensor | null): Heads {
-    const own = saved.alias();
-    return norm ? this.turn(own, norm, true) : { raw: null, turned: own };
+  /** [rows, columns], of own tokens. */
+  #rows(rows: number, columns: number): Tensor {
+    return Tensor.empty([rows, columns], { device: this.#x.device, dtype: this.#x.dtype });
   }
 
-  /** Norm over heads and rotation of a projection, in place unless it is to be kept. */
+  /** A projection that was saved (as it came, where a norm over each head follows), as what attention reads. */
+  again(saved: Tensor, norm: Tensor | null): Heads {
+    const own = saved.alias();
+    return norm && this.perHead ? this.turn(own, norm, true) : { raw: null, turned: own };
+  }
+
+  /** Norm over each head and rotation of a projection, in place unless it is to be kept. */
   turn(raw: Tensor, norm: Tensor | null, keep: boolean): Heads {
-    const { headDim: D, positions, inverseFrequencies, attentionFactor, headEps } = this.#options;
+    const { headDim: D, positions, inverseFrequencies, attentionFactor } = this.#options;
+    const kind = norm && this.perHead;
     const count = (raw.shape[1] as number) / D;
-    const turned = norm !== null && keep ? this.emptyHeads(count * D) : raw;
+    const turned = kind && keep ? this.emptyHeads(count * D) : raw;
     scope(() => {
       const to = headsOf(turned, 0, count, D);
-      if (norm) binding.ops.rmsNorm(headsOf(raw, 0, count, D).native(), norm.native(), to.native(), headEps);
+      if (kind) normInto(kind, { weight: norm as Tensor, bias: null }, headsOf(raw, 0, count, D), to);
       const at = to.native();
-      binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, false);
+      if (inverseFrequencies)
+        binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, false);
     });
     return { raw: turned === raw ? null : raw, turned };
   }
 
   /** The gradient of a projection from that of what `turn` made of it, in place. */
   turnBack(gradient: Tensor, from: Heads, norm: Tensor | null, dnorm: WeightGrad | null): void {
-    const { headDim: D, positions, inverseFrequencies, attentionFactor, headEps } = this.#options;
+    const { headDim: D, positions, inverseFrequencies, attentionFactor } = this.#options;
     scope(() => {
       const count = (from.turned.shape[1] as number) / D;
       const dx = headsOf(gradient, 0, count, D);
       const at = dx.native();
-      binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, true);
-      if (!norm || !from.raw) return;
-      const raw = headsOf(from.raw, 0, count, D);
-      const run = (dweight: Tensor | null): void =>
-        binding.ops.rmsNormBackward(raw.native(), norm.native(), at, at, dweight?.native() ?? null, headEps, false);
-      if (!dnorm) run(null);
-      dnorm?.add((out, accumulate) => {
-        if (!accumulate) out.fill(0);
-        run(out);
-      });
+      if (inverseFrequencies)
+        binding.ops.rope(at, positions.native(), inverseFrequencies.native(), at, attentionFactor, true);
+      if (!norm || !this.perHead || !from.raw) return;
+      const x = headsOf(from.raw, 0, count, D);
+      const grads = { weight: dnorm, bias: null };
+      normBackwardInto(this.perHead, { weight: norm, bias: null }, { x, dy: dx, dx, accumulate: false }, grads);
     });
   }
 
   /** o: the chunk's columns. */
   attend(run: Run, chunk: Chunk, q: Tensor, panel: Panel, o: Tensor, lse: Tensor): void {
-    const { headDim: D, cuSeqlens, window } = this.#options;
+    const { headDim: D, cuSeqlens, window, scale } = this.#options;
     if (this.#ring !== null) {
       const columns = { head: run.head - chunk.head, heads: run.heads };
       this.#ring.attend(q, panel.k.turned, panel.v, o, lse, columns, run.head);
@@ -319,7 +382,7 @@ class Half {
         headsOf(o, run.head - chunk.head, run.heads, D).native(),
         rowsOf(lse, run.head, run.heads).native(),
         cuSeqlens?.native() ?? null,
-        1 / Math.sqrt(D),
+        scale,
         true,
         window,
         0,
@@ -335,7 +398,7 @@ class Half {
     given: { q: Tensor; panel: Panel; o: Tensor; delta: Tensor | null; lse: Tensor; dout: Tensor },
     into: PanelGradients & { dq: Tensor; accumulate: boolean },
   ): void {
-    const { headDim: D, cuSeqlens, window } = this.#options;
+    const { headDim: D, cuSeqlens, window, scale } = this.#options;
     if (this.#ring !== null) {
       const { q, panel, lse, delta, dout } = given;
       this.#ring.attendBack(
@@ -358,7 +421,7 @@ class Half {
         headsOf(into.dk, 0, run.groups, D).native(),
         headsOf(into.dv, 0, run.groups, D).native(),
         cuSeqlens?.native() ?? null,
-        1 / Math.sqrt(D),
+        scale,
         true,
         window,
         0,
@@ -414,17 +477,24 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
         keeper?.record(o, lse);
       }
       ctx.save(x, o, lse, ...list);
-      ctx.save(options.positions, options.inverseFrequencies, options.cuSeqlens);
+      const { positions, inverseFrequencies, cuSeqlens } = options;
+      ctx.save(positions, inverseFrequencies, cuSeqlens);
       ctx.values = { options, projected: saved.length > 0, present: list.map((weight) => weight !== null) };
       const y = produce(
         x.shape,
         { device: x.device, dtype: x.dtype },
-        [x, o, weights.o, weights.oBias],
-        (from, by, w, b) => {
+        [x, o, weights.o, weights.oBias, weights.outNorm],
+        (from, by, w, b, behind) => {
           const y = Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
-          copyInto(from as Tensor, y);
           const across = transposedRows(w as Tensor, 0, x.shape[1] as number);
-          matmulInto(by as Tensor, across, y, { bias: b ?? null, accumulate: true });
+          if (options.outNorm === null) {
+            copyInto(from as Tensor, y);
+            matmulInto(by as Tensor, across, y, { bias: b ?? null, accumulate: true });
+          } else {
+            matmulInto(by as Tensor, across, y, { bias: b ?? null });
+            normInto(options.outNorm, { weight: behind as Tensor, bias: null }, y, y);
+            axpbyInto(from as Tensor, y, { beta: 1 });
+          }
           across.dispose();
           return y;
         },
@@ -454,7 +524,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
     const options = {
       ...given,
       positions: next(),
-      inverseFrequencies: next(),
+      inverseFrequencies: given.inverseFrequencies === null ? null : next(),
       cuSeqlens: given.cuSeqlens === null ? null : next(),
     };
     const { heads: N, kvHeads: K, headDim: D } = options;
@@ -465,9 +535,28 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
     const results = (dx: Tensor | null): Grad[] => [null, dx, ...names.map((name) => gradOf[name]?.result ?? null)];
     const half = new Half(x, weights, options);
 
-    gradOf.o?.add((out, accumulate) => matmulTransposed(dy, true, o, false, out, accumulate));
-    gradOf.oBias?.add((out, accumulate) => addRowSums(dy, out, accumulate));
-    const { o: _, oBias: __, ...inner } = gradOf;
+    // The gradient of the last product.
+    let dproduct = dy;
+    if (options.outNorm !== null) {
+      dproduct = half.empty(x.shape[1] as number);
+      // What the norm read is made again.
+      eachTile(x.device, x.shape[0] as number, options.rows, ({ start, length }) => {
+        const product = rowsOf(dproduct, start, length);
+        const read = Tensor.empty(product.shape, { device: x.device, dtype: x.dtype });
+        matmulInto(rowsOf(o, start, length), transposedRows(weights.o, 0, x.shape[1] as number), read, {
+          bias: weights.oBias,
+        });
+        normBackwardInto(
+          options.outNorm as NormKind,
+          { weight: weights.outNorm as Tensor, bias: null },
+          { x: read, dy: rowsOf(dy, start, length), dx: product, accumulate: false },
+          { weight: gradOf.outNorm, bias: null },
+        );
+      });
+    }
+    gradOf.o?.add((out, accumulate) => matmulTransposed(dproduct, true, o, false, out, accumulate));
+    gradOf.oBias?.add((out, accumulate) => addRowSums(dproduct, out, accumulate));
+    const { o: _, oBias: __, outNorm: ___, ...inner } = gradOf;
     const wanted = ctx.needsGrad[1] === true;
     if (!wanted && !Object.values(inner).some((grad) => grad !== null)) return results(null);
 
@@ -488,7 +577,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       const forDout = half.emptyParcel(chunk.heads * D);
       scope(() =>
         half.eachOwner(forDout, (rows, owner) =>
-          matmulInto(dy, columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D), rows),
+          matmulInto(dproduct, columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D), rows),
         ),
       );
       const { o: ofChunk, delta } = ulysses.outputs(o, forDout, chunk, D, half.stretches);
@@ -523,38 +612,54 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       disposeHeads(q);
     }
 
-    const needsRows = wanted || gradOf.norm !== null;
+    if (dproduct !== dy) dproduct.dispose();
+
+    const needsRows = wanted || gradOf.norm !== null || gradOf.normBias !== null;
     const dx = needsRows ? owned(dy) : null;
-    half.eachTile((normed, start, length) => {
+    const across = half.acrossHeads;
+    half.eachTile((normed, start, length, x) => {
       const parts = [
         { d: rowsOf(dq, start, length), weight: weights.q, grad: gradOf.q, bias: gradOf.qBias },
         { d: rowsOf(dk, start, length), weight: weights.k, grad: gradOf.k, bias: gradOf.kBias },
         { d: rowsOf(dv, start, length), weight: weights.v, grad: gradOf.v, bias: gradOf.vBias },
       ];
+      if (across !== null)
+        for (const [i, norm, bias, grad] of [
+          [0, weights.qNorm, weights.qBias, gradOf.qNorm],
+          [1, weights.kNorm, weights.kBias, gradOf.kNorm],
+        ] as const) {
+          const { d, weight } = parts[i] as (typeof parts)[0];
+          // What the norm read is made again.
+          const read = Tensor.empty(d.shape, { device: d.device, dtype: d.dtype });
+          matmulInto(normed, transposedRows(weight, 0, d.shape[1] as number), read, { bias });
+          normBackwardInto(
+            across,
+            { weight: norm as Tensor, bias: null },
+            { x: read, dy: d, dx: d, accumulate: false },
+            { weight: grad, bias: null },
+          );
+          read.dispose();
+        }
       for (const { d, grad, bias } of parts) {
         grad?.add((out, accumulate) => matmulTransposed(d, true, normed, false, out, accumulate));
         bias?.add((out, accumulate) => addRowSums(d, out, accumulate));
       }
       if (!dx) return;
+      const into = rowsOf(dx, start, length);
+      if (options.norm === null) {
+        for (const { d, weight } of parts) matmulInto(d, weight, into, { accumulate: true });
+        return;
+      }
       // What was read last gives its room to its gradient.
       parts.forEach(({ d, weight }, i) => {
         matmulInto(d, weight, normed, { accumulate: i > 0 });
       });
-      const run = (dweight: Tensor | null): void =>
-        binding.ops.rmsNormBackward(
-          rowsOf(x, start, length).native(),
-          weights.norm.native(),
-          normed.native(),
-          rowsOf(dx, start, length).native(),
-          dweight?.native() ?? null,
-          options.eps,
-          true,
-        );
-      if (!gradOf.norm) run(null);
-      gradOf.norm?.add((out, accumulate) => {
-        if (!accumulate) out.fill(0);
-        run(out);
-      });
+      normBackwardInto(
+        options.norm,
+        { weight: weights.norm as Tensor, bias: null },
+        { x, dy: normed, dx: into, accumulate: true },
+        { weight: gradOf.norm, bias: gradOf.normBias },
+      );
     });
     return results(wanted ? dx : null);
   }

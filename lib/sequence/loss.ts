@@ -6,6 +6,7 @@ import { ArgumentError } from "../errors.js";
 import { axpbyInto } from "../ops/axpby.js";
 import { narrow } from "../ops/copy.js";
 import { matmulInto, matmulTransposed } from "../ops/matmul.js";
+import { unaryCode } from "../ops/unary.js";
 import { Tensor } from "../tensor/tensor.js";
 import { eachTile } from "./each_tile.js";
 
@@ -14,6 +15,8 @@ export interface LossOptions {
   denominator: number;
   /** Rows of logits at a time; 0: all. */
   rows: number;
+  /** Logits are capped first: softcap * tanh(logits / softcap). Absent or null: they are not. */
+  softcap?: number | null;
   /** Its gradient may overwrite hidden, which then nobody may read. */
   consumeHidden?: boolean;
 }
@@ -41,20 +44,23 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
       const x = narrow(hidden, 0, start, length);
       const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
       matmulTransposed(x, false, weight, true, logits);
+      const capped = options.softcap ? cap(logits, options.softcap) : logits;
       // Tensor cores take both factors as bfloat16: a float32 gradient would be split into several of them for each
       // product.
       const dlogits =
         ctx.recording && device.isGpu && weight.dtype === "bfloat16"
           ? Tensor.empty([length, V], { device, dtype: "bfloat16", category: "logits" })
-          : logits;
+          : capped;
       binding.ops.crossEntropy(
-        logits.native(),
+        capped.native(),
         narrow(targets, 0, start, length).native(),
         loss.native(),
         ctx.recording ? dlogits.native() : null,
         null,
         factor,
       );
+      if (ctx.recording && capped !== logits)
+        binding.ops.unaryBackward(logits.native(), dlogits.native(), dlogits.native(), unaryCode("tanh"));
       // First: the gradient of the hidden states may take their place.
       if (dweight) matmulTransposed(dlogits, true, x, false, dweight, start > 0);
       if (dhidden) matmulInto(dlogits, weight, narrow(dhidden, 0, start, length));
@@ -82,6 +88,15 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
     return [dhidden, dweight];
   }
 }
+/** softcap * tanh(logits / softcap) [T, V], logits becoming what tanh is taken of. */
+function cap(logits: Tensor, softcap: number): Tensor {
+  axpbyInto(logits, logits, { alpha: 1 / softcap });
+  const capped = Tensor.empty(logits.shape, { device: logits.device, dtype: logits.dtype, category: "logits" });
+  binding.ops.unary(logits.native(), capped.native(), unaryCode("tanh"));
+  axpbyInto(capped, capped, { alpha: softcap });
+  return capped;
+}
+
 const linearCrossEntropyFunction = new LinearCrossEntropy();
 
 /** Sum over t of -log softmax(hidden[t] . weight^T)[targets[t]], targets of -100 left out, divided by the denominator.

@@ -70,6 +70,8 @@ export interface RingOptions {
   readonly layout: RingLayout;
   /** D */
   readonly headDim: number;
+  /** Factor on q.k. */
+  readonly scale: number;
   /** [documents + 1] int64 of the whole sequence; null: one document. */
   readonly cuSeqlens: Tensor | null;
   readonly window: number;
@@ -179,7 +181,7 @@ export class Ring {
    * columns of q and o are the same.
    */
   attend(q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, columns: Columns, lseHead: number): void {
-    const { layout, headDim: D, cuSeqlens, window } = this.#options;
+    const { layout, headDim: D, cuSeqlens, window, scale } = this.#options;
     const C = layout.stretch;
     const { device } = q;
     const kv: Columns = { head: 0, heads: (k.shape[1] as number) / D };
@@ -206,7 +208,7 @@ export class Ring {
             y.native(),
             yLse.native(),
             cuSeqlens?.native() ?? null,
-            1 / Math.sqrt(D),
+            scale,
             true,
             window,
             qAt,
@@ -231,7 +233,7 @@ export class Ring {
     into: { dq: Tensor; dk: Tensor; dv: Tensor; accumulate: boolean },
     columns: Columns,
   ): void {
-    const { layout, headDim: D, cuSeqlens, window } = this.#options;
+    const { layout, headDim: D, cuSeqlens, window, scale } = this.#options;
     const { group, stretch: C } = layout;
     const { q, k, v } = given;
     const { device } = q;
@@ -290,7 +292,7 @@ export class Ring {
             gradient(dk).native(),
             gradient(dv).native(),
             cuSeqlens?.native() ?? null,
-            1 / Math.sqrt(D),
+            scale,
             true,
             window,
             qAt,

@@ -8,10 +8,11 @@ import type { TrainerState } from "./state.js";
 
 /** undefined where every document lies within max_position_embeddings. */
 export function remarkOnPositions(model: ModelConfig, longest: number, initialised: boolean): string | undefined {
-  const { maxPositionEmbeddings: most, rope, file } = model;
+  const { maxPositionEmbeddings: most, ropes, file } = model;
   if (longest <= most) return undefined;
+  const type = ropes[0]?.type;
   const said = `${file}: max_position_embeddings is ${most}, and documents have up to ${longest} tokens`;
-  if (rope.type === "dynamic")
+  if (type === "dynamic")
     return (
       `${said}: dynamic scaling stretches what is longer, as in transformers, and depends on max_position_embeddings, ` +
       "which therefore stays in the export"
@@ -20,7 +21,7 @@ export function remarkOnPositions(model: ModelConfig, longest: number, initialis
   const after = `${said}: programs that load the export may cut or refuse input that long`;
   if (initialised) return `${after}; set ${limit} in model.init`;
   const stretched =
-    rope.type === "default"
+    type === "default"
       ? `, and {${limit}, rope_scaling: {rope_type: yarn, factor: ${Math.ceil(longest / most)}}} also stretches the positions, ` +
         "which the model has not seen beyond that limit"
       : "";

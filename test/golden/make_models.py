@@ -11,8 +11,19 @@ import os
 import sys
 
 import torch
-from reference import IGNORE, dump, error, evaluate, gradient_norm, load, load64, make_checkpoint, save_file
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from reference import IGNORE, dump, error, evaluate, gradient_norm, load, load64, make_checkpoint, save_file, stored_name
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
 
@@ -217,7 +228,123 @@ CASES = {
             ),
         ),
     ),
+    "gpt2": (
+        "GPT-2: learned positions, weights stored [in, out], q, k, v in one, tied; dropout named as on the hub",
+        GPT2Config(vocab_size=67, n_positions=48, n_embd=24, n_layer=2, n_head=3),
+        dict(tokens=40),
+    ),
+    "gpt2_packed": (
+        "GPT-2 with documents packed: learned positions restart; an inner size of its own, a head of its own",
+        GPT2Config(
+            vocab_size=61, n_positions=20, n_embd=24, n_layer=2, n_head=2, n_inner=50, tie_word_embeddings=False,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, activation_function="relu",
+        ),
+        dict(documents=[11, 1, 17, 8]),
+    ),
+    "gpt_neox": (
+        "GPT-NeoX: a quarter of each head turns, attention and MLP beside each other, q, k, v interleaved by head",
+        GPTNeoXConfig(
+            vocab_size=67, hidden_size=32, intermediate_size=53, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=128,
+        ),
+        dict(tokens=37),
+    ),
+    "gpt_neox_hub": (
+        "Pythia in the hub's spelling: rotary_pct and rotary_emb_base at the top; attention and MLP in sequence",
+        GPTNeoXConfig(
+            vocab_size=65, hidden_size=24, intermediate_size=41, num_hidden_layers=2, num_attention_heads=3,
+            max_position_embeddings=128, use_parallel_residual=False, hidden_act="gelu_new", layer_norm_eps=1e-3,
+            rope_parameters=dict(rope_type="default", rope_theta=1000.0, partial_rotary_factor=0.5),
+        ),
+        dict(
+            tokens=33,
+            hub=hub(drop=["rope_theta", "rope_scaling", "attention_bias"], rotary_pct=0.5, rotary_emb_base=1000),
+        ),
+    ),
+    "phi3": (
+        "Phi-3: q, k, v in one tensor, gate and up in another, a window, grouped heads",
+        Phi3Config(
+            vocab_size=67, hidden_size=32, intermediate_size=45, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, sliding_window=9, pad_token_id=0,
+        ),
+        dict(tokens=36),
+    ),
+    "phi3_longrope_hub": (
+        "Phi-4-mini style in the hub's spelling: longrope over a part of each head, beyond the original length, tied",
+        Phi3Config(
+            vocab_size=64, hidden_size=48, intermediate_size=31, num_hidden_layers=2, num_attention_heads=3,
+            num_key_value_heads=1, max_position_embeddings=96, original_max_position_embeddings=24, pad_token_id=3,
+            tie_word_embeddings=True,
+            rope_parameters=dict(
+                rope_type="longrope", rope_theta=1000.0, partial_rotary_factor=0.75,
+                short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5], long_factor=[1.0, 1.4, 2.1, 3.3, 4.6, 6.0],
+            ),
+        ),
+        dict(
+            tokens=37,
+            hub=hub(
+                rope_scaling=dict(
+                    type="longrope", short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5],
+                    long_factor=[1.0, 1.4, 2.1, 3.3, 4.6, 6.0],
+                ),
+                partial_rotary_factor=0.75,
+            ),
+        ),
+    ),
+    "olmo2": (
+        "OLMo 2: norms behind each half and over all heads of q and of k",
+        Olmo2Config(
+            vocab_size=67, hidden_size=24, intermediate_size=43, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, rope_parameters=dict(rope_theta=500000.0),
+        ),
+        dict(tokens=34),
+    ),
+    "gemma2_uncapped": (
+        "Gemma 2 without capped scores: norms on both sides with 1 + weight, capped logits, every second layer a window",
+        Gemma2Config(
+            vocab_size=67, hidden_size=24, intermediate_size=43, num_hidden_layers=3, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, max_position_embeddings=128, sliding_window=7,
+            query_pre_attn_scalar=20, final_logit_softcapping=3.0, attn_logit_softcapping=None,
+        ),
+        dict(tokens=35),
+    ),
+    "gemma3": (
+        "Gemma 3: q and k norms, frequencies by kind of layer, two of three layers with a window",
+        Gemma3TextConfig(
+            vocab_size=67, hidden_size=24, intermediate_size=43, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, max_position_embeddings=128, sliding_window=9,
+            query_pre_attn_scalar=12, layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            rope_parameters=dict(
+                sliding_attention=dict(rope_type="default", rope_theta=100.0),
+                full_attention=dict(rope_type="linear", factor=4.0, rope_theta=100000.0),
+            ),
+        ),
+        dict(tokens=38),
+    ),
+    "gemma3_hub": (
+        "Gemma 3 in the hub's spelling: rope_local_base_freq, sliding_window_pattern, bfloat16 file, packed",
+        Gemma3TextConfig(
+            vocab_size=65, hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=12, max_position_embeddings=128, sliding_window=6,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters=dict(
+                sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+                full_attention=dict(rope_type="default", rope_theta=1000000.0),
+            ),
+        ),
+        dict(
+            documents=[9, 1, 20],
+            dtype=torch.bfloat16,
+            hub=lambda fields: gemma3_hub(fields),
+        ),
+    ),
 }
+
+
+def gemma3_hub(fields):
+    for key in ("rope_parameters", "layer_types", "head_dim_"):
+        fields.pop(key, None)
+    return dict(fields, rope_theta=1000000, rope_local_base_freq=10000, rope_scaling=None, sliding_window_pattern=2)
 
 
 def rows_of(case, vocabulary, options, seed):
@@ -258,7 +385,7 @@ def main(names):
         errors = {"logits": error(plain_logits, logits)}
         gradients = {}
         for (name, p), (_, q) in zip(model.named_parameters(), plain.named_parameters()):
-            gradients["grad." + name] = p.grad.float().contiguous()
+            gradients["grad." + stored_name(model, name)] = p.grad.float().contiguous()
             errors[name] = error(q.grad, p.grad)
         assert abs(plain_loss - loss) < 2e-6 * loss, (case, plain_loss, loss)
         assert max(errors.values()) < 5e-5, (case, errors)
@@ -283,7 +410,7 @@ def main(names):
                 "valid_tokens": valid,
                 "loss": loss,
                 "grad_norm": norm,
-                "parameters": [n for n, _ in model.named_parameters()],
+                "parameters": [stored_name(model, n) for n, _ in model.named_parameters()],
             },
         )
         print(f"{case:20s} T {int(cumulative[-1]):3d} loss {loss:.6f} norm {norm:.6f} float32 error {max(errors.values()):.1e}")

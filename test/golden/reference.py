@@ -28,15 +28,30 @@ def randomise(model, seed):
     with torch.no_grad():
         for name, p in sorted(dict(model.named_parameters()).items()):
             noise = torch.randn(p.shape, generator=g, dtype=torch.float32)
-            if name.endswith("norm.weight"):
-                p.copy_(1.0 + 0.25 * noise)
+            if is_norm(name):
+                # Where 1 is added to what is stored (Gemma), 0 stands for 1.
+                p.copy_((0.0 if model.config.model_type.startswith("gemma") else 1.0) + 0.25 * noise)
             elif p.ndim == 1:
                 p.copy_(0.3 * noise)
-            elif "embed_tokens" in name:
-                p.copy_(0.7 * noise)
+            elif any(part in name for part in ("embed_tokens", "embed_in", ".wte.", ".wpe.")):
+                # Gemma multiplies embeddings by the root of their width.
+                scaled = math.sqrt(p.shape[1]) if model.config.model_type.startswith("gemma") else 1.0
+                p.copy_(0.7 * noise / scaled)
             else:
-                p.copy_(noise * (1.2 / math.sqrt(p.shape[1])))
+                # GPT-2 stores [in, out].
+                conv1d = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+                p.copy_(noise * (1.2 / math.sqrt(p.shape[0 if conv1d else 1])))
     return model
+
+
+def stored_name(model, name):
+    """What checkpoints call a parameter, where transformers renames it when it loads one."""
+    return "embed_out.weight" if model.config.model_type == "gpt_neox" and name == "lm_head.weight" else name
+
+
+def is_norm(name):
+    """Whether a parameter is the weight of a norm, as the families call them."""
+    return name.endswith("norm.weight") or name.endswith((".ln_1.weight", ".ln_2.weight", ".ln_f.weight"))
 
 
 def make_checkpoint(folder, config, seed, dtype=torch.float32, shard=None, hub=None):
@@ -78,19 +93,38 @@ def load64(folder, length=1):
         if kind.endswith("RMSNorm"):
             module.forward = norm64(module)
         elif kind.endswith("RotaryEmbedding"):
-            original(torch.zeros(1), torch.arange(length)[None])
-            module.forward = rotary64(original.inv_freq.double(), float(original.attention_scaling))
+            module.forward = rotary64(original, length)
+        elif kind.endswith("ScaledWordEmbedding"):
+            # float32 as transformers has it; .double() would keep what float32 left of it anyway.
+            module.embed_scale = original.embed_scale.double()
     return model
 
 
 def norm64(module):
+    eps = getattr(module, "variance_epsilon", None)
+    eps = module.eps if eps is None else eps
+    one = 1.0 if type(module).__name__.startswith("Gemma") else 0.0
+
     def forward(x):
-        return module.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon))
+        return (one + module.weight) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
 
     return forward
 
 
-def rotary64(inverse_frequencies, scaling):
+def rotary64(original, length):
+    if hasattr(original, "inv_freq"):
+        original(torch.zeros(1), torch.arange(length)[None])
+        return turning(original.inv_freq.double(), float(original.attention_scaling))
+    # Frequencies by kind of layer.
+    kinds = {}
+    for kind in original.layer_types:
+        original(torch.zeros(1), torch.arange(length)[None], kind)
+        frequencies = getattr(original, f"{kind}_inv_freq").double()
+        kinds[kind] = turning(frequencies, float(getattr(original, f"{kind}_attention_scaling")))
+    return lambda x, position_ids, layer_type: kinds[layer_type](x, position_ids)
+
+
+def turning(inverse_frequencies, scaling):
     def forward(x, position_ids):
         angles = position_ids[:, :, None].double() * inverse_frequencies[None, None, :]
         angles = torch.cat((angles, angles), dim=-1)

@@ -2,8 +2,9 @@
 
 import t from "tap";
 import { ModelError } from "../../lib/errors.js";
-import { modelShape, overrideFields } from "../../lib/models/config.js";
+import { modelShape } from "../../lib/models/config.js";
 import { families, parseModelConfig } from "../../lib/models/registry.js";
+import { overrideFields } from "../../lib/models/rope_fields.js";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],
@@ -26,15 +27,16 @@ t.test("what absent fields mean", (t) => {
     family: "llama",
     headDim: 4,
     numKeyValueHeads: 8,
-    rmsNormEps: 1e-6,
+    norm: { op: "rms_norm", eps: 1e-6, plusOne: false, bias: false },
+    normPlaces: "before",
     tieWordEmbeddings: false,
     initializerRange: 0.02,
     activation: "silu",
-    rope: { type: "default", theta: 10000 },
+    ropes: [{ type: "default", theta: 10000 }],
     queryKeyValueBias: false,
     outputBias: false,
     mlpBias: false,
-    queryKeyNorm: false,
+    queryKeyNorm: null,
     dtype: null,
   });
   t.strictSame(plain.windows, [0, 0, 0]);
@@ -54,10 +56,10 @@ t.test("what absent fields mean", (t) => {
   t.equal(parse(type("mistral", { num_key_value_heads: null })).numKeyValueHeads, 8);
 
   const qwen2 = parse(type("qwen2", { num_attention_heads: 32, hidden_size: 128 }));
-  t.match(qwen2, { numKeyValueHeads: 32, headDim: 4, queryKeyValueBias: true, outputBias: false, queryKeyNorm: false });
+  t.match(qwen2, { numKeyValueHeads: 32, headDim: 4, queryKeyValueBias: true, outputBias: false, queryKeyNorm: null });
   t.equal(parse(type("qwen2", { num_key_value_heads: 2, head_dim: 10 })).headDim, 10);
   const qwen3 = parse(type("qwen3", { num_key_value_heads: null, attention_bias: true }));
-  t.match(qwen3, { numKeyValueHeads: 8, headDim: 128, queryKeyValueBias: true, outputBias: true, queryKeyNorm: true });
+  t.match(qwen3, { numKeyValueHeads: 8, headDim: 128, queryKeyValueBias: true, outputBias: true, queryKeyNorm: { acrossHeads: false } });
   t.end();
 });
 
@@ -75,6 +77,7 @@ t.test("windows by layer", (t) => {
     keyValueHeads: 8,
     headSize: 4,
     feedForward: 50,
+    gated: true,
     vocabulary: 100,
     windows: [6, 0, 6],
   });
@@ -92,13 +95,13 @@ t.test("both spellings of positions", (t) => {
     originalPositions: 64,
   };
   t.strictSame(
-    parse({ ...llama, rope_parameters: { ...llama3, rope_type: "llama3", rope_theta: 50000 } }).rope,
+    parse({ ...llama, rope_parameters: { ...llama3, rope_type: "llama3", rope_theta: 50000 } }).ropes[0],
     expected,
   );
-  t.strictSame(parse({ ...llama, rope_theta: 50000, rope_scaling: { ...llama3, type: "llama3" } }).rope, expected);
+  t.strictSame(parse({ ...llama, rope_theta: 50000, rope_scaling: { ...llama3, type: "llama3" } }).ropes[0], expected);
   t.strictSame(
     parse({ ...llama, rope_theta: 5, rope_scaling: { ...llama3, rope_type: "llama3", type: "x", rope_theta: 50000 } })
-      .rope,
+      .ropes[0],
     expected,
     "inside wins, rope_type wins",
   );
@@ -108,7 +111,7 @@ t.test("both spellings of positions", (t) => {
       rope_theta: 50000,
       original_max_position_embeddings: 64,
       rope_scaling: { ...llama3, type: "llama3", original_max_position_embeddings: 3 },
-    }).rope,
+    }).ropes[0],
     expected,
     "the top wins",
   );
@@ -117,13 +120,13 @@ t.test("both spellings of positions", (t) => {
     max_position_embeddings: 96,
     rope_scaling: { type: "yarn", factor: null, original_max_position_embeddings: 32, beta_fast: null },
   });
-  t.match(yarn.rope, { type: "yarn", factor: 3, betaFast: 32, betaSlow: 1, truncate: true, attentionFactor: null });
+  t.match(yarn.ropes[0], { type: "yarn", factor: 3, betaFast: 32, betaSlow: 1, truncate: true, attentionFactor: null });
   t.match(
-    parse({ ...llama, max_position_embeddings: 96, rope_scaling: { type: "yarn", factor: 2 } }).rope,
+    parse({ ...llama, max_position_embeddings: 96, rope_scaling: { type: "yarn", factor: 2 } }).ropes[0],
     { originalPositions: 96 },
     "absent in both",
   );
-  t.strictSame(parse({ ...llama, rope_scaling: null, rope_theta: null }).rope, { type: "default", theta: 10000 });
+  t.strictSame(parse({ ...llama, rope_scaling: null, rope_theta: null }).ropes[0], { type: "default", theta: 10000 });
   t.equal(parse({ ...llama, torch_dtype: "bfloat16" }).dtype, "bfloat16");
   t.equal(parse({ ...llama, torch_dtype: "bfloat16", dtype: "float16" }).dtype, "float16");
   for (const [name, activation] of [
@@ -145,7 +148,7 @@ t.test("overrides", (t) => {
   };
   for (const fields of [hub, modern]) {
     const before = structuredClone(fields);
-    const rope = (override: Parameters<typeof overrideFields>[1]) => parse(overrideFields(fields, override)).rope;
+    const rope = (override: Parameters<typeof overrideFields>[1]) => parse(overrideFields(fields, override)).ropes[0];
     t.strictSame(rope({}), { type: "linear", theta: 7, factor: 2 });
     t.strictSame(rope({ rope_theta: 9 }), { type: "linear", theta: 9, factor: 2 });
     t.strictSame(rope({ rope_scaling: null }), { type: "default", theta: 7 });
@@ -164,11 +167,11 @@ t.test("overrides", (t) => {
   t.match(
     parse(
       overrideFields(stretched, { rope_scaling: { type: "yarn", factor: 4, original_max_position_embeddings: 32 } }),
-    ).rope,
+    ).ropes[0],
     { originalPositions: 32, factor: 4 },
     "nothing old wins over the override",
   );
-  t.match(parse(overrideFields(llama, { rope_theta: 3 })).rope, { theta: 3 });
+  t.match(parse(overrideFields(llama, { rope_theta: 3 })).ropes[0], { theta: 3 });
   t.end();
 });
 
@@ -178,8 +181,8 @@ t.test("one clear error for each bad field", (t) => {
     [[], /m\/config\.json holds \[\]; expected an object/],
     [{ ...llama, architectures: ["MixtralForCausalLM"] }, /unknown architecture "MixtralForCausalLM"/],
     [{ ...llama, architectures: ["MixtralForCausalLM"] }, known],
-    [type("gpt2"), /unknown model_type "gpt2"/],
-    [type("gpt2"), known],
+    [type("bloom"), /unknown model_type "bloom"/],
+    [type("bloom"), known],
     [{ ...llama, model_type: "qwen2" }, /architectures is .*model_type is "qwen2"/],
     [{ ...llama, architectures: "LlamaForCausalLM" }, /architectures is "LlamaForCausalLM"; expected a list/],
     [{ vocab_size: 3 }, /neither model_type nor architectures/],
@@ -207,7 +210,7 @@ t.test("one clear error for each bad field", (t) => {
     [{ ...llama, rope_parameters: { partial_rotary_factor: 0.5 } }, /rope_parameters\.partial_rotary_factor is 0\.5/],
     [{ ...llama, rope_scaling: { type: "mrope", factor: 2 } }, /rope_scaling\.type is "mrope"; .*not implemented/],
     [{ ...llama, rope_scaling: { type: "dynamic", factor: 0.5 } }, /rope_scaling\.factor is 0\.5; .* at least 1/],
-    [{ ...llama, head_dim: 2, rope_scaling: { type: "dynamic", factor: 2 } }, /dynamic needs a head size above 2/],
+    [{ ...llama, head_dim: 2, rope_scaling: { type: "dynamic", factor: 2 } }, /dynamic needs more than 2 dims that turn/],
     [{ ...llama, rope_scaling: { rope_type: "longrope" } }, /rope_scaling\.short_factor is missing; .*a list of \d+/],
     [
       { ...llama, rope_scaling: { rope_type: "longrope", short_factor: [1, 2, 3], long_factor: [1] } },
@@ -250,7 +253,7 @@ t.test("one clear error for each bad field", (t) => {
 t.test("every family is listed once", (t) => {
   t.strictSame(
     families.map((family) => family.modelType),
-    ["llama", "mistral", "qwen2", "qwen3"],
+    ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "olmo2", "phi3"],
   );
   t.end();
 });

@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { SafetensorsFile } from "../../lib/checkpoint/safetensors.js";
+import type { Place } from "../../lib/models/stored.js";
 
 export const goldenFolder = path.join(path.dirname(fileURLToPath(import.meta.url)), "..", "golden", "models");
 export const goldenCases = readdirSync(goldenFolder).sort();
@@ -42,6 +43,17 @@ export async function withGolden(name: string, use: (golden: GoldenCase) => Prom
     cuSeqlens: new BigInt64Array(await file.readBytes("cu_seqlens")),
     float32: async (tensor) => new Float32Array(await file.readBytes(tensor)),
   });
+}
+
+/** Puts a parameter's values where they are in the tensor that stores them, with others or transposed. */
+export function putStored({ stored, shape }: Place, values: Float32Array, whole: Float32Array): void {
+  const [rows = 0, columns = 1] = shape;
+  const { first, count, period, periods } = stored.rows ?? { first: 0, count: rows, period: rows, periods: 1 };
+  for (const [i, value] of values.entries()) {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    const at = Math.floor(row / count) * period + first + (row % count);
+    whole[stored.transposed ? column * period * periods + at : at * columns + column] = value;
+  }
 }
 
 /** max|x - reference| / rms(reference), the measure of the design. */

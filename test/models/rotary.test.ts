@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import t from "tap";
 import { ArgumentError } from "../../lib/errors.js";
 import { parseModelConfig } from "../../lib/models/registry.js";
-import { rotaryEmbedding } from "../../lib/nn/rotary_embedding.js";
+import { type RopeParameters, rotaryEmbedding } from "../../lib/nn/rotary_embedding.js";
 
 interface Case {
   fields: Record<string, unknown>;
@@ -20,7 +20,7 @@ t.test("as transformers has them", (t) => {
   let unequal = 0;
   for (const { fields, bits, attention_factor, length } of cases) {
     const config = parseModelConfig({ ...rest, ...fields }, { file: "config.json" });
-    const { inverseFrequencies, attentionFactor } = rotaryEmbedding(config.rope, config.headDim, length);
+    const { inverseFrequencies, attentionFactor } = rotaryEmbedding(config.ropes[0] as RopeParameters, config.rotaryDim, length);
     const ours = new Int32Array(inverseFrequencies.buffer);
     const what = JSON.stringify({ ...fields, length });
     t.equal(ours.length, bits.length, what);

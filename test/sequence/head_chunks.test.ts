@@ -156,6 +156,7 @@ t.test("the fused half of a layer is the composition of its ops", (t) =>
     const x = made([T, H], 1);
     const weights: AttentionWeights = {
       norm: made([H], 2),
+      normBias: null,
       q: made([N * D, H], 3),
       k: made([K * D, H], 4),
       v: made([K * D, H], 5),
@@ -166,6 +167,7 @@ t.test("the fused half of a layer is the composition of its ops", (t) =>
       oBias: made([H], 10),
       qNorm: made([D], 11),
       kNorm: made([D], 12),
+      outNorm: null,
     };
     const positions = tensor(
       Array.from({ length: T }, (_, i) => BigInt(i % 18)),
@@ -179,15 +181,17 @@ t.test("the fused half of a layer is the composition of its ops", (t) =>
       cuSeqlens,
       attentionFactor: 1.2,
       window: 9,
-      eps: 1e-5,
-      headEps: 1e-4,
-    };
+      scale: D ** -0.5,
+      norm: { op: "rms_norm", eps: 1e-5, plusOne: false },
+      headNorm: { op: "rms_norm", eps: 1e-4, plusOne: false, acrossHeads: false },
+      outNorm: null,
+    } as const;
     const plainly = () => {
       const w = weights as { [name in keyof AttentionWeights]: Tensor };
-      const n = ops.rmsNorm(x, w.norm, common.eps);
+      const n = ops.rmsNorm(x, w.norm, common.norm.eps);
       const turned = (weight: Tensor, bias: Tensor, norm: Tensor, count: number) =>
         ops.rope(
-          ops.rmsNorm(ops.linear(n, weight, bias).view([T, count, D]), norm, common.headEps),
+          ops.rmsNorm(ops.linear(n, weight, bias).view([T, count, D]), norm, common.headNorm.eps),
           positions,
           inverseFrequencies,
           { scaling: common.attentionFactor },
@@ -200,7 +204,7 @@ t.test("the fused half of a layer is the composition of its ops", (t) =>
       );
       return x.add(ops.linear(o.view([T, N * D]), w.o, w.oBias));
     };
-    const leaves = [x, ...Object.values(weights)] as Tensor[];
+    const leaves = [x, ...Object.values(weights).filter((weight) => weight !== null)] as Tensor[];
     const upstream = randn([T, H], { seed: 20 });
     const gradients = async (fn: () => Tensor) => {
       for (const leaf of leaves) {

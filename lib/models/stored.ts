@@ -1,0 +1,139 @@
+// Where parameters lie in a checkpoint: under which name, and as which rows of a tensor that holds several of them.
+
+import { copyInto } from "../ops/copy.js";
+import { scope, untracked } from "../tensor/scope.js";
+import { type Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
+import { flatPart } from "../tensor/tiers.js";
+
+/** Rows of a stored tensor that are a parameter's: in each period the `count` rows from `first` on. */
+export interface Rows {
+  readonly first: number;
+  readonly count: number;
+  /** Rows after which the next ones follow. */
+  readonly period: number;
+  readonly periods: number;
+}
+
+/** A parameter in a checkpoint. */
+export interface Stored {
+  /** The tensor's name. */
+  readonly name: string;
+  /** Which of its rows; absent: all of it is this parameter. */
+  readonly rows?: Rows;
+  /** What the parameter is called beside the others of the tensor: "q". */
+  readonly part?: string;
+  /** The file has [I, O] where the parameter has [O, I]. */
+  readonly transposed?: boolean;
+}
+
+/** The name of a parameter in lists and messages: the tensor's, and which part of it. */
+export const displayName = ({ name, part }: Stored): string => (part === undefined ? name : `${name}:${part}`);
+
+/** For a family whose checkpoints call some parts of the names otherwise; of several that fit, the first one each. */
+export const renamed =
+  (names: Readonly<Record<string, string>>) =>
+  (parameter: string): Stored => {
+    const pattern = new RegExp(
+      `(?<=^|\\.)(${Object.keys(names)
+        .map((name) => name.replaceAll(".", "\\."))
+        .join("|")})(?=\\.)`,
+      "g",
+    );
+    return { name: parameter.replace(pattern, (name) => names[name] as string) };
+  };
+
+/** Parts of a tensor whose rows follow each other. */
+export function consecutive(counts: Readonly<Record<string, number>>): Record<string, Rows> {
+  const period = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  let first = 0;
+  return Object.fromEntries(
+    Object.entries(counts).map(([part, count]) => {
+      const rows = { first, count, period, periods: 1 };
+      first += count;
+      return [part, rows];
+    }),
+  );
+}
+
+/** The shape of the tensor that holds a parameter. */
+export function storedShape({ rows, transposed }: Stored, shape: readonly number[]): number[] {
+  const [own, ...columns] = shape as [number, ...number[]];
+  const whole = [rows ? rows.period * rows.periods : own, ...columns];
+  return transposed ? whole.reverse() : whole;
+}
+
+/** Whether a tensor of a checkpoint is a parameter as it stands. */
+const isPlain = ({ rows, transposed }: Stored): boolean => rows === undefined && !transposed;
+
+/** Of the whole stored tensor, what is the parameter: [periods, count, columns], a view. */
+function viewIn(whole: Tensor, { rows, transposed }: Stored, shape: readonly number[]): Tensor {
+  const columns = shape[1] ?? 1;
+  const total = transposed ? (whole.shape[1] as number) : (whole.shape[0] as number);
+  const { first, count, period, periods } = rows ?? { first: 0, count: total, period: total, periods: 1 };
+  const [row, column] = transposed ? [1, total] : [columns, 1];
+  return whole.viewOf([periods, count, columns], [period * row, row, column], first * row);
+}
+
+/** A contiguous parameter as [periods, count, columns]. */
+function byPeriod(parameter: Tensor, { rows }: Stored): Tensor {
+  const periods = rows?.periods ?? 1;
+  const count = (parameter.shape[0] as number) / periods;
+  const columns = parameter.shape[1] ?? 1;
+  return parameter.viewOf([periods, count, columns], [count * columns, columns, 1], 0);
+}
+
+/** A parameter of a model: what it is called there, and where its values are stored. */
+export interface Place {
+  /** The name by the properties of the modules, the same in every family. */
+  readonly parameter: string;
+  readonly stored: Stored;
+  readonly shape: readonly number[];
+}
+
+/** What reads tensors of a checkpoint. */
+interface Reader {
+  read(name: string, target: Tensor, options: { begin?: number }): Promise<void>;
+}
+
+/**
+ * Fills `target`, flat, with the values from `begin` on of a parameter of the given shape, from where they are stored.
+ * Of a tensor that is not the parameter itself, all of it is in memory meanwhile.
+ */
+export async function readStored(
+  reader: Reader,
+  { stored, shape }: Place,
+  target: Tensor,
+  begin: number,
+  tier: ParameterTier,
+): Promise<void> {
+  if (isPlain(stored)) {
+    await reader.read(stored.name, target, { begin });
+    return;
+  }
+  const like = { device: target.device, dtype: target.dtype, tier };
+  const whole = untracked(() => Tensor.empty(storedShape(stored, shape), like));
+  try {
+    await reader.read(stored.name, whole, {});
+    scope(() => {
+      const parameter = Tensor.empty(shape, like);
+      copyInto(viewIn(whole, stored, shape), byPeriod(parameter, stored));
+      copyInto(flatPart(parameter, begin, target.size), flatPart(target, 0, target.size));
+    });
+  } finally {
+    whole.dispose();
+  }
+}
+
+/** A tensor as it is to be stored, made of the parameters that it holds; `gather` gives the whole of each in turn. */
+export function assemble(
+  parts: readonly { readonly stored: Stored; readonly parameter: Parameter }[],
+  gather: (parameter: Parameter) => Parameter,
+): { tensor: Tensor; dispose(): void } {
+  const [{ stored: first, parameter: one }] = parts as [(typeof parts)[0]];
+  if (isPlain(first)) return { tensor: gather(one), dispose() {} };
+  const { device, dtype, tier, shape } = one;
+  const whole = untracked(() => Tensor.empty(storedShape(first, shape), { device, dtype, tier }));
+  for (const { stored, parameter } of parts)
+    scope(() => copyInto(byPeriod(gather(parameter), stored), viewIn(whole, stored, parameter.shape)));
+  return { tensor: whole, dispose: () => whole.dispose() };
+}
