@@ -295,10 +295,11 @@ class Half {
         }
         // A norm over all heads needs the projection to all of them, whichever are wanted here.
         const wide = weight.shape[0] as number;
-        const whole = columns === wide ? rowsOf(out, start, length) : this.#rows(length, wide);
+        const inPlace = columns === wide && ulysses.size === 1;
+        const whole = inPlace ? rowsOf(out, start, length) : this.#rows(length, wide);
         matmulInto(normed, transposedRows(weight, 0, wide), whole, { bias });
         normInto(across, { weight: norm, bias: null }, whole, whole);
-        if (columns < wide)
+        if (!inPlace)
           this.eachOwner(out, (rows, owner) => {
             copyInto(columnsOf(whole, headOf(owner) * D, columns), rowsOf(rows, start, length));
           });

@@ -52,7 +52,7 @@ export function trainingTests(name: string): void {
     }),
   );
 
-  const plain: Setting = { ...plainSetting, accumulation: 3, tied: true, packed: true };
+  const plain: Setting = { ...plainSetting, accumulation: 3, tied: true, packed: true, family: "llama" };
   const settings = new Settings(undefined, 2, name);
 
   t.test("five steps of AdamW are those of the CPU", { timeout: 0 }, async (t) => {

@@ -1,11 +1,12 @@
 // Several ranks through the command line: the numbers of one rank, and going on with other ranks.
 import { cpSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
+import { full } from "../full.js";
 import { folder, type Line, metrics, run, sameRun, steps, weights } from "./cli_runs.js";
 
-/** Settings, and the worlds that they are tried in. */
-const settings: Record<string, { args: string[]; worlds: string[][] }> = {
+/** Settings, and the worlds that they are tried in; those that are slow in npm run test:full alone. */
+const settings: Record<string, { args: string[]; worlds: string[][]; slow?: boolean }> = {
   packed: {
     args: [],
     worlds: [
@@ -14,10 +15,12 @@ const settings: Record<string, { args: string[]; worlds: string[][] }> = {
     ],
   },
   "rows without labels": {
+    slow: true,
     args: [`data.train=[${join(folder, "rows.jsonl")}]`, "data.packing=false", "data.shuffle=false"],
     worlds: [["--nproc", "2", "parallel.zero=0", "output.resume=never"]],
   },
   "heads that the ranks cannot share out": {
+    slow: true,
     // With a larger eps, since AdamW makes much of the rounding of gradients that are nearly 0.
     args: [
       "model.init.num_attention_heads=6",
@@ -46,6 +49,7 @@ const settings: Record<string, { args: string[]; worlds: string[][] }> = {
     worlds: [["--nproc", "2", "parallel.zero=2"]],
   },
   "a window, recomputed attention, states on the host": {
+    slow: true,
     args: [
       "model.init.model_type=mistral",
       "model.init.sliding_window=20",
@@ -57,7 +61,12 @@ const settings: Record<string, { args: string[]; worlds: string[][] }> = {
   },
 };
 
-t.test("eight ranks: a Llama of 2 layers, H 64, at T = 256", async (t) => {
+/** A test for npm run test:full. */
+const slowTest = (name: string, body: (t: Test) => Promise<void>): void => {
+  if (full) t.test(name, body);
+};
+
+slowTest("eight ranks: a Llama of 2 layers, H 64, at T = 256", async (t) => {
   const args = [
     "model.init.hidden_size=64",
     "model.init.head_dim=8",
@@ -73,7 +82,7 @@ t.test("eight ranks: a Llama of 2 layers, H 64, at T = 256", async (t) => {
   sameRun(t, one.dir, eight.dir, "eight ranks");
 });
 
-t.test("bfloat16 over 20 steps", async (t) => {
+slowTest("bfloat16 over 20 steps", async (t) => {
   const args = ["model.dtype=bfloat16", "train.steps=20", "train.learning_rate=3e-3", "output.save_every=0"];
   const one = await run("bfloat16 1", ...args);
   t.equal(one.code, 0, one.stderr);
@@ -88,7 +97,8 @@ t.test("bfloat16 over 20 steps", async (t) => {
   t.ok(worst <= 1e-2, `losses differ by ${worst}`);
 });
 
-for (const [name, { args, worlds }] of Object.entries(settings)) {
+for (const [name, { args, worlds, slow = false }] of Object.entries(settings)) {
+  if (slow && !full) continue;
   t.test(name, async (t) => {
     const one = await run(`${name} 1`, ...args);
     t.equal(one.code, 0, one.stderr);

@@ -2,7 +2,7 @@
 //
 //   npm run test:full [-- --jobs N] [--every K]
 //
-// Packing, room on the device and prefetch alternate from row to row. --every K runs each K-th row only. Ends with
+// Packing, room on the device, prefetch and the family alternate from row to row. --every K runs each K-th row only. Ends with
 // `N passed, N failed`.
 import { fork } from "node:child_process";
 import { availableParallelism } from "node:os";
@@ -21,12 +21,13 @@ const { values } = parseArgs({
 const jobs = Number(values.jobs);
 const stride = Number(values.every);
 
-const { deviceBytes, packed, prefetch, ...named } = factors;
+const { deviceBytes, packed, prefetch, family, ...named } = factors;
 const rows = [...product(named, (row) => admissible(row))]
   .map((row, i): Setting => {
     const setting: Setting = {
       ...row,
       packed: packed[i % 2] as boolean,
+      family: family[i % family.length] as Setting["family"],
       prefetch: prefetch[(i >> 2) % 2] as boolean,
       deviceBytes: deviceBytes[(i >> 1) % 2] as "some",
     };
