@@ -86,6 +86,7 @@ export interface NativeOps {
     window: number,
     qOffset: number,
     kOffset: number,
+    softcap?: number,
   ): void;
   attentionMerge(o: NativeTensor, lse: NativeTensor, part: NativeTensor, partLse: NativeTensor): void;
   attentionBackward(
@@ -108,6 +109,7 @@ export interface NativeOps {
     accumulateDq: Flag,
     accumulateDkv: Flag,
     deterministic: Flag,
+    softcap?: number,
   ): void;
   crossEntropy(
     logits: NativeTensor,

@@ -65,6 +65,8 @@ export interface Description {
   readonly windows: readonly number[];
   /** Factor on q.k. */
   readonly attentionScale: number;
+  /** Scores become cap * tanh(score / cap); null: they stay. */
+  readonly attentionSoftcap: number | null;
   /** Factor on the embeddings, rounded to the model's dtype. */
   readonly embeddingScale: number;
   /** Logits become cap * tanh(logit / cap); null: they stay. */
@@ -229,6 +231,7 @@ export function readConfig(
     rotaryDim: own.rotaryDim ?? readRotaryDim(reader, headDim),
     windows: new Array<number>(numLayers).fill(0),
     attentionScale: 1 / Math.sqrt(headDim),
+    attentionSoftcap: null,
     embeddingScale: 1,
     logitSoftcap: null,
     ...own,

@@ -53,8 +53,10 @@ export const gemma2: Family = {
   },
   read(fields, sizes) {
     const kinds = readLayerKinds(fields, sizes.numLayers, (layer) => layer % 2 === 0);
-    if (fields.get("attn_logit_softcapping") !== null)
-      fields.fail("attn_logit_softcapping", "capped attention scores are not implemented; expected null");
-    return { ...readGemma(fields, sizes), windows: kinds.map((kind) => kind.window) };
+    return {
+      ...readGemma(fields, sizes),
+      attentionSoftcap: fields.numberOrNull("attn_logit_softcapping", { above: 0 }),
+      windows: kinds.map((kind) => kind.window),
+    };
   },
 };

@@ -27,6 +27,8 @@ export interface AttentionSizes {
   readonly window?: number;
   /** Factor on q.k. Default 1 / sqrt(D). */
   readonly attentionScale?: number;
+  /** Scores become softcap * tanh(score / softcap); null: they stay. */
+  readonly attentionSoftcap?: number | null;
   /** Which of the layout's sets of frequencies turns q and k; null: none. Default 0. */
   readonly rope?: number | null;
 }
@@ -89,7 +91,7 @@ export class Attention extends Module {
   /** x [T, H] -> x + attention(norm(x)) [T, H], with the norms that surround it. */
   forward(x: Tensor, norms: HalfNorms, layout: TokenLayout, options: AttentionOptions): Tensor {
     const { numHeads: heads, numKeyValueHeads: kvHeads, headDim, window = 0, rope = 0 } = this.#sizes;
-    const { queryKeyNorm = null, attentionScale: scale = 1 / Math.sqrt(headDim) } = this.#sizes;
+    const { queryKeyNorm = null, attentionScale: scale = 1 / Math.sqrt(headDim), attentionSoftcap } = this.#sizes;
     const { qProj: q, kProj: k, vProj: v, oProj: o, qNorm, kNorm } = this;
     const { group, ring, positions, cuSeqlens } = layout;
     const { before, behind } = norms;
@@ -124,6 +126,7 @@ export class Attention extends Module {
         headDim,
         window,
         scale,
+        softcap: attentionSoftcap ?? 0,
         norm: before?.kind ?? null,
         headNorm: queryKeyNorm,
         outNorm: behind?.kind ?? null,

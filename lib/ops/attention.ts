@@ -10,6 +10,8 @@ export interface AttentionOptions {
   causal?: boolean;
   /** i sees j only if |i - j| < window; 0 is none. */
   window?: number;
+  /** Scores become softcap * tanh(score / softcap); 0: they stay. Default 0. */
+  softcap?: number;
   /** Document boundaries [documents + 1] int64, made from host numbers; absent: one document. */
   cuSeqlens?: Tensor | null;
   /** Positions of the first query and the first key, in the coordinates of cuSeqlens. */
@@ -50,6 +52,7 @@ class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Ten
       scale: 1 / Math.sqrt(q.shape[2] ?? 1),
       causal: true,
       window: 0,
+      softcap: 0,
       qOffset: 0,
       kOffset: 0,
       ...options,
@@ -71,6 +74,7 @@ class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Ten
         resolved.window,
         resolved.qOffset,
         resolved.kOffset,
+        resolved.softcap,
       );
       keeper?.record(o, lse);
     }
@@ -104,6 +108,7 @@ class Attention extends Function<[Tensor, Tensor, Tensor, AttentionOptions], Ten
       false,
       false,
       options.deterministic ?? q.device.deterministic,
+      options.softcap,
     );
     return [dq, dk, dv];
   }

@@ -71,6 +71,8 @@ export interface AttentionChunksOptions {
   readonly outNorm: NormKind | null;
   /** Factor on q.k. */
   readonly scale: number;
+  /** Scores become softcap * tanh(score / softcap); 0: they stay. */
+  readonly softcap: number;
   /** Token i sees j iff 0 <= i - j < window; 0: all before it. */
   readonly window: number;
   /** Ranks that exchange tokens for heads; absent: this one has all heads. */
@@ -196,10 +198,10 @@ class Half {
     this.#w = weights;
     this.#options = options;
     this.ulysses = new Ulysses(options.group ?? null, options.heads, options.kvHeads);
-    const { headDim, window, scale, ring = null } = options;
+    const { headDim, window, scale, softcap, ring = null } = options;
     // A view of cuSeqlens is made in each step.
     this.#ring =
-      ring === null ? null : new Ring({ layout: ring, headDim, window, scale, cuSeqlens: options.cuSeqlens });
+      ring === null ? null : new Ring({ layout: ring, headDim, window, scale, softcap, cuSeqlens: options.cuSeqlens });
     const { heads, kvHeads } = this.ulysses;
     this.chunks = headChunks(heads, kvHeads, nearestDivisor(heads, options.chunks));
   }
@@ -369,7 +371,7 @@ class Half {
 
   /** o: the chunk's columns. */
   attend(run: Run, chunk: Chunk, q: Tensor, panel: Panel, o: Tensor, lse: Tensor): void {
-    const { headDim: D, cuSeqlens, window, scale } = this.#options;
+    const { headDim: D, cuSeqlens, window, scale, softcap } = this.#options;
     if (this.#ring !== null) {
       const columns = { head: run.head - chunk.head, heads: run.heads };
       this.#ring.attend(q, panel.k.turned, panel.v, o, lse, columns, run.head);
@@ -388,6 +390,7 @@ class Half {
         window,
         0,
         0,
+        softcap,
       );
     });
   }
@@ -399,7 +402,7 @@ class Half {
     given: { q: Tensor; panel: Panel; o: Tensor; delta: Tensor | null; lse: Tensor; dout: Tensor },
     into: PanelGradients & { dq: Tensor; accumulate: boolean },
   ): void {
-    const { headDim: D, cuSeqlens, window, scale } = this.#options;
+    const { headDim: D, cuSeqlens, window, scale, softcap } = this.#options;
     if (this.#ring !== null) {
       const { q, panel, lse, delta, dout } = given;
       this.#ring.attendBack(
@@ -430,6 +433,7 @@ class Half {
         false,
         into.accumulate,
         given.q.device.deterministic,
+        softcap,
       );
     });
   }

@@ -72,6 +72,8 @@ export interface RingOptions {
   readonly headDim: number;
   /** Factor on q.k. */
   readonly scale: number;
+  /** Of scores; 0: none. */
+  readonly softcap: number;
   /** [documents + 1] int64 of the whole sequence; null: one document. */
   readonly cuSeqlens: Tensor | null;
   readonly window: number;
@@ -181,7 +183,7 @@ export class Ring {
    * columns of q and o are the same.
    */
   attend(q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, columns: Columns, lseHead: number): void {
-    const { layout, headDim: D, cuSeqlens, window, scale } = this.#options;
+    const { layout, headDim: D, cuSeqlens, window, scale, softcap } = this.#options;
     const C = layout.stretch;
     const { device } = q;
     const kv: Columns = { head: 0, heads: (k.shape[1] as number) / D };
@@ -213,6 +215,7 @@ export class Ring {
             window,
             qAt,
             kAt,
+            softcap,
           );
           if (begun[query]) binding.ops.attentionMerge(to.native(), toLse.native(), y.native(), yLse.native());
           begun[query] = true;
@@ -233,7 +236,7 @@ export class Ring {
     into: { dq: Tensor; dk: Tensor; dv: Tensor; accumulate: boolean },
     columns: Columns,
   ): void {
-    const { layout, headDim: D, cuSeqlens, window, scale } = this.#options;
+    const { layout, headDim: D, cuSeqlens, window, scale, softcap } = this.#options;
     const { group, stretch: C } = layout;
     const { q, k, v } = given;
     const { device } = q;
@@ -300,6 +303,7 @@ export class Ring {
             begunQuery[query] as boolean,
             begun[key] as boolean,
             device.deterministic,
+            softcap,
           );
           begunQuery[query] = true;
           begun[key] = true;

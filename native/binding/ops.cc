@@ -49,7 +49,8 @@ Napi::Value call_op(const Napi::CallbackInfo &info, const OpDesc &op) {
     } else if (field.kind == FieldKind::integer) {
       *reinterpret_cast<int64_t *>(args + field.offset) =
           integer(value, name.c_str(), -((int64_t{1} << 53) - 1), (int64_t{1} << 53) - 1);
-    } else {
+    } else if (field.kind != FieldKind::optional_number || !value.IsUndefined()) {
+      // An absent one is 0.
       *reinterpret_cast<double *>(args + field.offset) = number(value, name.c_str());
     }
   }

@@ -80,7 +80,9 @@ struct Shape {
 int64_t padded_head(int64_t head_size) { return ceil_div(head_size, 16) * 16; }
 
 // Scores, weights and their product with v for one panel and the keys k0..k1-1, whose rows start at k and v.
-void advance(Panel &panel, int64_t head_size, int64_t k0, int64_t k1, const float *k, const float *v, float *scores) {
+// cap (log2 units): scores become cap * tanh(score / cap); 0: they stay.
+void advance(Panel &panel, int64_t head_size, int64_t k0, int64_t k1, const float *k, const float *v, float *scores,
+             float cap) {
   constexpr int w = Vec::kWidth;
   const int64_t begin = max_of(k0, panel.lo_least), end = min_of(k1, panel.hi_most), count = end - begin;
   if (count <= 0) return;
@@ -89,7 +91,7 @@ void advance(Panel &panel, int64_t head_size, int64_t k0, int64_t k1, const floa
   alignas(64) float top[kPanel], rescale[kPanel];
   for (int j = 0; j < kPanel; ++j) top[j] = panel.top[j];
   const bool whole = panel.lo_most <= begin && panel.hi_least >= end;
-  if (whole) {
+  if (whole && cap == 0.0f) {
     for_row_tiles(count, [&](int64_t r, int64_t rows) {
       kTiles.score[rows - 1](head_size, k + r * kHeadStride, panel.q, scores + r * kPanel, top);
     });
@@ -98,6 +100,7 @@ void advance(Panel &panel, int64_t head_size, int64_t k0, int64_t k1, const floa
     for_row_tiles(count, [&](int64_t r, int64_t rows) {
       kTiles.score[rows - 1](head_size, k + r * kHeadStride, panel.q, scores + r * kPanel, unused);
     });
+    if (cap != 0.0f) cap_scores(scores, count * kPanel, cap);
     alignas(64) int32_t lo[kPanel], hi[kPanel];
     for (int j = 0; j < kPanel; ++j) {
       lo[j] = static_cast<int32_t>(min_of(max_of(panel.lo[j] - begin, 0), count));
@@ -196,7 +199,7 @@ void attend_piece(const ls_attention_args *args, const Shape &shape, int64_t pie
   float *panel_memory = scores + kKeyBlock * kPanel;
   Panel *panels = reinterpret_cast<Panel *>(panel_memory + 2 * count * panel_floats);
 
-  const float scale = static_cast<float>(args->scale * kLog2E);
+  const float scale = static_cast<float>(args->scale * kLog2E), cap = static_cast<float>(args->softcap * kLog2E);
   for (int64_t p = 0; p < count; ++p) {
     Panel &panel = panels[p];
     panel.head = kv_head * shape.group + part * shape.piece_heads + p / per_head;
@@ -231,7 +234,7 @@ void attend_piece(const ls_attention_args *args, const Shape &shape, int64_t pie
     if (k0 >= k1) continue;
     load_rows(head_k, k0, k1 - k0, shape.head_size, k);
     load_rows(head_v, k0, k1 - k0, shape.head_size, v);
-    for (int64_t p = 0; p < count; ++p) advance(panels[p], shape.head_size, k0, k1, k, v, scores);
+    for (int64_t p = 0; p < count; ++p) advance(panels[p], shape.head_size, k0, k1, k, v, scores, cap);
   }
   for (int64_t p = 0; p < count; ++p) finish(args, panels[p], shape.head_size, k);
 }

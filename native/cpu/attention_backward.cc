@@ -207,19 +207,25 @@ Blocks carve_blocks(float *at) {
 }
 
 // Turns scores and dP of some rows and one panel of keys into weights and score gradients.
-// Masked: lo, hi are each row's keys within the block.
-template <bool kMasked>
+// Masked: lo, hi are each row's keys within the block. Capped: scores are limit * t, whose slope is 1 - t^2.
+template <bool kMasked, bool kCapped>
 __attribute__((noinline)) void differentiate(int64_t begin, int64_t end, int64_t column, const float *lse,
                                              const float *delta, const int32_t *lo, const int32_t *hi, float *weights,
-                                             float *ds) {
+                                             float *ds, float limit) {
   constexpr int w = Vec::kWidth;
+  [[maybe_unused]] const Vec inverse = vec_set(1.0f / limit);
   for (int64_t r = begin; r < end; ++r) {
     const Vec base = vec_set(lse[r]), shift = vec_set(delta[r]);
     LS_UNROLL
     for (int j = 0; j < 2; ++j) {
       float *p = weights + r * kScoreStride + column + j * w, *g = ds + r * kScoreStride + column + j * w;
-      Vec weight = vec_exp2(vec_sub(vec_load(p), base));
+      const Vec score = vec_load(p);
+      Vec weight = vec_exp2(vec_sub(score, base));
       Vec gradient = vec_mul(weight, vec_sub(vec_load(g), shift));
+      if constexpr (kCapped) {
+        const Vec t = vec_mul(score, inverse);
+        gradient = vec_mul(gradient, vec_fnma(t, t, vec_set(1.0f)));
+      }
       if constexpr (kMasked) {
         const int32_t first = static_cast<int32_t>(column + j * w);
         weight = vec_keep_range(weight, vec_zero(), first, lo[r], hi[r]);
@@ -345,6 +351,7 @@ void differentiate_block(const ls_attention_backward_args *args, const Shape &sh
     lse[r] = natural == -__builtin_inff() ? 0.0f : static_cast<float>(natural * kLog2E);
     delta[r] = space.delta[head * space.delta_head + (first + r) * space.delta_row];
   }
+  const float limit = static_cast<float>(args->softcap * kLog2E);
   const int64_t rows = part.end - part.begin;
   load_rows(head_of(args->q, head), first + part.begin, rows, shape.head_size, b.q + part.begin * kHeadStride);
   load_rows(head_of(args->dout, head), first + part.begin, rows, shape.head_size, b.dout + part.begin * kHeadStride);
@@ -361,11 +368,13 @@ void differentiate_block(const ls_attention_backward_args *args, const Shape &sh
       const int64_t r = from + offset;
       kTiles.score[count - 1](shape.head_size, b.dout + r * kHeadStride, v, b.ds + r * kScoreStride + column);
     });
-    if (part.whole) {
-      differentiate<false>(from, to, column, lse, delta, nullptr, nullptr, b.weights, b.ds);
-      continue;
-    }
-    differentiate<true>(from, to, column, lse, delta, part.lo, part.hi, b.weights, b.ds);
+    if (limit != 0.0f)
+      for (int64_t r = from; r < to; ++r) cap_scores(b.weights + r * kScoreStride + column, kPanel, limit);
+    const auto take = part.whole
+                          ? (limit != 0.0f ? &differentiate<false, true> : &differentiate<false, false>)
+                          : (limit != 0.0f ? &differentiate<true, true> : &differentiate<true, false>);
+    take(from, to, column, lse, delta, part.lo, part.hi, b.weights, b.ds, limit);
+    if (part.whole) continue;
     // Tiles of keys may lie across two panels, and then take the rows of both.
     clear_scores(part.begin, from, column, b.weights);
     clear_scores(part.begin, from, column, b.ds);

@@ -5,6 +5,7 @@
 #include "kernels.h"
 #include "microkernel.h"
 #include "scratch.h"
+#include "simd.h"
 
 namespace longseq::cpu::LS_ISA {
 
@@ -150,6 +151,12 @@ LS_INLINE void transpose_panel(const float *rows, int64_t count, int64_t n, floa
       transpose_store(square, out + d * kPanel + half, kPanel);
     }
   }
+}
+
+// scores[i] = cap * tanh(scores[i] / cap) for n of them, whole panels.
+LS_INLINE void cap_scores(float *scores, int64_t n, float cap) {
+  const f32x16 limit = set1(cap), inverse = set1(1.0f / cap);
+  for (int64_t i = 0; i < n; i += 16) store(scores + i, limit * tanh(load(scores + i) * inverse));
 }
 
 // Cuts n rows into the fewest register tiles and makes them as equal as possible: f(first row, rows).

@@ -12,6 +12,12 @@ ls_status attention(const ls_exec *exec, const ls_attention_args *args) {
   LS_TRY(common_params(exec, "attention", args, &p));
   if (p.queries == 0 || p.heads == 0) return LS_OK;
   if (args->q.dtype == LS_F32) return attention_float32(exec, p);
+  if (p.cap != 0) {
+#define LS_TAKE(size) \
+  if (p.d <= size) return attention_capped_d##size(exec, p);
+    LS_CAPPED_ATTENTION_SIZES(LS_TAKE)
+#undef LS_TAKE
+  }
 #define LS_TAKE(size) \
   if (p.d <= size) return attention_d##size(exec, p);
   LS_ATTENTION_SIZES(LS_TAKE)

@@ -53,6 +53,12 @@ ls_status attention_backward(const ls_exec *exec, const ls_attention_backward_ar
     LS_TRY((LS_LAUNCH((delta_kernel), grid, dim3(kWarps * 32), 0, exec, p)));
   }
   if (args->q.dtype == LS_F32) return attention_backward_float32(exec, p);
+  if (p.cap != 0) {
+#define LS_TAKE(size) \
+  if (p.d <= size) return attention_capped_backward_d##size(exec, p);
+    LS_CAPPED_ATTENTION_SIZES(LS_TAKE)
+#undef LS_TAKE
+  }
 #define LS_TAKE(size) \
   if (p.d <= size) return attention_backward_d##size(exec, p);
   LS_ATTENTION_SIZES(LS_TAKE)

@@ -45,6 +45,8 @@ ls_status common_params(const ls_exec *exec, const char *op, const Args *args, A
   p->causal = args->causal != 0;
   p->vectors = p->d % 8 == 0 && in_vectors(args->q) && in_vectors(args->k) && in_vectors(args->v);
   p->scale = static_cast<float>(args->scale);
+  // tanh is odd: the sign does not count. With a scale of 0 every score is 0, capped or not.
+  p->cap = args->softcap == 0 || args->scale == 0 ? 0.0f : static_cast<float>(args->softcap / args->scale);
   return LS_OK;
 }
 

@@ -113,7 +113,8 @@ __global__ void __launch_bounds__(Tile<kD>::kThreads, 1) forward_kernel(const At
     for (int j = 0; j < kOwn; ++j) {
       const int column = at + quarter + 4 * j;
       const float score = dot<kD>(q + own * kFloats<kD>, k + (quarter + 4 * j) * kFloats<kD>);
-      s[j] = mine.lo <= column && column < mine.hi ? score * p.scale : -INFINITY;
+      const float held = p.cap == 0 ? score : capped(score, p.cap);
+      s[j] = mine.lo <= column && column < mine.hi ? held * p.scale : -INFINITY;
       most = fmaxf(most, s[j]);
     }
     most = quad_max(most);
@@ -171,8 +172,10 @@ __global__ void __launch_bounds__(Tile<kD>::kThreads, 1) backward_kernel(const A
         if (column < mine.lo || column >= mine.hi) continue;
         const float lse = kOfKeys ? p.lse[head * p.queries + column] : row_lse;
         const float delta = kOfKeys ? p.delta[head * p.queries + column] : row_delta;
-        s[j] = expf(dot<kD>(r1 + own * kFloats<kD>, x1) * p.scale - lse);
-        ds[j] = s[j] * (dot<kD>(r2 + own * kFloats<kD>, x2) - delta);
+        const float product = dot<kD>(r1 + own * kFloats<kD>, x1);
+        const float held = p.cap == 0 ? product : capped(product, p.cap), share = p.cap == 0 ? 0 : held / p.cap;
+        s[j] = expf(held * p.scale - lse);
+        ds[j] = s[j] * (dot<kD>(r2 + own * kFloats<kD>, x2) - delta) * (1 - share * share);
       }
       add_rows<kD>(acc1, ds, c1);
       if constexpr (kOfKeys) add_rows<kD>(acc2, s, c2);

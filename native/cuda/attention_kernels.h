@@ -62,7 +62,7 @@ ls_status tiles_fit(const ls_exec *exec, [[maybe_unused]] Kernel *kernel, int by
 // Bytes: q and o once; of k and v what the queries attend, once a block, mostly from the second-level cache: 8 kColumns
 // D bytes for 8 kWarps 16 kM kColumns D FLOPs. Shared memory: (16 kM kWarps + 4 kColumns) (D + 8) 2 bytes, the first
 // for q, the others two stages of k and v; o passes through all of it as floats.
-template <int kD, int kM, int kWarps, int kColumns>
+template <int kD, int kM, int kWarps, int kColumns, bool kCapped>
 __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const AttentionParams p) {
   using Tile = ForwardTile<kD, kM, kWarps, kColumns>;
   constexpr int kRows = Tile::kRows, kThreads = kWarps * 32, kN = kColumns / 8;
@@ -137,6 +137,16 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_forward_kernel(const
       multiply_fragments<kM, kN, kD>(s, kept, k);
     } else {
       multiply_rows<kM, kN, kD>(s, q + own * kStride<kD>, k);
+    }
+    if constexpr (kCapped) {
+      // q has the scale's sign, so that these products have that of the scores.
+      const float cap = fabsf(p.cap);
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[m][n][e] = capped(s[m][n][e], cap);
     }
     float most[kM][2];
     bool grown = false;
@@ -253,7 +263,7 @@ LS_DEVICE void load_statistics(float *shared, const AttentionParams &p, int64_t 
 //
 // Bytes: k, v, dk and dv once; q, dout, lse and delta of what attends, once a block: 4 kColumns (D + 2) bytes for 64 kM
 // kWarps kColumns D FLOPs. Shared memory: KeysTile below.
-template <int kD, int kM, int kWarps, int kColumns>
+template <int kD, int kM, int kWarps, int kColumns, bool kCapped>
 __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_keys_kernel(const AttentionParams p) {
   using Tile = KeysTile<kD, kM, kWarps, kColumns>;
   constexpr int kRows = Tile::kRows, kThreads = kWarps * 32, kN = kColumns / 8, kPairs = kWarps / 2;
@@ -325,11 +335,34 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_keys_kernel
           }
         }
       } else {
+        if constexpr (kCapped) {
+          // tanh waits on the shelf until the weights, whose slopes hang on it, are made.
+#pragma unroll
+          for (int m = 0; m < kM; ++m)
+#pragma unroll
+            for (int n = 0; n < kN; ++n) {
+              Vector<float> share;
+#pragma unroll
+              for (int e = 0; e < 4; ++e) {
+                share.at[e] = tanhf(s[m][n][e] / p.cap);
+                s[m][n][e] = p.cap * share.at[e];
+              }
+              shelf[(m * kN + n) * 32] = share;
+            }
+        }
         weigh<true, kM, kN>(s, scale, lse, reach, bounds.rows + own, mine);
 #pragma unroll
         for (int m = 0; m < kM; ++m)
 #pragma unroll
-          for (int n = 0; n < kN; ++n) shelf[(m * kN + n) * 32] = {s[m][n][0], s[m][n][1], s[m][n][2], s[m][n][3]};
+          for (int n = 0; n < kN; ++n) {
+            Vector<float> weight = {s[m][n][0], s[m][n][1], s[m][n][2], s[m][n][3]};
+            if constexpr (kCapped) {
+              const Vector<float> share = shelf[(m * kN + n) * 32];
+#pragma unroll
+              for (int e = 0; e < 4; ++e) weight.at[e] *= 1 - share.at[e] * share.at[e];
+            }
+            shelf[(m * kN + n) * 32] = weight;
+          }
       }
       multiply_columns<kM, kD / 8, kN, kD>(acc, s, behind ? q : dout);
     }
@@ -360,7 +393,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_keys_kernel
 //
 // Bytes: q, dout, lse, delta and dq once; of k and v what the queries attend, once a block: 4 kColumns D bytes for 48
 // kM kWarps kColumns D FLOPs. Shared memory: QueriesTile below.
-template <int kD, int kM, int kWarps, int kColumns>
+template <int kD, int kM, int kWarps, int kColumns, bool kCapped>
 __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_queries_kernel(const AttentionParams p) {
   using Tile = QueriesTile<kD, kM, kWarps, kColumns>;
   constexpr int kRows = Tile::kRows, kThreads = kWarps * 32, kPairs = kWarps / 2, kHalf = kColumns / 2, kN = kHalf / 8;
@@ -401,7 +434,28 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_queries_ker
     const bf16 *k = stages + stage * kStage + half * kHalf * kStride<kD>, *v = k + kColumns * kStride<kD>;
     float s[kM][kN][4] = {};
     multiply_rows<kM, kN, kD>(s, q + own * kStride<kD>, k);
+    [[maybe_unused]] float slope[kCapped ? kM : 1][kCapped ? kN : 1][4];
+    if constexpr (kCapped) {
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float share = tanhf(s[m][n][e] / p.cap);
+            s[m][n][e] = p.cap * share;
+            slope[m][n][e] = 1 - share * share;
+          }
+    }
     weigh<false, kM, kN>(s, scale, statistics + own, reach, bounds.rows + own, mine);
+    if constexpr (kCapped) {
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[m][n][e] *= slope[m][n][e];
+    }
     float ds[kM][kN][4] = {};
     multiply_rows<kM, kN, kD>(ds, dout + own * kStride<kD>, v);
     const float *delta = statistics + kRows + own + lane / 4;
@@ -426,46 +480,58 @@ __global__ void __launch_bounds__(kWarps * 32, 1) attention_backward_queries_ker
   flush_rows<kRows, kD, kThreads>(p.dq, head, row0, p.queries, p.d, staged, p.accumulate_dq);
 }
 
-template <int kD>
+template <int kD, bool kCapped>
 ls_status launch_forward(const ls_exec *exec, const AttentionParams &p) {
   // 32 rows a warp halve what each row reads of k and v in shared memory; at 256 the accumulators of 16 fill the
   // registers.
   constexpr int kM = kD <= 128 ? 2 : 1, kWarps = 8, kColumns = kD <= 128 ? 64 : 32;
   using Tile = ForwardTile<kD, kM, kWarps, kColumns>;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.queries, Tile::kRows)), static_cast<unsigned>(p.heads));
-  LS_TRY(tiles_fit(exec, attention_forward_kernel<kD, kM, kWarps, kColumns>, Tile::kBytes, kD));
-  return LS_LAUNCH((attention_forward_kernel<kD, kM, kWarps, kColumns>), grid, dim3(kWarps * 32), Tile::kBytes, exec,
+  LS_TRY(tiles_fit(exec, attention_forward_kernel<kD, kM, kWarps, kColumns, kCapped>, Tile::kBytes, kD));
+  return LS_LAUNCH((attention_forward_kernel<kD, kM, kWarps, kColumns, kCapped>), grid, dim3(kWarps * 32), Tile::kBytes, exec,
                    p);
 }
 
-template <int kD>
+template <int kD, bool kCapped>
 ls_status launch_backward(const ls_exec *exec, const AttentionParams &p) {
   constexpr int kM = kD <= 128 ? 2 : 1, kWarps = 8;
   constexpr int kQueries = kD <= 128 ? 32 : 16, kKeys = kD <= 128 ? 64 : 32;
   using Keys = KeysTile<kD, kM, kWarps, kQueries>;
   using Queries = QueriesTile<kD, kM, kWarps, kKeys>;
-  LS_TRY(tiles_fit(exec, attention_backward_keys_kernel<kD, kM, kWarps, kQueries>, Keys::kBytes, kD));
-  LS_TRY(tiles_fit(exec, attention_backward_queries_kernel<kD, kM, kWarps, kKeys>, Queries::kBytes, kD));
+  LS_TRY(tiles_fit(exec, attention_backward_keys_kernel<kD, kM, kWarps, kQueries, kCapped>, Keys::kBytes, kD));
+  LS_TRY(tiles_fit(exec, attention_backward_queries_kernel<kD, kM, kWarps, kKeys, kCapped>, Queries::kBytes, kD));
   // Where the columns are none, zeros are written all the same.
   if (p.keys > 0) {
     const dim3 grid(static_cast<unsigned>(ceil_div(p.keys, Keys::kRows)), static_cast<unsigned>(p.heads / p.group));
-    LS_TRY((LS_LAUNCH((attention_backward_keys_kernel<kD, kM, kWarps, kQueries>), grid, dim3(kWarps * 32), Keys::kBytes,
+    LS_TRY((LS_LAUNCH((attention_backward_keys_kernel<kD, kM, kWarps, kQueries, kCapped>), grid, dim3(kWarps * 32), Keys::kBytes,
                       exec, p)));
   }
   if (p.queries == 0) return LS_OK;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.queries, Queries::kRows)), static_cast<unsigned>(p.heads));
-  return LS_LAUNCH((attention_backward_queries_kernel<kD, kM, kWarps, kKeys>), grid, dim3(kWarps * 32), Queries::kBytes,
+  return LS_LAUNCH((attention_backward_queries_kernel<kD, kM, kWarps, kKeys, kCapped>), grid, dim3(kWarps * 32), Queries::kBytes,
                    exec, p);
 }
 
 }  // namespace longseq::cuda
 
-#define LS_DEFINE_ATTENTION(size)                                                                                      \
-  namespace longseq::cuda {                                                                                            \
-  ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p) { return launch_forward<size>(exec, p); } \
-  ls_status attention_backward_d##size(const ls_exec *exec, const AttentionParams &p) {                                \
-    return launch_backward<size>(exec, p);                                                                             \
-  }                                                                                                                    \
+#define LS_DEFINE_ATTENTION(size)                                                        \
+  namespace longseq::cuda {                                                              \
+  ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p) {           \
+    return launch_forward<size, false>(exec, p);                                         \
+  }                                                                                      \
+  ls_status attention_backward_d##size(const ls_exec *exec, const AttentionParams &p) {  \
+    return launch_backward<size, false>(exec, p);                                        \
+  }                                                                                      \
+  }
+
+#define LS_DEFINE_CAPPED_ATTENTION(size)                                                        \
+  namespace longseq::cuda {                                                                     \
+  ls_status attention_capped_d##size(const ls_exec *exec, const AttentionParams &p) {           \
+    return launch_forward<size, true>(exec, p);                                                 \
+  }                                                                                             \
+  ls_status attention_capped_backward_d##size(const ls_exec *exec, const AttentionParams &p) {  \
+    return launch_backward<size, true>(exec, p);                                                \
+  }                                                                                             \
   }
 
 #endif  // LONGSEQ_CUDA_ATTENTION_KERNELS_H

@@ -31,6 +31,8 @@ struct AttentionParams {
   bool causal, vectors;        // vectors: 16-byte copies are possible
   bool accumulate_dq, accumulate_dkv;
   float scale;
+  // Products q.k become cap * tanh(q.k / cap): the cap of scores over their scale; 0: they stay.
+  float cap;
 };
 
 // Half-open interval of columns; the entries refuse 2^31 of them and more.
@@ -283,12 +285,25 @@ LS_DEVICE void flush_rows(const HeadTensor &to, int64_t head, int64_t row0, int6
 ls_status attention_float32(const ls_exec *exec, const AttentionParams &p);
 ls_status attention_backward_float32(const ls_exec *exec, const AttentionParams &p);
 
+// p.cap * tanh(product / p.cap); of the products that are masked already, themselves.
+LS_DEVICE float capped(float product, float cap) {
+  return product == -INFINITY ? product : cap * tanhf(product / cap);
+}
+
 // bfloat16 through tensor cores, one file a head size (native/cuda/attention_d*.cu), for D up to that size.
 #define LS_ATTENTION_SIZES(X) X(64) X(96) X(128) X(256)
 #define LS_DECLARE(size)                                                      \
   ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p); \
   ls_status attention_backward_d##size(const ls_exec *exec, const AttentionParams &p);
 LS_ATTENTION_SIZES(LS_DECLARE)
+#undef LS_DECLARE
+
+// The same with capped products, for fewer sizes: models that have them have heads of 128 and 256.
+#define LS_CAPPED_ATTENTION_SIZES(X) X(128) X(256)
+#define LS_DECLARE(size)                                                             \
+  ls_status attention_capped_d##size(const ls_exec *exec, const AttentionParams &p); \
+  ls_status attention_capped_backward_d##size(const ls_exec *exec, const AttentionParams &p);
+LS_CAPPED_ATTENTION_SIZES(LS_DECLARE)
 #undef LS_DECLARE
 
 }  // namespace longseq::cuda

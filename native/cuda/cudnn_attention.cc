@@ -252,7 +252,7 @@ ls_status run_backward(const ls_exec *exec, const ls_attention_backward_args &ar
 }  // namespace
 
 bool cudnn_attention(const ls_exec *exec, const ls_attention_args *args, ls_status *status) {
-  if (device_of(exec)->attention == AttentionEngine::native) return false;
+  if (device_of(exec)->attention == AttentionEngine::native || args->softcap != 0) return false;
   Call call;
   if (const std::string reason = call.prepare(exec, *args, false, {&args->q, &args->k, &args->v, &args->o});
       !reason.empty())
@@ -262,7 +262,7 @@ bool cudnn_attention(const ls_exec *exec, const ls_attention_args *args, ls_stat
 }
 
 bool cudnn_attention_backward(const ls_exec *exec, const ls_attention_backward_args *args, ls_status *status) {
-  if (device_of(exec)->attention == AttentionEngine::native) return false;
+  if (device_of(exec)->attention == AttentionEngine::native || args->softcap != 0) return false;
   Call call;
   if (const std::string reason = call.prepare(
           exec, *args, true, {&args->q, &args->k, &args->v, &args->o, &args->dout, &args->dq, &args->dk, &args->dv});

@@ -14,14 +14,16 @@
 
 namespace longseq {
 
-enum class FieldKind { input, optional_input, output, inout, optional_inout, integer, number };
+enum class FieldKind { input, optional_input, output, inout, optional_inout, integer, number, optional_number };
 
 // One argument from JavaScript, in the order of the op's struct.
 struct Field {
   const char *name;
   FieldKind kind;
   size_t offset;
-  bool is_tensor() const { return kind != FieldKind::integer && kind != FieldKind::number; }
+  bool is_tensor() const {
+    return kind != FieldKind::integer && kind != FieldKind::number && kind != FieldKind::optional_number;
+  }
   bool writes() const {
     return kind == FieldKind::output || kind == FieldKind::inout || kind == FieldKind::optional_inout;
   }

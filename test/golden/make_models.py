@@ -338,6 +338,15 @@ CASES = {
             hub=lambda fields: gemma3_hub(fields),
         ),
     ),
+    "gemma2": (
+        "Gemma 2: capped scores and logits, of which many reach the cap",
+        Gemma2Config(
+            vocab_size=67, hidden_size=28, intermediate_size=43, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=10, max_position_embeddings=128, sliding_window=11,
+            query_pre_attn_scalar=10, final_logit_softcapping=2.0, attn_logit_softcapping=1.5,
+        ),
+        dict(tokens=41),
+    ),
 }
 
 

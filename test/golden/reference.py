@@ -86,8 +86,12 @@ def load64(folder, length=1):
     """The checkpoint in float64 throughout: transformers casts norms, angles and softmax to float32, so these are
     replaced by the same formulas in float64. Inverse frequencies stay the float32 numbers that transformers makes, for a
     batch of `length` tokens where they depend on it."""
-    model = load(folder, attention="sdpa").double()
+    # Only the plain attention caps scores; its softmax is float32, which capped ones are replaced for.
+    capped = json.load(open(os.path.join(folder, "config.json"))).get("attn_logit_softcapping") is not None
+    model = load(folder, attention="eager" if capped else "sdpa").double()
     loaded = load(folder, attention="sdpa")
+    if capped:
+        transformers.models.gemma2.modeling_gemma2.eager_attention_forward = capped64
     for (_, module), (_, original) in zip(model.named_modules(), loaded.named_modules()):
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
@@ -98,6 +102,19 @@ def load64(folder, length=1):
             # float32 as transformers has it; .double() would keep what float32 left of it anyway.
             module.embed_scale = original.embed_scale.double()
     return model
+
+
+def capped64(module, query, key, value, attention_mask, dropout=0.0, scaling=None, softcap=None, **kwargs):
+    """Gemma 2's plain attention without its casts; query [B, N, T, D]."""
+    groups = module.num_key_value_groups
+    keys, values = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scores = query @ keys.transpose(2, 3) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1)
+    return (weights @ values).transpose(1, 2).contiguous(), weights
 
 
 def norm64(module):

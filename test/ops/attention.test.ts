@@ -65,7 +65,8 @@ function reference(spec: AttentionCase, run: AttentionRun): Reference {
       const column = (j: number) => (j * kvHeads + Math.floor(n / group)) * size;
       let most = Number.NEGATIVE_INFINITY;
       for (const j of allowed) {
-        const score = spec.scale * dot(run.q, row, run.k, column(j));
+        const free = spec.scale * dot(run.q, row, run.k, column(j));
+        const score = spec.softcap ? spec.softcap * Math.tanh(free / spec.softcap) : free;
         scores[j] = score;
         most = Math.max(most, score);
       }
@@ -77,7 +78,8 @@ function reference(spec: AttentionCase, run: AttentionRun): Reference {
         add(o, row, Math.exp((scores[j] as number) - most) / total, run.v, column(j));
         const weight = Math.exp((scores[j] as number) - (run.lse[n * queries + i] as number));
         const slope = dot(run.dout, row, run.v, column(j));
-        const gradient = weight * (slope - delta) * spec.scale;
+        const bend = spec.softcap ? 1 - ((scores[j] as number) / spec.softcap) ** 2 : 1;
+        const gradient = weight * (slope - delta) * spec.scale * bend;
         add(dv, column(j), weight, run.dout, row);
         add(dq, row, gradient, run.k, column(j));
         add(dk, column(j), gradient, run.q, row);
@@ -105,7 +107,7 @@ function reference(spec: AttentionCase, run: AttentionRun): Reference {
 const describe = (s: AttentionCase) =>
   `${s.queries} queries, ${s.keys} keys, ${s.kvHeads} x ${s.group} heads of ${s.headSize}, ${s.type}` +
   `${s.causal ? ", causal" : ""}${s.window ? `, window ${s.window}` : ""}${s.documents ? `, documents ${s.documents}` : ""}` +
-  `${s.qOffset || s.kOffset ? `, from ${s.qOffset} and ${s.kOffset}` : ""}, scale ${s.scale.toFixed(3)}` +
+  `${s.qOffset || s.kOffset ? `, from ${s.qOffset} and ${s.kOffset}` : ""}, scale ${s.scale.toFixed(3)}${s.softcap ? ` up to ${s.softcap}` : ""}` +
   `, dq ${s.dqType}${s.dqIsO ? " in o" : ""}${s.accumulateDq ? " +=" : ""}, dk dv ${s.dkvType}${s.accumulateDkv ? " +=" : ""}`;
 
 t.test("outputs and gradients of every mask stay within the tolerance", async (t) => {

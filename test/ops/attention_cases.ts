@@ -17,6 +17,8 @@ export interface AttentionCase {
   kOffset: number;
   documents: number[] | null;
   scale: number;
+  /** 0: none. */
+  softcap: number;
   /** Of q, k, v, o and dout. */
   type: Storage;
   dqType: Storage;
@@ -49,6 +51,7 @@ export function attentionCases(): AttentionCase[] {
       kOffset: 0,
       documents: null,
       scale: random.of([1, 1, -1.5, 0.5]) / Math.sqrt(headSize),
+      softcap: 0,
       dkvType: random.of<Storage>([type, "float32"]),
       layouts: Array.from({ length: 9 }, () => random.of<HeadLayout>(["tokens", "heads", "gaps"])),
       giveDelta: random.chance(0.4),
@@ -132,6 +135,17 @@ export function attentionCases(): AttentionCase[] {
       }),
     );
   }
+  // Capped scores: some far beyond the cap, each dtype and each size of the CUDA kernels.
+  for (const [headSize, type, softcap] of [
+    [16, "float32", 0.7],
+    [80, "float32", 2],
+    [130, "float32", 50],
+    [64, "bfloat16", 1],
+    [128, "bfloat16", 3],
+    [256, "bfloat16", 0.5],
+  ] as const)
+    for (const window of [0, 70])
+      cases.push(one({ queries: 200, keys: 200, causal: true, headSize, type, softcap, window, documents: [0, 90, 200] }));
   return cases;
 }
 
@@ -205,7 +219,7 @@ export async function runAttention(spec: AttentionCase, threads: number): Promis
   const tlse = Strided.poisoned(device, [heads, queries]);
   const cuSeqlens = spec.documents ? int64(device, spec.documents) : null;
   const mask = [spec.causal, spec.window, spec.qOffset, spec.kOffset] as const;
-  binding.ops.attention(tq.native, tk.native, tv.native, to.native, tlse.native, cuSeqlens, spec.scale, ...mask);
+  binding.ops.attention(tq.native, tk.native, tv.native, to.native, tlse.native, cuSeqlens, spec.scale, ...mask, spec.softcap);
   const o = await to.values();
   const lse = await tlse.values();
   const raw = [await to.raw(), await tlse.raw()];
@@ -235,6 +249,7 @@ export async function runAttention(spec: AttentionCase, threads: number): Promis
     spec.accumulateDq,
     spec.accumulateDkv,
     true,
+    spec.softcap,
   );
   const dq = await tdq.values();
   const dk = await tdk.values();

@@ -60,7 +60,7 @@ export function familyFields(family: FamilyName, sizes: FamilySizes): Record<str
     case "olmo2":
       return { ...grouped, head_dim: headDim };
     case "gemma2":
-      return { ...gemma, final_logit_softcapping: 4, attn_logit_softcapping: null };
+      return { ...gemma, final_logit_softcapping: 4, attn_logit_softcapping: 2 };
     case "gemma3_text":
       return { ...gemma, rope_theta: 1000, rope_local_base_freq: 100, sliding_window_pattern: 2 };
   }

@@ -182,6 +182,7 @@ t.test("the fused half of a layer is the composition of its ops", (t) =>
       attentionFactor: 1.2,
       window: 9,
       scale: D ** -0.5,
+      softcap: 1.5,
       norm: { op: "rms_norm", eps: 1e-5, plusOne: false },
       headNorm: { op: "rms_norm", eps: 1e-4, plusOne: false, acrossHeads: false },
       outNorm: null,
@@ -200,7 +201,7 @@ t.test("the fused half of a layer is the composition of its ops", (t) =>
         turned(w.q, w.qBias, w.qNorm, N),
         turned(w.k, w.kBias, w.kNorm, K),
         ops.linear(n, w.v, w.vBias).view([T, K, D]),
-        { window: common.window, cuSeqlens },
+        { window: common.window, softcap: common.softcap, cuSeqlens },
       );
       return x.add(ops.linear(o.view([T, N * D]), w.o, w.oBias));
     };

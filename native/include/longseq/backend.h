@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 4
+#define LS_BACKEND_API_VERSION 5
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -235,6 +235,7 @@ typedef struct ls_embedding_backward_args {
 typedef struct ls_attention_args {
   ls_tensor q, k, v, o, lse, cu_seqlens;
   double scale;
+  double softcap; /* scores become softcap * tanh(score / softcap); 0: they stay */
   int64_t causal, window, q_offset, k_offset;
   const int64_t *cu_seqlens_host; /* the same numbers, readable by the host while the task lives; NULL if absent */
   int64_t documents;
@@ -244,7 +245,7 @@ typedef struct ls_attention_args {
  * dq [Tq, N, D], dk, dv [Tk, K, D]; accumulate_dq, accumulate_dkv: += into them. dq may be o. */
 typedef struct ls_attention_backward_args {
   ls_tensor q, k, v, o, lse, dout, delta, dq, dk, dv, cu_seqlens;
-  double scale;
+  double scale, softcap;
   int64_t causal, window, q_offset, k_offset;
   int64_t accumulate_dq, accumulate_dkv, deterministic;
   const int64_t *cu_seqlens_host;

@@ -43,7 +43,7 @@ double pairs(const Args &a) {
 // Bytes for cuDNN, where the device may run it.
 template <class Args>
 int64_t cudnn_bytes(const Args &a, bool backward, const Profile &profile) {
-  if (!profile.cuda || profile.attention == AttentionEngine::native) return 0;
+  if (!profile.cuda || profile.attention == AttentionEngine::native || a.softcap != 0) return 0;
   return cudnn_attention_bytes(a, backward, profile.capability);
 }
 
@@ -86,6 +86,8 @@ void check_problem(const Check &c, const Args &a) {
   c.size("lse", a.lse, 0, a.q.sizes[1], "heads of q");
   c.size("lse", a.lse, 1, a.q.sizes[0], "rows of q");
   c.that(a.window >= 0, "window is " + std::to_string(a.window) + ", expected 0 (none) or more");
+  c.that(a.softcap >= 0 && a.softcap < 1e30,
+         "softcap is " + std::to_string(a.softcap) + ", expected 0 (none) or a finite number above it");
   if (a.cu_seqlens.present) {
     c.ndim("cu_seqlens", a.cu_seqlens, 1);
     c.dtype("cu_seqlens", a.cu_seqlens, LS_I64);
@@ -128,7 +130,7 @@ const RegisterOp register_attention({
      LS_FIELD(ls_attention_args, output, lse), LS_FIELD(ls_attention_args, optional_input, cu_seqlens),
      LS_FIELD(ls_attention_args, number, scale), LS_FIELD(ls_attention_args, integer, causal),
      LS_FIELD(ls_attention_args, integer, window), LS_FIELD(ls_attention_args, integer, q_offset),
-     LS_FIELD(ls_attention_args, integer, k_offset)},
+     LS_FIELD(ls_attention_args, integer, k_offset), LS_FIELD(ls_attention_args, optional_number, softcap)},
     check_attention,
     cost_attention,
     workspace_attention,
@@ -196,7 +198,8 @@ const RegisterOp register_attention_backward({
      LS_FIELD(ls_attention_backward_args, integer, k_offset),
      LS_FIELD(ls_attention_backward_args, integer, accumulate_dq),
      LS_FIELD(ls_attention_backward_args, integer, accumulate_dkv),
-     LS_FIELD(ls_attention_backward_args, integer, deterministic)},
+     LS_FIELD(ls_attention_backward_args, integer, deterministic),
+     LS_FIELD(ls_attention_backward_args, optional_number, softcap)},
     check_attention_backward,
     cost_attention_backward,
     workspace_attention_backward,
