@@ -298,7 +298,10 @@ export function readRotaryDim(reader: FieldReader, headDim: number, options: { p
     holder.fail("partial_rotary_factor", "partial rotary embeddings are not what this family has; expected 1");
   const rotaryDim = Math.floor(headDim * factor);
   if (factor > 1 || rotaryDim < 2 || rotaryDim % 2 !== 0)
-    holder.fail("partial_rotary_factor", `of heads of ${headDim} dims ${rotaryDim} would turn; expected an even number`);
+    holder.fail(
+      "partial_rotary_factor",
+      `of heads of ${headDim} dims ${rotaryDim} would turn; expected an even number`,
+    );
   return rotaryDim;
 }
 

@@ -6,8 +6,8 @@ import { type Family, type ModelConfig, readConfig, type Sizes } from "./config.
 import { checkFields } from "./fields.js";
 import { gemma2 } from "./gemma2.js";
 import { gemma3 } from "./gemma3.js";
-import { gpt2 } from "./gpt2.js";
 import { gptNeox } from "./gpt_neox.js";
+import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
 import { olmo2 } from "./olmo2.js";
@@ -18,18 +18,7 @@ import { type ConfigOverride, overrideFields } from "./rope_fields.js";
 import type { Stored } from "./stored.js";
 
 /** A new family is one file and one entry here. */
-export const families: readonly Family[] = [
-  llama,
-  mistral,
-  qwen2,
-  qwen3,
-  gemma2,
-  gemma3,
-  gpt2,
-  gptNeox,
-  olmo2,
-  phi3,
-];
+export const families: readonly Family[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, gpt2, gptNeox, olmo2, phi3];
 
 /** The family of a `model_type`. */
 export function familyNamed(modelType: string): Family {

@@ -582,7 +582,11 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       const forDout = half.emptyParcel(chunk.heads * D);
       scope(() =>
         half.eachOwner(forDout, (rows, owner) =>
-          matmulInto(dproduct, columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D), rows),
+          matmulInto(
+            dproduct,
+            columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D),
+            rows,
+          ),
         ),
       );
       const { o: ofChunk, delta } = ulysses.outputs(o, forDout, chunk, D, half.stretches);

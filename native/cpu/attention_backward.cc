@@ -370,9 +370,8 @@ void differentiate_block(const ls_attention_backward_args *args, const Shape &sh
     });
     if (limit != 0.0f)
       for (int64_t r = from; r < to; ++r) cap_scores(b.weights + r * kScoreStride + column, kPanel, limit);
-    const auto take = part.whole
-                          ? (limit != 0.0f ? &differentiate<false, true> : &differentiate<false, false>)
-                          : (limit != 0.0f ? &differentiate<true, true> : &differentiate<true, false>);
+    const auto take = part.whole ? (limit != 0.0f ? &differentiate<false, true> : &differentiate<false, false>)
+                                 : (limit != 0.0f ? &differentiate<true, true> : &differentiate<true, false>);
     take(from, to, column, lse, delta, part.lo, part.hi, b.weights, b.ds, limit);
     if (part.whole) continue;
     // Tiles of keys may lie across two panels, and then take the rows of both.

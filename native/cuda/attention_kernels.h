@@ -488,8 +488,8 @@ ls_status launch_forward(const ls_exec *exec, const AttentionParams &p) {
   using Tile = ForwardTile<kD, kM, kWarps, kColumns>;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.queries, Tile::kRows)), static_cast<unsigned>(p.heads));
   LS_TRY(tiles_fit(exec, attention_forward_kernel<kD, kM, kWarps, kColumns, kCapped>, Tile::kBytes, kD));
-  return LS_LAUNCH((attention_forward_kernel<kD, kM, kWarps, kColumns, kCapped>), grid, dim3(kWarps * 32), Tile::kBytes, exec,
-                   p);
+  return LS_LAUNCH((attention_forward_kernel<kD, kM, kWarps, kColumns, kCapped>), grid, dim3(kWarps * 32), Tile::kBytes,
+                   exec, p);
 }
 
 template <int kD, bool kCapped>
@@ -503,35 +503,35 @@ ls_status launch_backward(const ls_exec *exec, const AttentionParams &p) {
   // Where the columns are none, zeros are written all the same.
   if (p.keys > 0) {
     const dim3 grid(static_cast<unsigned>(ceil_div(p.keys, Keys::kRows)), static_cast<unsigned>(p.heads / p.group));
-    LS_TRY((LS_LAUNCH((attention_backward_keys_kernel<kD, kM, kWarps, kQueries, kCapped>), grid, dim3(kWarps * 32), Keys::kBytes,
-                      exec, p)));
+    LS_TRY((LS_LAUNCH((attention_backward_keys_kernel<kD, kM, kWarps, kQueries, kCapped>), grid, dim3(kWarps * 32),
+                      Keys::kBytes, exec, p)));
   }
   if (p.queries == 0) return LS_OK;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.queries, Queries::kRows)), static_cast<unsigned>(p.heads));
-  return LS_LAUNCH((attention_backward_queries_kernel<kD, kM, kWarps, kKeys, kCapped>), grid, dim3(kWarps * 32), Queries::kBytes,
-                   exec, p);
+  return LS_LAUNCH((attention_backward_queries_kernel<kD, kM, kWarps, kKeys, kCapped>), grid, dim3(kWarps * 32),
+                   Queries::kBytes, exec, p);
 }
 
 }  // namespace longseq::cuda
 
-#define LS_DEFINE_ATTENTION(size)                                                        \
-  namespace longseq::cuda {                                                              \
-  ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p) {           \
-    return launch_forward<size, false>(exec, p);                                         \
-  }                                                                                      \
-  ls_status attention_backward_d##size(const ls_exec *exec, const AttentionParams &p) {  \
-    return launch_backward<size, false>(exec, p);                                        \
-  }                                                                                      \
+#define LS_DEFINE_ATTENTION(size)                                                       \
+  namespace longseq::cuda {                                                             \
+  ls_status attention_d##size(const ls_exec *exec, const AttentionParams &p) {          \
+    return launch_forward<size, false>(exec, p);                                        \
+  }                                                                                     \
+  ls_status attention_backward_d##size(const ls_exec *exec, const AttentionParams &p) { \
+    return launch_backward<size, false>(exec, p);                                       \
+  }                                                                                     \
   }
 
-#define LS_DEFINE_CAPPED_ATTENTION(size)                                                        \
-  namespace longseq::cuda {                                                                     \
-  ls_status attention_capped_d##size(const ls_exec *exec, const AttentionParams &p) {           \
-    return launch_forward<size, true>(exec, p);                                                 \
-  }                                                                                             \
-  ls_status attention_capped_backward_d##size(const ls_exec *exec, const AttentionParams &p) {  \
-    return launch_backward<size, true>(exec, p);                                                \
-  }                                                                                             \
+#define LS_DEFINE_CAPPED_ATTENTION(size)                                                       \
+  namespace longseq::cuda {                                                                    \
+  ls_status attention_capped_d##size(const ls_exec *exec, const AttentionParams &p) {          \
+    return launch_forward<size, true>(exec, p);                                                \
+  }                                                                                            \
+  ls_status attention_capped_backward_d##size(const ls_exec *exec, const AttentionParams &p) { \
+    return launch_backward<size, true>(exec, p);                                               \
+  }                                                                                            \
   }
 
 #endif  // LONGSEQ_CUDA_ATTENTION_KERNELS_H

@@ -286,9 +286,7 @@ ls_status attention_float32(const ls_exec *exec, const AttentionParams &p);
 ls_status attention_backward_float32(const ls_exec *exec, const AttentionParams &p);
 
 // p.cap * tanh(product / p.cap); of the products that are masked already, themselves.
-LS_DEVICE float capped(float product, float cap) {
-  return product == -INFINITY ? product : cap * tanhf(product / cap);
-}
+LS_DEVICE float capped(float product, float cap) { return product == -INFINITY ? product : cap * tanhf(product / cap); }
 
 // bfloat16 through tensor cores, one file a head size (native/cuda/attention_d*.cu), for D up to that size.
 #define LS_ATTENTION_SIZES(X) X(64) X(96) X(128) X(256)

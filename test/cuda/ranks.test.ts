@@ -6,8 +6,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import t from "tap";
-import { full } from "../full.js";
 import { packageRoot } from "../../lib/binding.js";
+import { full } from "../full.js";
 import { bin, file, folder, run, sameRun, weights } from "../parallel/cli_runs.js";
 import { environmentOf, headers, libraries, wholeBackend } from "./stand_ins.js";
 

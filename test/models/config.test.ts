@@ -59,7 +59,13 @@ t.test("what absent fields mean", (t) => {
   t.match(qwen2, { numKeyValueHeads: 32, headDim: 4, queryKeyValueBias: true, outputBias: false, queryKeyNorm: null });
   t.equal(parse(type("qwen2", { num_key_value_heads: 2, head_dim: 10 })).headDim, 10);
   const qwen3 = parse(type("qwen3", { num_key_value_heads: null, attention_bias: true }));
-  t.match(qwen3, { numKeyValueHeads: 8, headDim: 128, queryKeyValueBias: true, outputBias: true, queryKeyNorm: { acrossHeads: false } });
+  t.match(qwen3, {
+    numKeyValueHeads: 8,
+    headDim: 128,
+    queryKeyValueBias: true,
+    outputBias: true,
+    queryKeyNorm: { acrossHeads: false },
+  });
   t.end();
 });
 
@@ -210,7 +216,10 @@ t.test("one clear error for each bad field", (t) => {
     [{ ...llama, rope_parameters: { partial_rotary_factor: 0.5 } }, /rope_parameters\.partial_rotary_factor is 0\.5/],
     [{ ...llama, rope_scaling: { type: "mrope", factor: 2 } }, /rope_scaling\.type is "mrope"; .*not implemented/],
     [{ ...llama, rope_scaling: { type: "dynamic", factor: 0.5 } }, /rope_scaling\.factor is 0\.5; .* at least 1/],
-    [{ ...llama, head_dim: 2, rope_scaling: { type: "dynamic", factor: 2 } }, /dynamic needs more than 2 dims that turn/],
+    [
+      { ...llama, head_dim: 2, rope_scaling: { type: "dynamic", factor: 2 } },
+      /dynamic needs more than 2 dims that turn/,
+    ],
     [{ ...llama, rope_scaling: { rope_type: "longrope" } }, /rope_scaling\.short_factor is missing; .*a list of \d+/],
     [
       { ...llama, rope_scaling: { rope_type: "longrope", short_factor: [1, 2, 3], long_factor: [1] } },

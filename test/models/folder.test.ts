@@ -73,7 +73,7 @@ t.test("export and reload of every case", async (t) => {
     t.strictSame(after, { ...before, [key]: "float32" });
     using file = await SafetensorsFile.open(path.join(target, "model.safetensors"));
     t.equal(file.metadata.format, "pt");
-      t.equal(file.entries.has(storedIn(model.config, "lm_head.weight").name), !model.config.tieWordEmbeddings);
+    t.equal(file.entries.has(storedIn(model.config, "lm_head.weight").name), !model.config.tieWordEmbeddings);
     t.ok([...file.entries.values()].every((entry) => entry.dtype === "F32"));
   }
 });

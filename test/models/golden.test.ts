@@ -50,7 +50,8 @@ for (const name of goldenCases) {
               continue;
             }
             const place = model.place(parameter);
-            const whole = grads.get(place.stored.name) ?? new Float32Array(size(storedShape(place.stored, place.shape)));
+            const whole =
+              grads.get(place.stored.name) ?? new Float32Array(size(storedShape(place.stored, place.shape)));
             putStored(place, (await grad.data()) as Float32Array, whole);
             grads.set(place.stored.name, whole);
           }

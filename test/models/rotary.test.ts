@@ -20,7 +20,11 @@ t.test("as transformers has them", (t) => {
   let unequal = 0;
   for (const { fields, bits, attention_factor, length } of cases) {
     const config = parseModelConfig({ ...rest, ...fields }, { file: "config.json" });
-    const { inverseFrequencies, attentionFactor } = rotaryEmbedding(config.ropes[0] as RopeParameters, config.rotaryDim, length);
+    const { inverseFrequencies, attentionFactor } = rotaryEmbedding(
+      config.ropes[0] as RopeParameters,
+      config.rotaryDim,
+      length,
+    );
     const ours = new Int32Array(inverseFrequencies.buffer);
     const what = JSON.stringify({ ...fields, length });
     t.equal(ours.length, bits.length, what);

@@ -145,7 +145,9 @@ export function attentionCases(): AttentionCase[] {
     [256, "bfloat16", 0.5],
   ] as const)
     for (const window of [0, 70])
-      cases.push(one({ queries: 200, keys: 200, causal: true, headSize, type, softcap, window, documents: [0, 90, 200] }));
+      cases.push(
+        one({ queries: 200, keys: 200, causal: true, headSize, type, softcap, window, documents: [0, 90, 200] }),
+      );
   return cases;
 }
 
@@ -219,7 +221,17 @@ export async function runAttention(spec: AttentionCase, threads: number): Promis
   const tlse = Strided.poisoned(device, [heads, queries]);
   const cuSeqlens = spec.documents ? int64(device, spec.documents) : null;
   const mask = [spec.causal, spec.window, spec.qOffset, spec.kOffset] as const;
-  binding.ops.attention(tq.native, tk.native, tv.native, to.native, tlse.native, cuSeqlens, spec.scale, ...mask, spec.softcap);
+  binding.ops.attention(
+    tq.native,
+    tk.native,
+    tv.native,
+    to.native,
+    tlse.native,
+    cuSeqlens,
+    spec.scale,
+    ...mask,
+    spec.softcap,
+  );
   const o = await to.values();
   const lse = await tlse.values();
   const raw = [await to.raw(), await tlse.raw()];

@@ -10,7 +10,14 @@ import type { Owned, ZeroLevel } from "../../lib/parallel/zero.js";
 import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { enqueueStep, makeOptimizer } from "../../lib/train/step.js";
 import type { RowOf, Rule } from "../sequence/covering.js";
-import { asFactors, type FamilyName, familyFields, familyNames, gradientTolerance, isNoise } from "../sequence/families.js";
+import {
+  asFactors,
+  type FamilyName,
+  familyFields,
+  familyNames,
+  gradientTolerance,
+  isNoise,
+} from "../sequence/families.js";
 import { errorOf, relativeDifference } from "../sequence/settings.js";
 import { connect } from "./connect.js";
 
@@ -243,7 +250,10 @@ export class Worlds {
     }
     const several = await this.#run(row, await this.#meshesOf(row.world));
     const [real, meta] = [JSON.stringify(several.peaks), JSON.stringify(planned(row))];
-    return [...differences(several, alone, family), ...(real === meta ? [] : [`peaks of rank 0: ${real}, planned ${meta}`])];
+    return [
+      ...differences(several, alone, family),
+      ...(real === meta ? [] : [`peaks of rank 0: ${real}, planned ${meta}`]),
+    ];
   }
 
   async #run(row: Row, meshes: readonly Mesh[]): Promise<Outcome> {

@@ -19,7 +19,11 @@ t.test("the rows cover what they must", async (t) => {
   t.same(uncovered(factors, admissible, rows, 2), [], "every pair of values");
   t.same(uncovered(full ? factors : ofLlama, admissible, rows, strength), [], `every ${strength} values`);
   t.same(coveringArray(ofLlama, admissible, 2), coveringArray(ofLlama, admissible, 2), "the same rows every time");
-  for (const family of families) t.ok(rows.some((row) => row.family === family), family);
+  for (const family of families)
+    t.ok(
+      rows.some((row) => row.family === family),
+      family,
+    );
   t.ok(uncovered(factors, admissible, rows.slice(0, 5), 2).length > 0, "a gap would be seen");
 
   const small = { a: [0, 1, 2], b: [0, 1], c: [0, 1] } as const;
