@@ -73,12 +73,16 @@ export function exportFields(model: CausalLM): Record<string, unknown> {
   if (fields.torch_dtype !== undefined) fields.torch_dtype = model.dtype;
   if (fields.torch_dtype === undefined || fields.dtype !== undefined) fields.dtype = model.dtype;
   if (model.sourceFolder !== null) return fields;
+  const { names = {}, defaults = {} } = familyNamed(config.family);
   // Fields of an initialised model may leave out what other readers want to see.
   const spelled = fields.rope_parameters ?? fields.rope_scaling;
   const complete: Record<string, unknown> = {
     hidden_act: "silu",
-    num_key_value_heads: config.numKeyValueHeads,
-    head_dim: config.headDim,
+    // A family without grouped heads has neither field.
+    ...(defaults.num_key_value_heads !== null && {
+      num_key_value_heads: config.numKeyValueHeads,
+      head_dim: config.headDim,
+    }),
     initializer_range: config.initializerRange,
     max_position_embeddings: config.maxPositionEmbeddings,
     tie_word_embeddings: config.tieWordEmbeddings,
@@ -86,7 +90,6 @@ export function exportFields(model: CausalLM): Record<string, unknown> {
     // One for all layers; a family with several has its own defaults.
     ...((spelled ?? null) === null && config.ropes.length === 1 ? { rope_theta: config.ropes[0]?.theta } : {}),
   };
-  const { names = {}, defaults = {} } = familyNamed(config.family);
   for (const [key, value] of Object.entries(complete)) {
     const own = names[key] ?? key;
     if (fields[own] === undefined && fields[key] === undefined) fields[own] = defaults[key] ?? value;

@@ -18,7 +18,7 @@ import { workloadOf } from "./measure.js";
 import { openModel, resolveModel } from "./model.js";
 import { type Choice, chooseMemory, describeChoice } from "./plan.js";
 import { estimatedSeconds, ratesOf } from "./rates.js";
-import { remarkOnPositions, remarkOnSchedule } from "./remarks.js";
+import { refuseLongDocuments, remarkOnDropout, remarkOnPositions, remarkOnSchedule } from "./remarks.js";
 import type { Resumed } from "./run_folder.js";
 import type { Session, Training } from "./session.js";
 import { configRecord, type TrainerState } from "./state.js";
@@ -134,14 +134,16 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
     on: standIn(config, device.profile),
   };
+  const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
+  refuseLongDocuments(architecture, longest);
   // By steps on `meta`, before anything large is opened.
   const choice = chooseMemory(config, facts, resumed?.state.plan);
   for (const warning of choice.warnings) session.warn(warning);
   // Of millions of tokens one layer's attention takes as long as others' steps.
   const seconds = estimatedSeconds(facts.rates, dtype, choice.measured.ops, device.isGpu ? 1 : job.threads);
   mesh.setPatience(STEPS_OF_PATIENCE * seconds);
-  const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
   for (const remark of [
+    remarkOnDropout(architecture),
     remarkOnPositions(architecture, longest, config.model.path === null),
     resumed && remarkOnSchedule(resumed.state, config, data, session.steps),
   ])

@@ -2,9 +2,32 @@
 
 import type { Config } from "../config/index.js";
 import type { Dataset } from "../data/index.js";
+import { DataError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
+import { familyNamed } from "../models/registry.js";
 import { learningRateAt, type ScheduleOptions } from "./schedule.js";
 import type { TrainerState } from "./state.js";
+
+/** Throws DataError for documents beyond positions that are learned, of which there are no more. */
+export function refuseLongDocuments(
+  { learnedPositions, maxPositionEmbeddings: most, file }: ModelConfig,
+  longest: number,
+) {
+  if (!learnedPositions || longest <= most) return;
+  throw new DataError(
+    `${file} has ${most} learned positions, and documents have up to ${longest} tokens; set data.sequence_length to ` +
+      `${most} or less, with data.overlong: split or truncate`,
+    { longest, most },
+  );
+}
+
+/** undefined where config.json names no dropout; what it names is not applied. */
+export function remarkOnDropout({ family, fields, file }: ModelConfig): string | undefined {
+  const named = (familyNamed(family).dropout ?? []).filter((key) => typeof fields[key] === "number" && fields[key] > 0);
+  if (named.length === 0) return undefined;
+  const list = named.map((key) => `${key} ${fields[key]}`).join(", ");
+  return `${file} names dropout (${list}), as its model was trained; this run trains without`;
+}
 
 /** undefined where every document lies within max_position_embeddings. */
 export function remarkOnPositions(model: ModelConfig, longest: number, initialised: boolean): string | undefined {
