@@ -46,6 +46,8 @@ export class Communicator {
     try {
       const addresses = await swap(address.toString("base64"));
       await binding.commConnect(comm, joined(addresses));
+      // Nobody goes on, and maybe leaves, while others are still on their way to its memory.
+      await swap("");
     } catch (error) {
       binding.commClose(comm);
       throw error;

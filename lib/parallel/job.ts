@@ -285,7 +285,8 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
     heartbeat.unref();
     binding.setRank(rank);
     const transport = transportOf(place, env);
-    const swap = (own: string) => met.swap("address", own);
+    let asked = 0;
+    const swap = (own: string) => met.swap(`address ${asked++}`, own);
     const group = await Communicator.open(transport, rank, world, swap, { host: met.localHost });
     const job = new Job(place, { group, rendezvous, server, transport });
     // A process that has nothing more to do leaves in good order; one that fails never comes here.

@@ -1,12 +1,13 @@
 // Collectives against plain loops, with all ranks as devices of this one process. LONGSEQ_TEST_DEVICE: on another device
 // than the cpu, by its own transport.
 import { connect as netConnect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { binding } from "../../lib/binding.js";
 import { Device, type DType, ops, Tensor, tensor } from "../../lib/index.js";
 import { Communicator } from "../../lib/parallel/communicator.js";
 import { queues } from "../../lib/tensor/tiers.js";
-import { connect, openDevice, split } from "./connect.js";
+import { connect, meeting, openDevice, split } from "./connect.js";
 
 const devices = Array.from({ length: 4 }, openDevice);
 const { isGpu } = devices[0] as Device;
@@ -239,6 +240,24 @@ t.test("ranks that do not do the same are found out, where that is asked for", a
   });
   await t.rejects((xs[1] as Tensor).data(), { message: /the ranks do not do the same/ });
   for (const comm of comms) comm.close();
+});
+
+t.test("a rank that leaves as soon as it is connected leaves nobody on the way to it", async (t) => {
+  const [addresses, connected] = [meeting(2), meeting(2)];
+  await Promise.all(
+    [0, 1].map(async (rank) => {
+      const swap = async (own: string): Promise<string[]> => {
+        if (own === "") return connected(rank, "there");
+        const all = await addresses(rank, own);
+        // Rank 0 is late.
+        if (rank === 0) await sleep(200);
+        return all;
+      };
+      const comm = await Communicator.open("shm", rank, 2, swap);
+      t.equal(comm.rank, rank);
+      comm.close();
+    }),
+  );
 });
 
 t.test("over the network strangers are sent away, and a rank that cannot be reached is named", async (t) => {
