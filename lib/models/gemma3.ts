@@ -27,7 +27,8 @@ export const gemma3: Family = {
       queryKeyNorm: { ...rmsNormOf(fields, true), acrossHeads: false },
       windows: kinds.map((kind) => kind.window),
       ropes: [
-        rope(scaling ?? full, 1_000_000),
+        // transformers looks for `truncate` in another place for layers of kinds, so that it is always true.
+        rope((scaling ?? full)?.with({ truncate: true }), 1_000_000),
         // The rope_theta at the top is not theirs.
         sliding?.has("rope_type") && sliding.get("rope_type") !== "default"
           ? rope(sliding, local)

@@ -91,6 +91,23 @@ t.test("what absent fields mean", async (t) => {
   });
 });
 
+t.test("yarn's ramp is always truncated where layers are of kinds", async (t) => {
+  const yarn = { rope_type: "yarn", factor: 2, original_max_position_embeddings: 64, truncate: false };
+  const kinds = {
+    full_attention: { ...yarn, rope_theta: 9 },
+    sliding_attention: { rope_type: "default", rope_theta: 5 },
+  };
+  t.match(parse({ ...sizes, model_type: "gemma3_text", rope_parameters: kinds }), {
+    ropes: [
+      { type: "yarn", theta: 9, truncate: true },
+      { type: "default", theta: 5 },
+    ],
+  });
+  t.match(parse({ ...sizes, model_type: "llama", max_position_embeddings: 128, rope_scaling: yarn }), {
+    ropes: [{ truncate: false }],
+  });
+});
+
 t.test("an override reaches the layers without a window alone", async (t) => {
   const fields = JSON.parse(readFileSync(path.join(goldenFolder, "gemma3/model/config.json"), "utf8"));
   const stretched = parseModelConfig(fields, { file: "m", override: { rope_theta: 7, max_position_embeddings: 999 } });
