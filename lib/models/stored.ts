@@ -97,7 +97,7 @@ interface Reader {
 
 /**
  * Fills `target`, flat, with the values from `begin` on of a parameter of the given shape, from where they are stored.
- * Of a tensor that is not the parameter itself, all of it is in memory meanwhile.
+ * Of a tensor that is transposed, all of it is in memory meanwhile.
  */
 export async function readStored(
   reader: Reader,
@@ -108,6 +108,13 @@ export async function readStored(
 ): Promise<void> {
   if (isPlain(stored)) {
     await reader.read(stored.name, target, { begin });
+    return;
+  }
+  if (!stored.transposed && stored.rows) {
+    for (const piece of stretches(stored.rows, shape[1] ?? 1, begin, target.size)) {
+      using part = untracked(() => flatPart(target, piece.at - begin, piece.count));
+      await reader.read(stored.name, part, { begin: piece.from });
+    }
     return;
   }
   const like = { device: target.device, dtype: target.dtype, tier };
@@ -121,6 +128,22 @@ export async function readStored(
     });
   } finally {
     whole.dispose();
+  }
+}
+
+/** Where the `count` values from number `begin` on of a parameter lie in the tensor that holds its rows, end to end. */
+function* stretches(
+  { first, count: rows, period }: Rows,
+  columns: number,
+  begin: number,
+  count: number,
+): Generator<{ at: number; from: number; count: number }> {
+  const block = rows * columns;
+  for (let at = begin; at < begin + count; ) {
+    const [number, within] = [Math.floor(at / block), at % block];
+    const length = Math.min(block - within, begin + count - at);
+    yield { at, from: (number * period + first) * columns + within, count: length };
+    at += length;
   }
 }
 
