@@ -387,7 +387,7 @@ def random_case(seed, folder, family=None):
         clip_grad_norm=r.choice([1.0, 0.1, 100.0]),
     )
     if schedule == "wsd" and r.random() < 0.5:
-        section["decay_steps"] = r.randint(1, steps - 1)
+        section["decay_steps"] = r.randint(1, steps - section["warmup_steps"])
     configuration = dict(
         model=dict(path=model, dtype="bfloat16" if low else "float32"),
         data=dict(train=[path], sequence_length=length, packing=packed, shuffle=False),
