@@ -74,6 +74,38 @@ export interface NativeOps {
   axpby(x: NativeTensor, y: NativeTensor, factor: Optional, alpha: number, beta: number, queue?: number): void;
   embedding(ids: NativeTensor, table: NativeTensor, y: NativeTensor): void;
   embeddingBackward(ids: NativeTensor, dy: NativeTensor, dtable: NativeTensor): void;
+  route(
+    logits: NativeTensor,
+    probs: NativeTensor,
+    experts: NativeTensor,
+    slots: NativeTensor,
+    tokens: NativeTensor,
+    weights: NativeTensor,
+    offsets: NativeTensor,
+    load: NativeTensor | null,
+    normalize: Flag,
+    counted: number,
+  ): void;
+  routeBackward(
+    probs: NativeTensor,
+    experts: NativeTensor,
+    slots: NativeTensor,
+    dweights: NativeTensor,
+    share: NativeTensor | null,
+    factor: NativeTensor | null,
+    dlogits: NativeTensor,
+    normalize: Flag,
+    counted: number,
+  ): void;
+  groupedMatmul(a: NativeTensor, b: NativeTensor, c: NativeTensor, offsets: NativeTensor, accumulate: Flag): void;
+  combine(
+    x: NativeTensor,
+    slots: NativeTensor,
+    weights: NativeTensor | null,
+    y: NativeTensor,
+    accumulate: Flag,
+  ): void;
+  rowDot(a: NativeTensor, b: NativeTensor, y: NativeTensor): void;
   attention(
     q: NativeTensor,
     k: NativeTensor,

@@ -72,6 +72,7 @@ export class Context {
   readonly #args: readonly unknown[];
   #saved: Saved[] = [];
   readonly #owned: { dispose(): void }[] = [];
+  #owedToWalk: { dispose(): void }[] = [];
   /** Anything that is no tensor. */
   values: Record<string, unknown> = {};
   /** During a backward: the graph is freed behind it. */
@@ -131,14 +132,22 @@ export class Context {
     return grad?.result ?? null;
   }
 
-  /** Something that is to be disposed with what was saved. */
-  own(item: { dispose(): void }): void {
-    this.#owned.push(item);
+  /** Something that is to be disposed with what was saved; walk: not before the walk that frees the graph has ended. */
+  own(item: { dispose(): void }, { walk = false } = {}): void {
+    if (walk) this.#owedToWalk.push(item);
+    else this.#owned.push(item);
+  }
+
+  /** What the walk is to dispose of when it ends. */
+  takeOwed(): { dispose(): void }[] {
+    const owed = this.#owedToWalk;
+    this.#owedToWalk = [];
+    return owed;
   }
 
   /** Lets go of what was saved. */
   free(): void {
-    for (const item of this.#owned) item.dispose();
+    for (const item of [...this.#owned, ...this.takeOwed()]) item.dispose();
     for (const { tensor } of this.#saved) tensor.dispose();
     this.#saved = [];
   }
@@ -348,6 +357,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
   const quietly = (fn: () => void): void => noGrad(() => untracked(() => defer(false, fn)));
   // Gradients that the node at work has got, then those it made; after an error they are nobody's.
   let given: Grad[] = [];
+  const owed: { dispose(): void }[] = [];
   quietly(() => {
     try {
       for (let node = ready.pop(); node; node = ready.pop()) {
@@ -360,7 +370,10 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
         const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];
         for (const g of grads) if (g && !results.includes(g)) g.dispose();
         given = [...results];
-        if (!options.retainGraph) node.dispose();
+        if (!options.retainGraph) {
+          owed.push(...node.context.takeOwed());
+          node.dispose();
+        }
         const arrived: Node[] = [];
         node.inputs.forEach((input, i) => {
           if (!input) return;
@@ -394,6 +407,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
       }
     } finally {
       for (const slots of [given, ...pending.values()]) for (const g of slots) if (g instanceof Tensor) g.dispose();
+      for (const item of owed) item.dispose();
     }
   });
 }

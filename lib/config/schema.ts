@@ -122,12 +122,21 @@ export interface ModelOverride {
   rope_theta?: number;
   rope_scaling?: HuggingFaceFields | null;
   max_position_embeddings?: number;
+  output_router_logits?: boolean;
+  router_aux_loss_coef?: number;
 }
 
-const overrideKeys = ["rope_theta", "rope_scaling", "max_position_embeddings"];
+const overrideKeys = [
+  "rope_theta",
+  "rope_scaling",
+  "max_position_embeddings",
+  "output_router_logits",
+  "router_aux_loss_coef",
+];
 const override = leaf<ModelOverride | null, ModelOverride>(
-  "a mapping with some of rope_theta (a number above 0), rope_scaling (a mapping or null) and " +
-    "max_position_embeddings (a whole number of at least 1)",
+  "a mapping with some of rope_theta (a number above 0), rope_scaling (a mapping or null), " +
+    "max_position_embeddings (a whole number of at least 1), output_router_logits (true or false) and " +
+    "router_aux_loss_coef (a number of at least 0)",
   (value) => {
     if (value === null) return {};
     if (!isMapping(value) || Object.keys(value).some((key) => !overrideKeys.includes(key))) return undefined;
@@ -145,6 +154,15 @@ const override = leaf<ModelOverride | null, ModelOverride>(
       const positions = parseCount(value.max_position_embeddings);
       if (positions === undefined || positions < 1) return undefined;
       result.max_position_embeddings = positions;
+    }
+    if (value.output_router_logits !== undefined) {
+      if (typeof value.output_router_logits !== "boolean") return undefined;
+      result.output_router_logits = value.output_router_logits;
+    }
+    if (value.router_aux_loss_coef !== undefined) {
+      const coefficient = parseNumber(value.router_aux_loss_coef);
+      if (coefficient === undefined || coefficient < 0) return undefined;
+      result.router_aux_loss_coef = coefficient;
     }
     return result;
   },

@@ -20,6 +20,8 @@ export interface ModelInput {
   /** The ranks that hold the sequence; inputIds (and targets) are then this one's part, all parts of one length, and
    * positions and cuSeqlens those of the whole. */
   readonly group?: SequenceGroup | undefined;
+  /** Of this rank's tokens the first so many are no padding; default: all. */
+  readonly counted?: number | undefined;
 }
 
 /** A loader's batch (targets shifted already), or ids with labels aligned to them as in Hugging Face. */

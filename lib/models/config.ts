@@ -6,6 +6,7 @@ import type { NormSizes } from "../nn/norm.js";
 import type { RopeParameters } from "../nn/rotary_embedding.js";
 import type { Activation } from "../ops/unary.js";
 import type { ModelShape } from "../report/model_flops.js";
+import type { ModelExperts } from "./expert_fields.js";
 import { type ConfigFields, checkFields, FieldReader, show } from "./fields.js";
 import { readRope, ropeFields } from "./rope_fields.js";
 import type { Stored } from "./stored.js";
@@ -71,6 +72,8 @@ export interface Description {
   readonly embeddingScale: number;
   /** Logits become cap * tanh(logit / cap); null: they stay. */
   readonly logitSoftcap: number | null;
+  /** null: every layer has an MLP. */
+  readonly experts: ModelExperts | null;
   /** The embedding row of the padding token is not trained through the embedding. */
   readonly paddingRow: boolean;
 }
@@ -107,6 +110,8 @@ export interface Family {
   readonly names?: Readonly<Record<string, string>>;
   /** Fields that ask for what is not implemented unless they have this value, or none. */
   readonly fixed?: Readonly<Record<string, unknown>>;
+  /** Fields of experts that it knows. */
+  readonly expertFields?: readonly string[];
   /** Rates of dropout that its config.json names though fine-tuning goes without; a run says that it does. */
   readonly dropout?: readonly string[];
   /** What differs from Llama without biases. */
@@ -234,6 +239,7 @@ export function readConfig(
     attentionSoftcap: null,
     embeddingScale: 1,
     logitSoftcap: null,
+    experts: null,
     ...own,
     paddingRow,
     tieWordEmbeddings: reader.flag("tie_word_embeddings", false),
@@ -271,7 +277,7 @@ export function readActivation(reader: FieldReader, key: string): Activation {
   return activation as Activation;
 }
 
-function refuseUnimplemented(reader: FieldReader, { fixed = {}, dropout = [] }: Family): void {
+function refuseUnimplemented(reader: FieldReader, { fixed = {}, dropout = [], expertFields = [] }: Family): void {
   for (const key of ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"]) {
     if (reader.number(key, { from: 0, default: 0, nullable: true }) > 0 && !dropout.includes(key))
       reader.fail(key, "dropout is not implemented");
@@ -281,8 +287,8 @@ function refuseUnimplemented(reader: FieldReader, { fixed = {}, dropout = [] }: 
     reader.fail("quantization_config", "quantized weights are not implemented; give the float model");
   for (const key of ["num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size"]) {
     const value = reader.get(key);
-    if (value !== undefined && value !== null && value !== 0)
-      reader.fail(key, "mixtures of experts are not implemented");
+    if (value !== undefined && value !== null && value !== 0 && !expertFields.includes(key))
+      reader.fail(key, "experts are not what this family has");
   }
   for (const [key, expected] of Object.entries(fixed))
     if ((reader.get(key) ?? expected) !== expected)
@@ -330,7 +336,15 @@ export function modelShape(config: ModelConfig): ModelShape {
     headSize: config.headDim,
     feedForward: config.intermediateSize,
     gated: config.gated,
+    ...(config.experts !== null && { feedForwardWeights: activeWeights(config, config.experts) }),
     vocabulary: config.vocabSize,
     windows: config.windows,
   };
+}
+
+/** Weights of all layers' MLPs, or routers and experts, that a token passes through. */
+function activeWeights({ hiddenSize: H, intermediateSize: F }: ModelConfig, experts: ModelExperts): number {
+  const { count, active, intermediateSize, sharedIntermediateSize: shared, layers } = experts;
+  const ofExperts = H * count + active * 3 * H * intermediateSize + (shared === null ? 0 : 3 * H * shared + H);
+  return layers.reduce((sum, has) => sum + (has ? ofExperts : 3 * H * F), 0);
 }

@@ -1,6 +1,6 @@
 // The causal decoder that all families share: embedding, layers, norm, and lm_head (or the embedding again).
 
-import { isGradEnabled } from "../autograd/function.js";
+import { isGradEnabled, noGrad } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
 import type { Frequencies, TokenLayout } from "../nn/attention.js";
 import { DecoderLayer } from "../nn/decoder_layer.js";
@@ -8,6 +8,7 @@ import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { Module, type ModuleOptions } from "../nn/module.js";
 import { Norm } from "../nn/norm.js";
+import { Routing } from "../nn/routing.js";
 import { type RopeParameters, ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
 import { add, linear, scale, unary } from "../ops/index.js";
 import type { SequenceGroup } from "../parallel/mesh.js";
@@ -51,6 +52,13 @@ export interface MemoryOptions {
   states?: StateOptions;
 }
 
+/** Where routers count, of a model with experts. */
+export interface RoutingOptions {
+  readonly routing?: Routing | null;
+  /** Whether this is the first forward of these tokens. */
+  readonly record?: boolean;
+}
+
 /** All of them, as chosen; what lives where is kept by the states themselves. */
 type Chosen = Required<Omit<MemoryOptions, "states">>;
 
@@ -64,6 +72,7 @@ interface ForwardOptions extends Chosen {
   gradientMask: Tensor | null;
   /** [S] int32, the position of each token; null: positions are not embedded. */
   learned: Tensor | null;
+  routing: Routing | null;
 }
 
 /** Token ids to the last hidden states. */
@@ -82,8 +91,10 @@ export class Decoder extends Module {
     const { numLayers, windows, layerRopes, maxPositionEmbeddings: positions, hiddenSize } = config;
     this.embedTokens = new Embedding(config.vocabSize, hiddenSize, options);
     this.embedPositions = config.learnedPositions ? new Embedding(positions, hiddenSize, options) : null;
+    let withExperts = 0;
     this.layers = Array.from({ length: numLayers }, (_, layer) => {
-      const own = { window: windows[layer] ?? 0, rope: layerRopes[layer] ?? null };
+      const experts = config.experts?.layers[layer] ? { ...config.experts, layer: withExperts++ } : null;
+      const own = { window: windows[layer] ?? 0, rope: layerRopes[layer] ?? null, experts };
       return new DecoderLayer({ ...config, ...own }, options);
     });
     this.norm = new Norm(hiddenSize, config.norm, options);
@@ -380,8 +391,31 @@ export class CausalLM extends Module {
     return this.model.checkpointBytesOnDevice;
   }
 
-  /** The last hidden states, behind the final norm: [T, H]. */
-  hidden(input: ModelInput): Tensor {
+  /** Counts of a loss's routing, of a model with experts; of others null. Whoever asks disposes of it. */
+  routing(): Routing | null {
+    const { experts } = this.config;
+    if (experts === null) return null;
+    const { count, active, layers, auxiliaryCoefficient: coefficient } = experts;
+    const sizes = { layers: layers.filter((has) => has).length, experts: count, active, coefficient };
+    return new Routing(sizes, this.device);
+  }
+
+  /**
+   * Runs a forward for the counts of `routing` alone: its load-balancing loss is formed of all micro-batches, so that a
+   * backward can only follow when all are counted.
+   */
+  count(input: ModelInput, routing: Routing): void {
+    noGrad(() => scope(() => void this.hidden(input, { routing, record: true })));
+  }
+
+  /** The last hidden states, behind the final norm: [T, H]. record: whether these tokens are to be counted. */
+  hidden(input: ModelInput, { routing = null, record = false }: RoutingOptions = {}): Tensor {
+    const run = (): Tensor => this.#hidden(input, routing);
+    const counted = input.counted ?? Number.MAX_SAFE_INTEGER;
+    return routing === null ? run() : routing.run(counted, record, run);
+  }
+
+  #hidden(input: ModelInput, routing: Routing | null): Tensor {
     return scope(() => {
       const { ids, positions, cuSeqlens, group } = prepareInput(input, this.config.vocabSize);
       const device = this.device;
@@ -401,6 +435,7 @@ export class CausalLM extends Module {
         onLayer: this.onLayer,
         gradientMask: this.#gradientMask(ids),
         learned: this.config.learnedPositions ? this.#learned(ids.length, positions, group) : null,
+        routing,
       };
       return this.model.forward(tensor(ids, { device }), layout, options);
     });
@@ -456,19 +491,40 @@ export class CausalLM extends Module {
   /**
    * Sum of the token losses (natural log) over `denominator`, a float64 scalar. denominator: the valid labels of the
    * whole step; by default those of this batch. Labels of -100 and the last token of each document count for nothing.
+   * routing: of a step whose load-balancing loss the caller adds, with `record` as in `hidden`; null: tokens are not
+   * counted. By default the batch's own load-balancing loss is added where the model has one.
    */
-  loss(batch: LossInput, options: { denominator?: number } = {}): Tensor {
+  loss(batch: LossInput, options: { denominator?: number } & RoutingOptions = {}): Tensor {
+    if (options.routing === undefined && (this.config.experts?.auxiliaryCoefficient ?? 0) > 0)
+      return this.#balancedLoss(batch, options);
     const { targets, validTokens } = prepareTargets(batch, this.config.vocabSize);
     const denominator = options.denominator ?? Math.max(1, validTokens);
     if (!(denominator > 0 && Number.isFinite(denominator)))
       throw new ArgumentError(`loss: denominator is ${denominator}, expected a number above 0`);
     return scope(() => {
-      const hidden_TH = this.hidden(batch);
+      const hidden_TH = this.hidden(batch, options);
       const targets_T = tensor(targets, { device: this.device });
       const softcap = this.config.logitSoftcap;
-      const options = { denominator, softcap, rows: this.#memory.tileLoss, consumeHidden: true };
-      return this.#withHead((weight) => linearCrossEntropy(hidden_TH, weight, targets_T, options));
+      const how = { denominator, softcap, rows: this.#memory.tileLoss, consumeHidden: true };
+      return this.#withHead((weight) => linearCrossEntropy(hidden_TH, weight, targets_T, how));
     });
+  }
+
+  /** The loss of a batch for itself, its load-balancing loss included. */
+  #balancedLoss(batch: LossInput, options: { denominator?: number }): Tensor {
+    const routing = this.routing() as Routing;
+    let total: Tensor | undefined;
+    try {
+      total = scope(() => {
+        const loss = this.loss(batch, { ...options, routing, record: true });
+        routing.complete(batch.group?.all ?? null);
+        return routing.addTo(loss, { dispose: true });
+      });
+      return total;
+    } finally {
+      // With a graph it is needed until the backward is over.
+      if (total?.node === undefined || total.node === null) routing.dispose();
+    }
   }
 
   /** Runs what reads the head's weight [V, H], the last parameters before the backward. */

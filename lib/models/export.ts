@@ -9,10 +9,9 @@ import { type SafeDtype, writeModel } from "../checkpoint/safetensors.js";
 import { type JsonValue, plainJson } from "../data/json.js";
 import { writeJson } from "../data/json_write.js";
 import { IoError } from "../errors.js";
-import type { Parameter } from "../tensor/tensor.js";
 import type { CausalLM } from "./decoder.js";
 import { familyNamed } from "./registry.js";
-import { assemble, type Stored, storedShape } from "./stored.js";
+import { assemble, type StoredPart, tensorsOf } from "./stored.js";
 
 /** What a folder says of its tokenizer, whichever kind it is; chat templates are part of that. */
 const TOKENIZER_FILES = [
@@ -171,12 +170,14 @@ export async function writeModelFiles(
 
 /** The tensors of the model's checkpoints, each with the parameters that it is made of. */
 function storedTensors(model: CausalLM) {
-  const tensors = new Map<string, { shape: number[]; parts: { stored: Stored; parameter: Parameter }[] }>();
+  const tensors = new Map<string, { shape: number[]; parts: StoredPart[] }>();
   for (const [name, parameter] of model.namedParameters()) {
     const { stored, shape } = model.place(name);
-    const tensor = tensors.get(stored.name) ?? { shape: storedShape(stored, shape), parts: [] };
-    tensor.parts.push({ stored, parameter });
-    tensors.set(stored.name, tensor);
+    for (const [index, one] of tensorsOf(stored, shape).entries()) {
+      const tensor = tensors.get(one.name) ?? { shape: one.shape, parts: [] };
+      tensor.parts.push({ stored, parameter, index });
+      tensors.set(one.name, tensor);
+    }
   }
   return [...tensors].map(([name, tensor]) => ({ name, ...tensor }));
 }

@@ -15,7 +15,7 @@ import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
 import { familyNamed, parseModelConfig, storedIn } from "./registry.js";
 import type { ConfigOverride } from "./rope_fields.js";
-import { readStored, storedShape } from "./stored.js";
+import { readStored, tensorsOf } from "./stored.js";
 
 export interface ModelOptions {
   /** Default cpu. */
@@ -189,7 +189,9 @@ export function tensorShapes(config: ModelConfig): Map<string, readonly number[]
   const model = untracked(() => new CausalLM(config, { device: "meta" }));
   try {
     const places = [...model.namedParameters()].map(([name]) => model.place(name));
-    return new Map(places.map(({ stored, shape }) => [stored.name, storedShape(stored, shape)]));
+    return new Map(
+      places.flatMap(({ stored, shape }) => tensorsOf(stored, shape).map((one) => [one.name, one.shape] as const)),
+    );
   } finally {
     model.dispose();
   }

@@ -10,15 +10,32 @@ import { gptNeox } from "./gpt_neox.js";
 import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
+import { mixtral } from "./mixtral.js";
 import { olmo2 } from "./olmo2.js";
 import { phi3 } from "./phi3.js";
 import { qwen2 } from "./qwen2.js";
+import { qwen2Moe } from "./qwen2_moe.js";
 import { qwen3 } from "./qwen3.js";
+import { qwen3Moe } from "./qwen3_moe.js";
 import { type ConfigOverride, overrideFields } from "./rope_fields.js";
 import type { Stored } from "./stored.js";
 
 /** A new family is one file and one entry here. */
-export const families: readonly Family[] = [llama, mistral, qwen2, qwen3, gemma2, gemma3, gpt2, gptNeox, olmo2, phi3];
+export const families: readonly Family[] = [
+  llama,
+  mistral,
+  mixtral,
+  qwen2,
+  qwen2Moe,
+  qwen3,
+  qwen3Moe,
+  gemma2,
+  gemma3,
+  gpt2,
+  gptNeox,
+  olmo2,
+  phi3,
+];
 
 /** The family of a `model_type`. */
 export function familyNamed(modelType: string): Family {

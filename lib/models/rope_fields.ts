@@ -9,6 +9,9 @@ export interface ConfigOverride {
   readonly rope_theta?: number;
   readonly rope_scaling?: ConfigFields | null;
   readonly max_position_embeddings?: number;
+  /** Of a model with experts: whether its load-balancing loss is part of the loss, and by which factor. */
+  readonly output_router_logits?: boolean;
+  readonly router_aux_loss_coef?: number;
 }
 
 export interface RopeFieldsOptions {
@@ -120,6 +123,8 @@ export function overrideFields(fields: ConfigFields, override: ConfigOverride = 
   const result: Record<string, unknown> = structuredClone(fields);
   const isObject = (value: unknown): value is Record<string, unknown> =>
     typeof value === "object" && value !== null && !Array.isArray(value);
+  for (const key of ["output_router_logits", "router_aux_loss_coef"] as const)
+    if (override[key] !== undefined) result[key] = override[key];
   const byKind = result.rope_parameters;
   if (isObject(byKind) && isObject(byKind.full_attention)) {
     // Layers with a window keep their own.

@@ -24,6 +24,8 @@ export interface Stored {
   readonly part?: string;
   /** The file has [I, O] where the parameter has [O, I]. */
   readonly transposed?: boolean;
+  /** Tensors that follow each other along the parameter's first dim, as many as it has: their names by number. */
+  readonly each?: (index: number) => string;
 }
 
 /** The name of a parameter in lists and messages: the tensor's, and which part of it. */
@@ -42,6 +44,20 @@ export const renamed =
     return { name: parameter.replace(pattern, (name) => names[name] as string) };
   };
 
+/**
+ * For a family whose checkpoints have each expert's matrices apart: as `<layer>.<half>.experts.<number>.<part>.weight`;
+ * all matrices of a kind are one parameter. parts: what the files call gate_proj, up_proj and down_proj.
+ */
+export const stacked =
+  (half: string, parts: Readonly<Record<string, string>> = {}) =>
+  (parameter: string): Stored => {
+    const [, layer, part = ""] = /^(.*)\.mlp\.experts\.(\w+)$/.exec(parameter) ?? [];
+    if (layer === undefined) return { name: parameter.replace(/\.mlp\.gate\./, `.${half}.gate.`) };
+    const each = (index: number | string): string =>
+      `${layer}.${half}.experts.${index}.${parts[part] ?? part}.weight`;
+    return { name: each("*"), each };
+  };
+
 /** Parts of a tensor whose rows follow each other. */
 export function consecutive(counts: Readonly<Record<string, number>>): Record<string, Rows> {
   const period = Object.values(counts).reduce((sum, count) => sum + count, 0);
@@ -55,8 +71,16 @@ export function consecutive(counts: Readonly<Record<string, number>>): Record<st
   );
 }
 
+/** The tensors that hold a parameter, with their shape. */
+export function tensorsOf(stored: Stored, shape: readonly number[]): { name: string; shape: number[] }[] {
+  const { each } = stored;
+  if (each === undefined) return [{ name: stored.name, shape: storedShape(stored, shape) }];
+  const [count, ...own] = shape as [number, ...number[]];
+  return Array.from({ length: count }, (_, index) => ({ name: each(index), shape: own }));
+}
+
 /** The shape of the tensor that holds a parameter. */
-export function storedShape({ rows, transposed }: Stored, shape: readonly number[]): number[] {
+function storedShape({ rows, transposed }: Stored, shape: readonly number[]): number[] {
   const [own, ...columns] = shape as [number, ...number[]];
   const whole = [rows ? rows.period * rows.periods : own, ...columns];
   return transposed ? whole.reverse() : whole;
@@ -106,6 +130,18 @@ export async function readStored(
   begin: number,
   tier: ParameterTier,
 ): Promise<void> {
+  const { each } = stored;
+  if (each !== undefined) {
+    const columns = (shape as number[]).slice(1).reduce((product, size) => product * size, 1);
+    for (let at = begin; at < begin + target.size; ) {
+      const [index, within] = [Math.floor(at / columns), at % columns];
+      const count = Math.min(columns - within, begin + target.size - at);
+      using part = untracked(() => flatPart(target, at - begin, count));
+      await reader.read(each(index), part, { begin: within });
+      at += count;
+    }
+    return;
+  }
   if (isPlain(stored)) {
     await reader.read(stored.name, target, { begin });
     return;
@@ -147,12 +183,26 @@ function* stretches(
   }
 }
 
+/** A parameter among those that a tensor holds; index: of a parameter that lies in several, which of them. */
+export interface StoredPart {
+  readonly stored: Stored;
+  readonly parameter: Parameter;
+  readonly index: number;
+}
+
 /** A tensor as it is to be stored, made of the parameters that it holds; `gather` gives the whole of each in turn. */
 export function assemble(
-  parts: readonly { readonly stored: Stored; readonly parameter: Parameter }[],
+  parts: readonly StoredPart[],
   gather: (parameter: Parameter) => Parameter,
 ): { tensor: Tensor; dispose(): void } {
-  const [{ stored: first, parameter: one }] = parts as [(typeof parts)[0]];
+  const [{ stored: first, parameter: one, index }] = parts as [StoredPart];
+  if (first.each !== undefined) {
+    const [, ...own] = one.shape as [number, ...number[]];
+    const [, ...strides] = one.strides as [number, ...number[]];
+    const step = one.strides[0] as number;
+    const part = untracked(() => gather(one).viewOf(own, strides, index * step));
+    return { tensor: part, dispose: () => part.dispose() };
+  }
   if (isPlain(first)) return { tensor: gather(one), dispose() {} };
   const { device, dtype, tier, shape } = one;
   const whole = untracked(() => Tensor.empty(storedShape(first, shape), { device, dtype, tier }));

@@ -5,9 +5,11 @@ import { tiled } from "../sequence/tiled.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
 import { Attention, type AttentionSizes, type TokenLayout } from "./attention.js";
+import { type ExpertSizes, MixtureOfExperts } from "./mixture_of_experts.js";
 import { type HalfNorms, Mlp, type MlpSizes } from "./mlp.js";
 import { Module, type ModuleOptions } from "./module.js";
 import { Norm, type NormSizes } from "./norm.js";
+import type { Routing } from "./routing.js";
 
 export interface DecoderLayerSizes extends AttentionSizes, MlpSizes {
   readonly norm: NormSizes;
@@ -15,6 +17,8 @@ export interface DecoderLayerSizes extends AttentionSizes, MlpSizes {
   readonly normPlaces?: "before" | "behind" | "both";
   /** Whether attention and MLP both read what the layer got (GPT-NeoX), instead of the MLP what attention left. */
   readonly parallelResidual?: boolean;
+  /** In the place of the MLP; the number of the layer among those that have experts. Default: an MLP. */
+  readonly experts?: (ExpertSizes & { readonly layer: number }) | null;
 }
 
 export interface DecoderLayerOptions {
@@ -22,11 +26,13 @@ export interface DecoderLayerOptions {
   readonly tileMlp: number;
   /** Chunks of query heads, a divisor of their number; with more than one q, k and v are recomputed. */
   readonly headChunks: number;
+  /** Where routers count. Default: nowhere. */
+  readonly routing?: Routing | null;
 }
 
 export class DecoderLayer extends Module {
   readonly selfAttn: Attention;
-  readonly mlp: Mlp;
+  readonly mlp: Mlp | MixtureOfExperts;
   /** Before attention. */
   readonly inputLayernorm: Norm | null;
   /** Before the MLP. */
@@ -43,7 +49,11 @@ export class DecoderLayer extends Module {
     const normAt = (...places: string[]) =>
       places.includes(normPlaces) ? new Norm(sizes.hiddenSize, sizes.norm, options) : null;
     this.selfAttn = new Attention(sizes, options);
-    this.mlp = new Mlp(sizes, options);
+    const { experts = null, activation = "silu" } = sizes;
+    this.mlp =
+      experts === null
+        ? new Mlp(sizes, options)
+        : new MixtureOfExperts(sizes.hiddenSize, { ...experts, activation }, options);
     this.inputLayernorm = normAt("before", "both");
     this.postAttentionLayernorm = normAt("before", "both");
     this.attentionOutputNorm = normAt("behind", "both");
@@ -59,16 +69,16 @@ export class DecoderLayer extends Module {
     const ofAttention: HalfNorms = { before: this.inputLayernorm, behind: this.attentionOutputNorm };
     const ofMlp: HalfNorms = { before: this.postAttentionLayernorm, behind: this.mlpOutputNorm };
     const inTiles = { rows: options.tileMlp, parameters: this.#mlpParameters };
+    const { routing = null } = options;
+    const run = (rows: Tensor, first: number) =>
+      mlp.forward(rows, ofMlp, { residual: !this.#parallel, first, routing });
     return scope(() => {
       const attended = selfAttn.forward(x, ofAttention, layout, {
         chunks: options.headChunks,
         rows: options.tileMlp,
       });
-      if (!this.#parallel) return tiled((rows) => mlp.forward(rows, ofMlp), attended, inTiles);
-      return add(
-        attended,
-        tiled((rows) => mlp.forward(rows, ofMlp, false), x, inTiles),
-      );
+      if (!this.#parallel) return tiled(run, attended, inTiles);
+      return add(attended, tiled(run, x, inTiles));
     });
   }
 }

@@ -13,6 +13,7 @@ import { produce, Tensor } from "../tensor/tensor.js";
 import { Linear } from "./linear.js";
 import { Module, type ModuleOptions } from "./module.js";
 import type { Norm } from "./norm.js";
+import type { Routing } from "./routing.js";
 
 export interface MlpSizes {
   /** H */
@@ -23,6 +24,16 @@ export interface MlpSizes {
   /** Whether a second product decides how much of the first goes on. Default true. */
   readonly gated?: boolean;
   readonly mlpBias?: boolean;
+}
+
+/** How the feed-forward half of a layer is called. */
+export interface FeedForwardCall {
+  /** Whether x is added to what is made of it. Default true. */
+  readonly residual?: boolean;
+  /** The number of x's first row among those of its layer, where it is a tile of them. Default 0. */
+  readonly first?: number;
+  /** Where routers count. */
+  readonly routing?: Routing | null;
 }
 
 /** What surrounds a half of a layer. */
@@ -234,7 +245,7 @@ export class Mlp extends Module {
   }
 
   /** x [T, H] -> [T, H], x added where `residual`. */
-  forward(x: Tensor, { before, behind }: HalfNorms, residual = true): Tensor {
+  forward(x: Tensor, { before, behind }: HalfNorms, { residual = true }: FeedForwardCall = {}): Tensor {
     const { gateProj: gate, upProj: up, downProj: down } = this;
     const weights: Weights = {
       norm: before?.weight ?? null,

@@ -34,6 +34,10 @@ export interface StepMetrics {
   rssPeakBytes: number;
   /** The step's update was left out because its loss or gradient was not finite. */
   skipped: boolean | number;
+  /** Of a model with experts: the load-balancing loss, not yet multiplied by its factor. */
+  auxLoss?: number;
+  /** Tokens of an expert of a layer: of the one with most, and on average. */
+  tokensPerExpert?: { max: number; mean: number };
   /** Of a job of several ranks, whose other figures of time and memory are rank 0's. */
   ranks?: Record<"seconds" | "devicePeakBytes" | "hostPeakBytes", RankSpread>;
 }

@@ -6,7 +6,7 @@ import { toSnake } from "../config/values.js";
 import { IoError } from "../errors.js";
 import type { RunItem, StepMetrics } from "./events.js";
 
-/** The keys of a step's line, in this order; of several ranks `ranks` follows. */
+/** The keys of a step's line, in this order; those of experts and `ranks` follow where there are any. */
 export const metricsKeys = [
   "step",
   "epoch",
@@ -41,6 +41,8 @@ export function toRecord(item: RunItem): Record<string, unknown> {
   if (item.event === undefined)
     return {
       ...Object.fromEntries(metricsKeys.map((key) => [toSnake(key), toJson(item[key]) ?? null])),
+      ...(item.auxLoss !== undefined && { aux_loss: toJson(item.auxLoss) }),
+      ...(item.tokensPerExpert !== undefined && { tokens_per_expert: toJson(item.tokensPerExpert) }),
       ...(item.ranks !== undefined && { ranks: toJson(item.ranks) }),
     };
   const { event, ...rest } = item;

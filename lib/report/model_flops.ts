@@ -21,6 +21,8 @@ export interface ModelShape {
   feedForward: number;
   /** Whether the feed-forward layers have a gate, a third product. Default true. */
   gated?: boolean;
+  /** Weights of all layers' feed-forward products that each token passes through; absent: as F and `gated` have it. */
+  feedForwardWeights?: number;
   /** V */
   vocabulary: number;
   /** The sliding window of each layer, null or 0 for none; absent: no layer has one. */
@@ -41,8 +43,8 @@ export function matmulWeights(shape: ModelShape): number {
   const { hiddenSize: H, heads: N, keyValueHeads: K, headSize: D, feedForward: F, vocabulary: V } = shape;
   const queryAndOutput = 2 * H * N * D;
   const keyAndValue = 2 * H * K * D;
-  const feedForward = ((shape.gated ?? true) ? 3 : 2) * H * F;
-  return shape.layers * (queryAndOutput + keyAndValue + feedForward) + H * V;
+  const feedForward = shape.feedForwardWeights ?? shape.layers * ((shape.gated ?? true) ? 3 : 2) * H * F;
+  return shape.layers * (queryAndOutput + keyAndValue) + feedForward + H * V;
 }
 
 /**

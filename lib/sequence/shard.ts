@@ -11,6 +11,8 @@ import { stretchOf } from "./ring.js";
  */
 export interface ShardedBatch extends Batch {
   group: SequenceGroup;
+  /** This rank's tokens that are no padding: the first so many. */
+  counted: number;
 }
 
 /** Tokens of each rank: as many for all, and of a ring an even number for each group that exchanges heads. */
@@ -33,15 +35,19 @@ export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | S
   const stretch = (length * ulysses) / (rings > 1 ? 2 : 1);
   const starts = rings > 1 ? [0, 1].map((half) => stretchOf(Math.floor(rank / ulysses), half, rings) * stretch) : [0];
   const own = (rank % ulysses) * length;
-  // Tokens from .. to - 1 of the stretches, one behind the other.
-  const take = <Values extends Int32Array | BigInt64Array>(source: Values, out: Values, from: number): Values => {
-    for (let at = 0; at < out.length; ) {
+  // Tokens from .. from + count - 1 of the stretches, one behind the other: where they lie in the sequence.
+  function* pieces(from: number, count: number): Generator<{ at: number; begin: number; end: number }> {
+    for (let at = 0; at < count; ) {
       const [which, within] = [Math.floor((from + at) / stretch), (from + at) % stretch];
-      const count = Math.min(out.length - at, stretch - within);
+      const piece = Math.min(count - at, stretch - within);
       const begin = (starts[which] as number) + within;
-      if (begin < source.length) out.set(source.subarray(begin, Math.min(begin + count, source.length)) as never, at);
-      at += count;
+      yield { at, begin, end: Math.max(begin, Math.min(begin + piece, batch.tokens)) };
+      at += piece;
     }
+  }
+  const take = <Values extends Int32Array | BigInt64Array>(source: Values, out: Values, from: number): Values => {
+    for (const { at, begin, end } of pieces(from, out.length))
+      if (begin < end) out.set(source.subarray(begin, end) as never, at);
     return out;
   };
   const targets = take(batch.targets, new Int32Array(length).fill(IGNORE_INDEX), own);
@@ -57,6 +63,8 @@ export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | S
     cuSeqlens,
     tokens: length,
     validTokens: targets.reduce((count, target) => count + (target === IGNORE_INDEX ? 0 : 1), 0),
+    // Padding lies behind all of them.
+    counted: [...pieces(own, length)].reduce((sum, { begin, end }) => sum + end - begin, 0),
     group,
   };
 }

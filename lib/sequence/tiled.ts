@@ -21,9 +21,12 @@ export function tiles(total: number, rows: number): { start: number; length: num
   return result;
 }
 
-class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Tensor[]], Tensor> {
+/** first: the number of the first row of x. */
+type RowFunction = (x: Tensor, first: number) => Tensor;
+
+class Tiled extends Function<[RowFunction, TiledOptions, Tensor, ...Tensor[]], Tensor> {
   readonly name = "tiled";
-  forward(ctx: Context, fn: (x: Tensor) => Tensor, options: TiledOptions, x: Tensor): Tensor {
+  forward(ctx: Context, fn: RowFunction, options: TiledOptions, x: Tensor): Tensor {
     const [total = 0, ...own] = x.shape;
     const columns = options.columns ?? own;
     const shape = [total, ...columns];
@@ -32,7 +35,7 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
       noGrad(() => {
         const out = Tensor.empty(shape, made);
         eachTile(x.device, total, options.rows, ({ start, length }) => {
-          const part = fn(narrow(from as Tensor, 0, start, length));
+          const part = fn(narrow(from as Tensor, 0, start, length), start);
           if (part.ndim !== columns.length + 1 || [length, ...columns].some((size, i) => size !== part.shape[i]))
             throw new ArgumentError(
               `tiled: the function made [${part.shape}] of ${length} rows, expected [${[length, ...columns]}]; ` +
@@ -48,7 +51,7 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
     return y;
   }
   backward(ctx: Context, dy: Tensor): Grad[] {
-    const { fn, rows } = ctx.values as { fn: (x: Tensor) => Tensor; rows: number };
+    const { fn, rows } = ctx.values as { fn: RowFunction; rows: number };
     const x = ctx.saved(0);
     const wanted = ctx.needsGrad[2] === true;
     const like = { device: x.device, dtype: x.dtype };
@@ -58,7 +61,7 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
     eachTile(x.device, x.shape[0] as number, rows, ({ start, length }) => {
       const tile = (whole: Tensor): Tensor => noGrad(() => narrow(whole, 0, start, length));
       // Hooks of the parameters run when the outer walk has seen them all.
-      const part = pullBack(fn, tile(x), tile(dy), wanted);
+      const part = pullBack((input) => fn(input, start), tile(x), tile(dy), wanted);
       if (!dx) return;
       if (part) copyInto(part, tile(dx));
       else tile(dx).fill(0);
@@ -70,11 +73,11 @@ class Tiled extends Function<[(x: Tensor) => Tensor, TiledOptions, Tensor, ...Te
 }
 const tiledFunction = new Tiled();
 
-/** fn(x) for a function of rows: fn(x)[t] depends on x[t] alone.  x [T, ...] -> [T, ...]. Saves x only and runs `fn`
+/** fn(x, 0) for a function of rows: fn(x)[t] depends on x[t] alone (and its number).  x [T, ...] -> [T, ...]. Saves x only and runs `fn`
  * again, a tile at a time, in the backward. */
-export function tiled(fn: (x: Tensor) => Tensor, x: Tensor, options: TiledOptions): Tensor {
+export function tiled(fn: RowFunction, x: Tensor, options: TiledOptions): Tensor {
   if (!Number.isInteger(options.rows) || options.rows < 0)
     throw new ArgumentError(`tiled: rows is ${options.rows}, expected a whole number, 0 for no tiles`);
-  if (options.rows === 0 || options.rows >= (x.shape[0] ?? 0)) return fn(x);
+  if (options.rows === 0 || options.rows >= (x.shape[0] ?? 0)) return fn(x, 0);
   return tiledFunction.apply(fn, options, x, ...options.parameters);
 }

@@ -244,7 +244,7 @@ function onMeta<T>(
         clipGradNorm,
         learningRate,
       });
-      for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
+      for (const one of Object.values(made)) one?.dispose();
     };
     return use({ device, model, mesh, batch: (size) => batchOf(size, mesh.sequence), step });
   } finally {
@@ -272,13 +272,15 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
   return onMeta(subject, plan, ({ device, model, mesh, batch, step }) => {
     const { native } = device;
     const micro = batch(work.micro);
-    // The third micro-batch finds what every later one finds, and so does the second step.
-    const walked = Math.min(work.accumulation, 3);
+    // The third micro-batch finds what every later one finds, and so does the second step. Where a step goes through its
+    // micro-batches twice, for the balance of experts, all are walked.
+    const twice = (model.config.experts?.auxiliaryCoefficient ?? 0) > 0;
+    const walked = twice ? work.accumulation : Math.min(work.accumulation, 3);
     const all = function* () {
       for (let i = 1; i <= walked; i++) {
         const before = binding.opCounts(native);
         yield micro;
-        if (i === walked) binding.repeatOps(native, before, work.accumulation - walked);
+        if (i === walked && walked < work.accumulation) binding.repeatOps(native, before, work.accumulation - walked);
       }
     };
     for (let i = 0; i < 2; i++) {

@@ -6,7 +6,9 @@ import type { Config } from "../config/index.js";
 import type { Batch } from "../data/index.js";
 import type { CausalLM } from "../models/index.js";
 import { type GradNorm, gradNorm } from "../nn/clip_grad.js";
+import type { Routing } from "../nn/routing.js";
 import { allReduceInto } from "../ops/all_reduce.js";
+import { axpbyInto } from "../ops/axpby.js";
 import { AdamW, type DecayRange } from "../optim/adamw.js";
 import type { Mesh, SequenceGroup } from "../parallel/mesh.js";
 import { decayRanges, type Owned } from "../parallel/zero.js";
@@ -51,43 +53,89 @@ export interface StepParts {
   mark?: (phase: "forward" | "backward" | "update" | "done") => void;
 }
 
-/** Enqueues forward, backward, norm and update; nothing is read. The scalars belong to the caller. */
-export function enqueueStep(parts: StepParts): { loss: Tensor; norm: Tensor; finite: Tensor } {
-  const { model, optimizer, mesh, micro, validTokens } = parts;
+/** What a step leaves on the device; it belongs to the caller. */
+export interface StepScalars {
+  /** Mean of the token losses, with what a model of experts adds for their balance. */
+  readonly loss: Tensor;
+  readonly norm: Tensor;
+  readonly finite: Tensor;
+  /** Of a model with experts. */
+  readonly routing: Routing | null;
+}
+
+/** Enqueues forward, backward, norm and update; nothing is read. */
+export function enqueueStep(parts: StepParts): StepScalars {
+  const { model, optimizer, mesh, validTokens } = parts;
   const mark = parts.mark ?? (() => {});
   const { states, device } = model;
   model.onLayer = () => mark("forward");
-  return scope(() => {
+  const routing = model.routing();
+  const balanced = routing !== null && routing.sizes.coefficient > 0;
+  // A step without a single label has a loss of 0, and gradients of 0.
+  const options = { denominator: Math.max(1, validTokens), routing };
+  const back = (loss: Tensor): Tensor => {
+    loss.backward(null, { onNode: () => mark("backward") });
+    states.finishBackward();
+    return loss.detach();
+  };
+  const run = (): StepScalars => {
     let total: Tensor | undefined;
-    for (const batch of micro) {
-      mark("forward");
-      // A step without a single label has a loss of 0, and gradients of 0.
-      const loss = model.loss(shardBatch(batch, mesh.sequence), { denominator: Math.max(1, validTokens) });
-      loss.backward(null, { onNode: () => mark("backward") });
-      states.finishBackward();
-      const part = loss.detach();
+    const sum = (part: Tensor): void => {
       total = total === undefined ? part : noGrad(() => (total as Tensor).add(part));
+    };
+    // How the experts are loaded is known when all micro-batches have been forward: all but the last go twice.
+    const early: Batch[] = [];
+    let next: Batch | undefined;
+    for (const batch of parts.micro) {
+      if (next !== undefined && balanced) {
+        mark("forward");
+        model.count(shardBatch(next, mesh.sequence), routing);
+        early.push(next);
+      } else if (next !== undefined) {
+        mark("forward");
+        sum(back(model.loss(shardBatch(next, mesh.sequence), { ...options, record: true })));
+      }
+      next = batch;
     }
+    mark("forward");
+    const last = model.loss(shardBatch(next as Batch, mesh.sequence), { ...options, record: true });
+    if (balanced) routing.complete(mesh.world);
+    if (balanced) routing.setGradient(null);
+    sum(back(last));
+    for (const batch of early) {
+      mark("forward");
+      sum(back(model.loss(shardBatch(batch, mesh.sequence), options)));
+    }
+    if (routing !== null && !balanced) routing.complete(mesh.world);
     const loss = total as Tensor;
     mark("update");
     states.finishGradients();
     // From the norm on, for which every rank waits for all: when a run is stopped, all ranks update or none does.
     binding.beginUpdate(device.native);
-    const { norm, finite } = update(parts, loss, () => binding.endUpdate(device.native));
+    const { norm, finite } = update(parts, loss, balanced ? routing : null, () => binding.endUpdate(device.native));
     optimizer.zeroGrad();
     mark("done");
-    return { loss, norm, finite };
-  });
+    return { loss, norm, finite, routing };
+  };
+  try {
+    return scope(run);
+  } catch (error) {
+    routing?.dispose();
+    throw error;
+  }
 }
 
 /** Loss and norm of all ranks, and what they make of the weights. end: called behind it, whatever comes. */
 function update(
   { model, optimizer, owned, mesh, clipGradNorm, learningRate }: StepParts,
   loss: Tensor,
+  routing: Routing | null,
   end: () => void,
 ): GradNorm {
   try {
     if (mesh.world !== null) allReduceInto(loss, mesh.world);
+    // Of all ranks already.
+    if (routing !== null) axpbyInto(routing.value(), loss, { beta: 1 });
     const result = gradNorm(
       owned.map(({ leaf }) => leaf),
       clipGradNorm,
@@ -106,7 +154,7 @@ function update(
 export function evaluationLoss(model: CausalLM, batch: Batch, group: SequenceGroup | null): Tensor {
   return noGrad(() =>
     scope(() => {
-      const loss = model.loss(shardBatch(batch, group), { denominator: 1 });
+      const loss = model.loss(shardBatch(batch, group), { denominator: 1, routing: null });
       if (group !== null) allReduceInto(loss, group.all);
       return loss;
     }),

@@ -3,12 +3,13 @@
 import { binding } from "../binding.js";
 import type { Cursor, Step } from "../data/index.js";
 import type { RankSpread, RunItem, StepMetrics } from "../report/events.js";
+import { type ExpertBalance, expertBalance, type Routing } from "../nn/routing.js";
 import { modelFlops } from "../report/model_flops.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { rssPeak } from "./limits.js";
 import { learningRateAt } from "./schedule.js";
 import type { Training } from "./session.js";
-import { enqueueStep } from "./step.js";
+import { enqueueStep, type StepScalars } from "./step.js";
 
 /** How often a running step is looked at. Milliseconds. */
 const PROGRESS_INTERVAL = 250;
@@ -29,6 +30,7 @@ interface Queued {
   loss: Tensor;
   norm: Tensor;
   finite: Tensor;
+  routing: Routing | null;
   /** Settles when the step is over on the device. */
   read: Promise<StepRead>;
   marks: Mark[];
@@ -38,6 +40,7 @@ interface StepRead {
   loss: number;
   norm: number;
   finite: boolean;
+  balance: ExpertBalance | null;
   /** performance.now() when it was seen. */
   time: number;
 }
@@ -183,7 +186,7 @@ export class StepQueue {
   }
 
   /** Counts a step as finished; its metrics. */
-  #account(queued: Queued, { loss, norm, finite, time }: StepRead, ranks?: StepMetrics["ranks"]): StepMetrics {
+  #account(queued: Queued, { loss, norm, finite, balance, time }: StepRead, ranks?: StepMetrics["ranks"]): StepMetrics {
     const { state, device, session } = this.#training;
     const seconds = this.#secondsUntil(time);
     this.#since = time;
@@ -211,6 +214,7 @@ export class StepQueue {
       hostPeakBytes: queued.hostPeakBytes,
       rssPeakBytes: rssPeak(),
       skipped: !finite,
+      ...(balance !== null && balance),
       ...(ranks !== undefined && { ranks }),
     });
   }
@@ -237,13 +241,21 @@ export class StepQueue {
 }
 
 /** Reads a step's figures once everything before is done. */
-async function readStep(step: { loss: Tensor; norm: Tensor; finite: Tensor }): Promise<StepRead> {
-  const [loss, norm, finite] = await Promise.all([step.loss.item(), step.norm.item(), step.finite.item()]);
-  return { loss, norm, finite: finite !== 0, time: performance.now() };
+async function readStep(step: StepScalars): Promise<StepRead> {
+  const { routing } = step;
+  const [loss, norm, finite, load] = await Promise.all([
+    step.loss.item(),
+    step.norm.item(),
+    step.finite.item(),
+    routing?.load.data(),
+  ]);
+  const balance = routing && expertBalance(load as Float64Array, routing.sizes);
+  return { loss, norm, finite: finite !== 0, balance, time: performance.now() };
 }
 
 function release(queued: Queued): void {
   queued.loss.dispose();
   queued.norm.dispose();
   queued.finite.dispose();
+  queued.routing?.dispose();
 }

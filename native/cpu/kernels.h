@@ -32,6 +32,11 @@
   X(axpby)               \
   X(embedding)           \
   X(embedding_backward)  \
+  X(route)               \
+  X(route_backward)      \
+  X(grouped_matmul)      \
+  X(combine)             \
+  X(row_dot)             \
   X(attention)           \
   X(attention_backward)  \
   X(attention_merge)     \

@@ -3,6 +3,7 @@
 // Order of the sums: each element of c adds blocks of kDepth products, each block one ascending chain of fused
 // multiply-adds (a product of at most kThinRows rows or columns may keep 16 sums instead), so the bits depend on the
 // shape alone: not on threads, tiles or the instruction set.
+#include "gemm.h"
 #include "kernels.h"
 #include "microkernel.h"
 #include "scratch.h"
@@ -26,8 +27,6 @@ constexpr int64_t kSharedFloats = kScratchLimit / 2 / 4 - kBlockColumns;
 constexpr int64_t kTileColumns = 1024;
 // The private tile of products too deep for a shared b: rows and columns.
 constexpr int64_t kPrivateTile = 640;
-// Below this many multiply-adds the threads are not worth waking.
-constexpr int64_t kSerialWork = int64_t{1} << 19;
 
 // The most rows of the products that stream b as it lies instead of packing it, and the most columns of a piece.
 constexpr int64_t kThinRows = 4;
@@ -36,37 +35,6 @@ constexpr int64_t kThinColumns = 4 * 16;
 constexpr int64_t kPackedA = kPanelsA * kRows * kRowStride;
 static_assert(kDepth * kBlockColumns <= kSharedFloats);
 static_assert((kPackedA + kDepth * kPrivateTile + (kPrivateTile + kRows) * kPrivateTile) * 4 <= kScratchLimit / 2);
-
-// A strided matrix of float32 or bfloat16.
-struct Matrix {
-  char *data;
-  bool half;
-  int64_t row, column;  // strides in elements
-
-  int64_t element_bytes() const { return half ? 2 : 4; }
-  char *at(int64_t i, int64_t j) const { return data + (i * row + j * column) * element_bytes(); }
-  float load(int64_t i, int64_t j) const {
-    const char *p = at(i, j);
-    return half ? to_float(*reinterpret_cast<const bf16 *>(p)) : *reinterpret_cast<const float *>(p);
-  }
-  void store(int64_t i, int64_t j, float x) const {
-    char *p = at(i, j);
-    if (half) {
-      *reinterpret_cast<bf16 *>(p) = to_bf16(x);
-    } else {
-      *reinterpret_cast<float *>(p) = x;
-    }
-  }
-};
-
-// c[M, N] = alpha * a[M, K] . b[K, N] + base, base = bias and/or c.
-struct Problem {
-  Matrix a, b, c;
-  const Matrix *bias;  // one row, or NULL
-  int64_t m, n, k;
-  float alpha;
-  bool accumulate;
-};
 
 // Runs f(begin, end) over 0..items-1 in pieces of `grain`, on the pool or, where exec is NULL, here.
 template <class F>
@@ -563,6 +531,8 @@ bool is_thin(int64_t m, int64_t k, const Matrix &b) {
   return m <= kThinRows && k > 0 && m * (k + 15) <= kSharedFloats && (b.row == 1 || b.column == 1);
 }
 
+}  // namespace
+
 bool multiply(const ls_exec *exec, Problem p) {
   if (p.m <= 0 || p.n <= 0) return true;
   if (p.m * p.n * max_of(p.k, 1) < kSerialWork) exec = nullptr;
@@ -579,19 +549,13 @@ bool multiply(const ls_exec *exec, Problem p) {
   return multiply_tiled(exec, p);
 }
 
-Matrix matrix_of(const ls_tensor &t, bool half) {
-  return {static_cast<char *>(t.data), half, t.strides[t.ndim - 2], t.strides[t.ndim - 1]};
-}
-
-}  // namespace
-
 ls_status matmul(const ls_exec *exec, const ls_matmul_args *args) {
   const ls_tensor &a = args->a, &b = args->b, &c = args->c;
   const int nd = c.ndim, batch_dims = nd - 2;
   Problem p;
-  p.a = matrix_of(a, a.dtype == LS_BF16);
-  p.b = matrix_of(b, b.dtype == LS_BF16);
-  p.c = matrix_of(c, c.dtype == LS_BF16);
+  p.a = matrix_of(a);
+  p.b = matrix_of(b);
+  p.c = matrix_of(c);
   Matrix bias{};
   p.bias = nullptr;
   if (args->bias.present) {

@@ -72,6 +72,11 @@ ls_backend make() {
   set(table.axpby);
   set(table.embedding);
   set(table.embedding_backward);
+  set(table.route);
+  set(table.route_backward);
+  set(table.grouped_matmul);
+  set(table.combine);
+  set(table.row_dot);
   set(table.attention);
   set(table.attention_backward);
   set(table.attention_merge);

@@ -11,7 +11,7 @@ import os
 import sys
 
 import torch
-from reference import IGNORE, dump, error, evaluate, gradient_norm, load, load64, make_checkpoint, save_file, stored_name
+from reference import IGNORE, dump, error, evaluate, gradient_norm, load, load64, make_checkpoint, save_file, stored
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
@@ -19,10 +19,13 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Phi3Config,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
@@ -347,6 +350,44 @@ CASES = {
         ),
         dict(tokens=41),
     ),
+    "mixtral": (
+        "Mixtral: four experts in every layer, two of them a token, their weights adding up to 1",
+        MixtralConfig(
+            vocab_size=66, hidden_size=24, intermediate_size=19, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, num_local_experts=4, num_experts_per_tok=2,
+            sliding_window=None,
+        ),
+        dict(tokens=35),
+    ),
+    "mixtral_balanced": (
+        "one expert a token, a window, the load-balancing loss over documents of 21, 1 and 14 tokens",
+        MixtralConfig(
+            vocab_size=63, hidden_size=16, intermediate_size=23, num_hidden_layers=3, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=64, num_local_experts=3, num_experts_per_tok=1,
+            sliding_window=8, output_router_logits=True, router_aux_loss_coef=0.7, tie_word_embeddings=True,
+        ),
+        dict(documents=[21, 1, 14], hub=hub(drop=["rope_parameters"], rope_theta=50000.0)),
+    ),
+    "qwen2_moe": (
+        "Qwen2-MoE: every other layer with experts beside a shared one, weights that do not add up to 1, balance",
+        Qwen2MoeConfig(
+            vocab_size=70, hidden_size=24, intermediate_size=41, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=96, num_experts=5, num_experts_per_tok=3,
+            moe_intermediate_size=17, shared_expert_intermediate_size=29, decoder_sparse_step=2,
+            use_sliding_window=True, sliding_window=7, max_window_layers=3, output_router_logits=True,
+            router_aux_loss_coef=0.2,
+        ),
+        dict(tokens=33),
+    ),
+    "qwen3_moe": (
+        "Qwen3-MoE: sixteen experts of which some get no token, a first layer without, heads of their own size",
+        Qwen3MoeConfig(
+            vocab_size=64, hidden_size=20, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=6, max_position_embeddings=64, num_experts=16, num_experts_per_tok=2,
+            moe_intermediate_size=11, norm_topk_prob=True, mlp_only_layers=[0], pad_token_id=0,
+        ),
+        dict(tokens=12),
+    ),
 }
 
 
@@ -394,7 +435,8 @@ def main(names):
         errors = {"logits": error(plain_logits, logits)}
         gradients = {}
         for (name, p), (_, q) in zip(model.named_parameters(), plain.named_parameters()):
-            gradients["grad." + stored_name(model, name)] = p.grad.float().contiguous()
+            for own, grad in stored(model, name, p.grad).items():
+                gradients["grad." + own] = grad.float().contiguous()
             errors[name] = error(q.grad, p.grad)
         assert abs(plain_loss - loss) < 2e-6 * loss, (case, plain_loss, loss)
         assert max(errors.values()) < 5e-5, (case, errors)
@@ -419,7 +461,7 @@ def main(names):
                 "valid_tokens": valid,
                 "loss": loss,
                 "grad_norm": norm,
-                "parameters": [stored_name(model, n) for n, _ in model.named_parameters()],
+                "parameters": [own for n, p in model.named_parameters() for own in stored(model, n, p)],
             },
         )
         print(f"{case:20s} T {int(cumulative[-1]):3d} loss {loss:.6f} norm {norm:.6f} float32 error {max(errors.values()):.1e}")

@@ -12,7 +12,7 @@ import os
 import sys
 
 import torch
-from reference import IGNORE, dump, load, load64, save_file, stored_name, train
+from reference import IGNORE, dump, load, load64, save_file, stored, train
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -57,6 +57,13 @@ CASES = {
     "olmo2": ("olmo2", [48, 48, 15], None, dict(BASE, steps=3, schedule="cosine", warmup_steps=1)),
     "gemma2": ("gemma2", [48, 26, 48], 0.3, dict(BASE, steps=3, weight_decay=0.1, clip_grad_norm=0.5)),
     "gemma3": ("gemma3", [48, 26, 48, 37], 0.2, dict(BASE, steps=4, batch_size=2, weight_decay=0.1)),
+    "mixtral": ("mixtral", [48, 33, 48], 0.2, dict(BASE, steps=3, learning_rate=2e-3, weight_decay=0.1)),
+    # The balance is that of three micro-batches.
+    "mixtral_balanced": (
+        "mixtral_balanced", [40, 23, 40, 31, 40, 40], 0.3,
+        dict(BASE, steps=4, batch_size=3, learning_rate=2e-3, weight_decay=0.1, eps=1e-5),
+    ),
+    "qwen2_moe": ("qwen2_moe", [48, 21, 48], 0.2, dict(BASE, steps=3, batch_size=2, weight_decay=0.1, eps=1e-5)),
 }
 
 
@@ -107,7 +114,11 @@ def main(names):
             },
         )
         save_file(
-            {stored_name(model, n): p.detach().float().contiguous() for n, p in model.named_parameters()},
+            {
+                own: value.float().contiguous()
+                for n, p in model.named_parameters()
+                for own, value in stored(model, n, p.detach()).items()
+            },
             os.path.join(folder, "final.safetensors"),
         )
         line = " ".join(f"{s['loss']:.5f}/{s['grad_norm']:.4f}" for s in steps)

@@ -40,13 +40,26 @@ def randomise(model, seed):
             else:
                 # GPT-2 stores [in, out].
                 conv1d = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
-                p.copy_(noise * (1.2 / math.sqrt(p.shape[0 if conv1d else 1])))
+                p.copy_(noise * (1.2 / math.sqrt(p.shape[0 if conv1d else -1])))
     return model
 
 
-def stored_name(model, name):
-    """What checkpoints call a parameter, where transformers renames it when it loads one."""
-    return "embed_out.weight" if model.config.model_type == "gpt_neox" and name == "lm_head.weight" else name
+def stored(model, name, tensor):
+    """A parameter (or its gradient) by what checkpoints call it, where transformers renames it when it loads one: the
+    matrices of all experts are one, with a star for their number."""
+    kind = model.config.model_type
+    if kind == "gpt_neox" and name == "lm_head.weight":
+        return {"embed_out.weight": tensor}
+    if kind == "mixtral":
+        name = name.replace(".mlp.", ".block_sparse_moe.")
+    if not name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+        return {name: tensor}
+    before = name[: name.rindex(".")]
+    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    if name.endswith("down_proj"):
+        return {f"{before}.*.{down}.weight": tensor}
+    halves = tensor.chunk(2, dim=1)
+    return {f"{before}.*.{part}.weight": half for part, half in zip((gate, up), halves)}
 
 
 def is_norm(name):
@@ -77,8 +90,13 @@ def make_checkpoint(folder, config, seed, dtype=torch.float32, shard=None, hub=N
 
 
 def load(folder, attention="eager", dtype=torch.float32):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=dtype)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation=attention, experts_implementation="eager", dtype=dtype
+    )
     model.eval()
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.register_forward_hook(lambda module, _, outputs: setattr(module, "logits", outputs[0]))
     return model
 
 
@@ -101,6 +119,8 @@ def load64(folder, length=1):
         elif kind.endswith("ScaledWordEmbedding"):
             # float32 as transformers has it; .double() would keep what float32 left of it anyway.
             module.embed_scale = original.embed_scale.double()
+        elif kind.endswith("TopKRouter"):
+            module.forward = router64(module)
     return model
 
 
@@ -126,6 +146,42 @@ def norm64(module):
         return (one + module.weight) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
 
     return forward
+
+
+def router64(module):
+    normalise = getattr(module, "norm_topk_prob", True)
+
+    def forward(x):
+        logits = torch.nn.functional.linear(x.reshape(-1, module.hidden_dim), module.weight)
+        values, indices = torch.topk(torch.softmax(logits, dim=-1), module.top_k, dim=-1)
+        return logits, values / values.sum(dim=-1, keepdim=True) if normalise else values, indices
+
+    return forward
+
+
+def router_logits(model):
+    """Of the last forward, a tensor a layer with experts."""
+    return [m.logits for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+
+
+def load_balancing(model, batches):
+    """The auxiliary loss over all tokens of several forwards (lists of router logits), times its factor; 0 where the
+    config does not ask for it. transformers' own function, on all of them as one batch, must agree."""
+    config = model.config
+    if not getattr(config, "output_router_logits", False):
+        return 0.0
+    experts = getattr(config, "num_local_experts", None) or config.num_experts
+    logits = [torch.cat(layer) for layer in zip(*batches)]
+    probs = torch.cat([torch.softmax(layer, dim=-1) for layer in logits])
+    chosen = torch.topk(probs, config.num_experts_per_tok, dim=-1)[1]
+    counts = torch.bincount(chosen.reshape(-1), minlength=experts)
+    loss = experts * (counts / len(probs) * probs.sum(dim=0) / len(probs)).sum()
+    its = transformers.models.mixtral.modeling_mixtral.load_balancing_loss_func(
+        tuple(logits), experts, config.num_experts_per_tok
+    )
+    ours, its = float(loss.detach()), float(its.detach())
+    assert abs(its - ours) < 1e-5 * ours, (its, ours)
+    return config.router_aux_loss_coef * loss
 
 
 def rotary64(original, length):
@@ -166,14 +222,15 @@ def evaluate(model, documents):
     """documents: list of (input_ids, labels), each run on its own. Returns logits of all, loss = sum / valid, and
     leaves the gradients of that loss in the parameters."""
     model.zero_grad(set_to_none=True)
-    logits, total, valid = [], 0.0, 0
+    logits, routed, total, valid = [], [], 0.0, 0
     for input_ids, labels in documents:
         out = model(input_ids=input_ids[None], use_cache=False).logits[0]
         loss, count = token_losses(out, labels)
         logits.append(out)
+        routed.append(router_logits(model))
         total = total + loss
         valid += count
-    loss = total / valid
+    loss = total / valid + load_balancing(model, routed)
     loss.backward()
     return torch.cat(logits).detach(), float(loss.detach()), valid
 
@@ -221,13 +278,15 @@ def train(model, rows, train):
         batch = [(torch.tensor(r["input_ids"]), torch.tensor(r.get("labels", r["input_ids"]))) for r in taken]
         valid = sum(int((shifted(labels) != IGNORE).sum()) for _, labels in batch)
         model.zero_grad(set_to_none=True)
-        loss = 0.0
+        loss, routed = 0.0, []
         for input_ids, labels in batch:
             # A micro-batch is divided by the labels of the whole step.
             total, _ = token_losses(model(input_ids=input_ids[None], use_cache=False).logits[0], labels)
-            part = total / valid
-            part.backward()
-            loss += float(part.detach())
+            routed.append(router_logits(model))
+            loss = loss + total / valid
+        # The experts' balance is that of the whole step.
+        loss = loss + load_balancing(model, routed)
+        loss.backward()
         rate = learning_rate(
             step,
             train["steps"],
@@ -249,7 +308,7 @@ def train(model, rows, train):
         records.append(
             {
                 "step": step + 1,
-                "loss": loss,
+                "loss": float(loss.detach()),
                 "grad_norm": norm,
                 "learning_rate": rate,
                 "tokens": sum(len(i) for i, _ in batch),

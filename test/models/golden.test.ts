@@ -3,10 +3,9 @@
 import t from "tap";
 import { noGrad } from "../../lib/autograd/function.js";
 import { loadModel } from "../../lib/models/index.js";
-import { storedShape } from "../../lib/models/stored.js";
 import { gradNorm } from "../../lib/nn/clip_grad.js";
 import { scopeAsync } from "../../lib/tensor/scope.js";
-import { error, goldenCases, putStored, withGolden } from "./helpers.js";
+import { error, goldenCases, putStored, storedSize, withGolden } from "./helpers.js";
 
 // The longest sums are those over the tokens and over the vocabulary, some hundreds of terms.
 const LOGITS = 3e-5;
@@ -51,7 +50,7 @@ for (const name of goldenCases) {
             }
             const place = model.place(parameter);
             const whole =
-              grads.get(place.stored.name) ?? new Float32Array(size(storedShape(place.stored, place.shape)));
+              grads.get(place.stored.name) ?? new Float32Array(storedSize(place));
             putStored(place, (await grad.data()) as Float32Array, whole);
             grads.set(place.stored.name, whole);
           }

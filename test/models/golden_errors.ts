@@ -3,10 +3,9 @@
 //   node --import=tsx test/models/golden_errors.ts
 import { noGrad } from "../../lib/autograd/function.js";
 import { loadModel } from "../../lib/models/index.js";
-import { storedShape } from "../../lib/models/stored.js";
 import { gradNorm } from "../../lib/nn/clip_grad.js";
 import { scopeAsync } from "../../lib/tensor/scope.js";
-import { error, goldenCases, putStored, withGolden } from "./helpers.js";
+import { error, goldenCases, putStored, storedSize, withGolden } from "./helpers.js";
 
 const show = (value: number) => value.toExponential(1);
 
@@ -22,8 +21,7 @@ for (const name of goldenCases)
       const grads = new Map<string, Float32Array>();
       for (const [parameter, tensor] of model.namedParameters()) {
         const place = model.place(parameter);
-        const size = storedShape(place.stored, place.shape).reduce((product, length) => product * length, 1);
-        const whole = grads.get(place.stored.name) ?? new Float32Array(size);
+        const whole = grads.get(place.stored.name) ?? new Float32Array(storedSize(place));
         putStored(place, (await tensor.grad?.data()) as Float32Array, whole);
         grads.set(place.stored.name, whole);
       }

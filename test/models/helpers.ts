@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { SafetensorsFile } from "../../lib/checkpoint/safetensors.js";
-import type { Place } from "../../lib/models/stored.js";
+import { type Place, tensorsOf } from "../../lib/models/stored.js";
 
 export const goldenFolder = path.join(path.dirname(fileURLToPath(import.meta.url)), "..", "golden", "models");
 export const goldenCases = readdirSync(goldenFolder).sort();
@@ -47,6 +47,10 @@ export async function withGolden(name: string, use: (golden: GoldenCase) => Prom
 
 /** Puts a parameter's values where they are in the tensor that stores them, with others or transposed. */
 export function putStored({ stored, shape }: Place, values: Float32Array, whole: Float32Array): void {
+  if (stored.each !== undefined) {
+    whole.set(values);
+    return;
+  }
   const [rows = 0, columns = 1] = shape;
   const { first, count, period, periods } = stored.rows ?? { first: 0, count: rows, period: rows, periods: 1 };
   for (const [i, value] of values.entries()) {
@@ -55,6 +59,10 @@ export function putStored({ stored, shape }: Place, values: Float32Array, whole:
     whole[stored.transposed ? column * period * periods + at : at * columns + column] = value;
   }
 }
+
+/** Elements of all tensors that hold a parameter. */
+export const storedSize = ({ stored, shape }: Place): number =>
+  tensorsOf(stored, shape).reduce((sum, one) => sum + one.shape.reduce((product, length) => product * length, 1), 0);
 
 /** max|x - reference| / rms(reference), the measure of the design. */
 export function error(x: ArrayLike<number>, reference: ArrayLike<number>): number {

@@ -6,6 +6,7 @@ import { collate, makeSequence } from "../../lib/data/batch.js";
 import { ArgumentError } from "../../lib/errors.js";
 import { prepareInput, prepareTargets } from "../../lib/models/batch.js";
 import { type CausalLM, initModel } from "../../lib/models/index.js";
+import { Mlp } from "../../lib/nn/mlp.js";
 import { modelFlops } from "../../lib/report/model_flops.js";
 import { Device } from "../../lib/tensor/device.js";
 import { scope, scopeAsync } from "../../lib/tensor/scope.js";
@@ -120,8 +121,9 @@ t.test("tiles change nothing, frozen parameters have no gradient", async (t) => 
     close(t, await step(model, batch), expected, `tiles of ${tileMlp} and ${tileLoss}`);
   }
   model.configureMemory({ tileMlp: 5 });
-  const frozen = model.model.layers[1]?.mlp.upProj.weight;
-  if (frozen === undefined) throw new Error("no layer 1");
+  const mlp = model.model.layers[1]?.mlp;
+  if (!(mlp instanceof Mlp)) throw new Error("no MLP in layer 1");
+  const frozen = mlp.upProj.weight;
   frozen.requiresGrad = false;
   const rest = await step(model, batch);
   t.equal(frozen.grad, null);

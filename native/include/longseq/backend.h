@@ -11,7 +11,7 @@
  *    into ls_exec.error and returns a status.
  *
  * Letters in shapes: T tokens of a (packed) sequence, H hidden, N query heads, K key/value heads,
- * D head size, F feed-forward, V vocabulary.
+ * D head size, F feed-forward, V vocabulary, E experts, k experts of a token, M = T k rows of tokens and experts.
  */
 #ifndef LONGSEQ_BACKEND_H
 #define LONGSEQ_BACKEND_H
@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 5
+#define LS_BACKEND_API_VERSION 6
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -226,6 +226,46 @@ typedef struct ls_embedding_backward_args {
   ls_tensor ids, dy, dtable;
 } ls_embedding_backward_args;
 
+/* Which experts each token goes to. logits [T, E] float32; probs [T, E] float32 = softmax of each row, may be logits.
+ * experts [T, k] int32: the k of the largest probs, largest first, of equal ones the lower expert. The M = T k rows of a
+ * token and an expert are sorted by expert, then by token: slots [T, k] int32 is where a token's choices lie there, tokens
+ * [M] int32 whose row each is, weights [M] float32 its expert's prob, divided by the sum of the token's k where
+ * `normalize`, offsets [E + 1] int64 where each expert's rows begin. load [2, E] float64, optional, += of the first
+ * `counted` tokens how many chose each expert, and the sums of their probs. All contiguous but logits and probs. */
+typedef struct ls_route_args {
+  ls_tensor logits, probs, experts, slots, tokens, weights, offsets, load;
+  int64_t normalize, counted;
+} ls_route_args;
+
+/* dlogits [T, E] float32 (may be probs) from dweights [M] float32. share [E] and factor [], float64, both or none:
+ * factor * share is added to the gradient of each of the first `counted` tokens' probs (a load-balancing loss). */
+typedef struct ls_route_backward_args {
+  ls_tensor probs, experts, slots, dweights, share, factor, dlogits;
+  int64_t normalize, counted;
+} ls_route_backward_args;
+
+/* Products of groups of rows, each with a matrix of its own; group e is rows offsets[e] .. offsets[e + 1] - 1 of M.
+ * c [M, N]: a [M, K], b [E, K, N]: the rows of group e of c = those of a . b[e] [+ c if accumulate].
+ * c [E, K, N]: a [K, M], b [M, N]: c[e] = the columns of group e of a . its rows of b [+ c[e] if accumulate]; 0 where
+ * the group is empty. offsets [E + 1] int64 on the device, ascending from 0 to M. Transposes are strides; dtypes and
+ * sums as in matmul. */
+typedef struct ls_grouped_matmul_args {
+  ls_tensor a, b, c, offsets;
+  int64_t accumulate; /* 0 or 1 */
+} ls_grouped_matmul_args;
+
+/* y[t, :] = sum over j of weights[slots[t, j]] * x[slots[t, j], :] [+ y[t, :] if accumulate], j ascending, in float32.
+ * x [M, H], y [T, H], slots [T, k] int32, weights [M] float32, optional (1). */
+typedef struct ls_combine_args {
+  ls_tensor x, slots, weights, y;
+  int64_t accumulate; /* 0 or 1 */
+} ls_combine_args;
+
+/* y[m] = sum over i of a[m, i] * b[m, i].  a, b [M, F], y [M] float32. */
+typedef struct ls_row_dot_args {
+  ls_tensor a, b, y;
+} ls_row_dot_args;
+
 /* Softmax attention. q [Tq, N, D], k [Tk, K, D], v [Tk, K, D], o [Tq, N, D]: last dim contiguous, the others strided.
  * lse [N, Tq] float32: natural log of sum(exp(scale * q.k)) over the keys attended; -inf and o = 0 where there is none.
  * Query head n reads key head n / (N / K). Query row i stands at position q_offset + i, key row j at k_offset + j;
@@ -416,6 +456,11 @@ typedef struct ls_backend {
   ls_status (*axpby)(const ls_exec *, const ls_axpby_args *);
   ls_status (*embedding)(const ls_exec *, const ls_embedding_args *);
   ls_status (*embedding_backward)(const ls_exec *, const ls_embedding_backward_args *);
+  ls_status (*route)(const ls_exec *, const ls_route_args *);
+  ls_status (*route_backward)(const ls_exec *, const ls_route_backward_args *);
+  ls_status (*grouped_matmul)(const ls_exec *, const ls_grouped_matmul_args *);
+  ls_status (*combine)(const ls_exec *, const ls_combine_args *);
+  ls_status (*row_dot)(const ls_exec *, const ls_row_dot_args *);
   ls_status (*attention)(const ls_exec *, const ls_attention_args *);
   ls_status (*attention_backward)(const ls_exec *, const ls_attention_backward_args *);
   ls_status (*attention_merge)(const ls_exec *, const ls_attention_merge_args *);
