@@ -25,6 +25,7 @@ import { scope, untracked } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
 import { type LossInput, type ModelInput, prepareInput, prepareTargets } from "./batch.js";
 import { type ModelConfig, modelShape } from "./config.js";
+import type { ModelExperts } from "./expert_fields.js";
 import { storedIn } from "./registry.js";
 import { displayName, type Place, type Stored } from "./stored.js";
 
@@ -274,6 +275,7 @@ export class CausalLM extends Module {
   readonly #head: Unit;
   /** Each null where it is made for each batch, since it depends on its length. */
   readonly #frequencies: readonly (Frequencies | null)[];
+  #stepRouting: Routing | null = null;
   /** By the names that namedParameters gives. */
   readonly #places: ReadonlyMap<string, Place>;
 
@@ -391,10 +393,15 @@ export class CausalLM extends Module {
     return this.model.checkpointBytesOnDevice;
   }
 
-  /** Counts of a loss's routing, of a model with experts; of others null. Whoever asks disposes of it. */
-  routing(): Routing | null {
-    const { experts } = this.config;
-    if (experts === null) return null;
+  /** Counts of the routing of a step, from zero, of a model with experts; of others null. It is the model's. */
+  stepRouting(): Routing | null {
+    if (this.config.experts === null) return null;
+    this.#stepRouting ??= this.#makeRouting(this.config.experts);
+    this.#stepRouting.clear();
+    return this.#stepRouting;
+  }
+
+  #makeRouting(experts: ModelExperts): Routing {
     const { count, active, layers, auxiliaryCoefficient: coefficient } = experts;
     const sizes = { layers: layers.filter((has) => has).length, experts: count, active, coefficient };
     return new Routing(sizes, this.device);
@@ -512,7 +519,7 @@ export class CausalLM extends Module {
 
   /** The loss of a batch for itself, its load-balancing loss included. */
   #balancedLoss(batch: LossInput, options: { denominator?: number }): Tensor {
-    const routing = this.routing() as Routing;
+    const routing = this.#makeRouting(this.config.experts as ModelExperts);
     let total: Tensor | undefined;
     try {
       total = scope(() => {
@@ -535,6 +542,7 @@ export class CausalLM extends Module {
 
   override dispose(): void {
     this.#states.dispose();
+    this.#stepRouting?.dispose();
     super.dispose();
     for (const set of this.#frequencies) set?.inverse.dispose();
   }

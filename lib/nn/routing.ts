@@ -49,6 +49,11 @@ export class Routing {
     this.#scale = zeros([]);
   }
 
+  /** Nothing is counted yet. */
+  clear(): void {
+    this.load.fill(0);
+  }
+
   /** Runs a forward of which the first `counted` tokens count. record: it is its first; a recomputation is none. */
   run<T>(counted: number, record: boolean, fn: () => T): T {
     [this.#recording, this.#counted] = [record, counted];

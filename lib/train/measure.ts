@@ -244,7 +244,7 @@ function onMeta<T>(
         clipGradNorm,
         learningRate,
       });
-      for (const one of Object.values(made)) one?.dispose();
+      for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
     };
     return use({ device, model, mesh, batch: (size) => batchOf(size, mesh.sequence), step });
   } finally {

@@ -53,13 +53,13 @@ export interface StepParts {
   mark?: (phase: "forward" | "backward" | "update" | "done") => void;
 }
 
-/** What a step leaves on the device; it belongs to the caller. */
+/** What a step leaves on the device. The scalars belong to the caller. */
 export interface StepScalars {
   /** Mean of the token losses, with what a model of experts adds for their balance. */
   readonly loss: Tensor;
   readonly norm: Tensor;
   readonly finite: Tensor;
-  /** Of a model with experts. */
+  /** Of a model with experts: the model's own, which its next step clears. */
   readonly routing: Routing | null;
 }
 
@@ -69,7 +69,7 @@ export function enqueueStep(parts: StepParts): StepScalars {
   const mark = parts.mark ?? (() => {});
   const { states, device } = model;
   model.onLayer = () => mark("forward");
-  const routing = model.routing();
+  const routing = model.stepRouting();
   const balanced = routing !== null && routing.sizes.coefficient > 0;
   // A step without a single label has a loss of 0, and gradients of 0.
   const options = { denominator: Math.max(1, validTokens), routing };
@@ -117,12 +117,7 @@ export function enqueueStep(parts: StepParts): StepScalars {
     mark("done");
     return { loss, norm, finite, routing };
   };
-  try {
-    return scope(run);
-  } catch (error) {
-    routing?.dispose();
-    throw error;
-  }
+  return scope(run);
 }
 
 /** Loss and norm of all ranks, and what they make of the weights. end: called behind it, whatever comes. */

@@ -223,9 +223,9 @@ export class StepQueue {
   async *drop(finished: number): AsyncGenerator<RunItem, void, void> {
     for (let queued = this.#queued[0]; queued !== undefined; queued = this.#queued[0]) {
       if (queued.step <= finished) {
-        // Only its figures were not read any more: they still lie on the device.
+        // Only its figures were not read any more: they still lie on the device, but for counts of experts.
         const stale = queued;
-        const read = await queued.read.catch(() => readStep(stale));
+        const read = await queued.read.catch(() => readStep({ ...stale, routing: null }));
         yield this.#account(queued, read);
       }
       this.#queued.shift();
@@ -257,5 +257,4 @@ function release(queued: Queued): void {
   queued.loss.dispose();
   queued.norm.dispose();
   queued.finite.dispose();
-  queued.routing?.dispose();
 }

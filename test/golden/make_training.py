@@ -12,7 +12,7 @@ import os
 import sys
 
 import torch
-from reference import IGNORE, dump, load, load64, save_file, stored, train
+from reference import IGNORE, dump, exported, load, load64, save_file, train
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -117,7 +117,7 @@ def main(names):
             {
                 own: value.float().contiguous()
                 for n, p in model.named_parameters()
-                for own, value in stored(model, n, p.detach()).items()
+                for own, value in exported(model, n, p.detach())
             },
             os.path.join(folder, "final.safetensors"),
         )

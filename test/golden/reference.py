@@ -62,6 +62,13 @@ def stored(model, name, tensor):
     return {f"{before}.*.{part}.weight": half for part, half in zip((gate, up), halves)}
 
 
+def exported(model, name, tensor):
+    """As `stored`, with each expert's matrices apart."""
+    for own, value in stored(model, name, tensor).items():
+        for index, part in enumerate(value) if "*" in own else [(0, value)]:
+            yield own.replace("*", str(index)), part
+
+
 def is_norm(name):
     """Whether a parameter is the weight of a norm, as the families call them."""
     return name.endswith("norm.weight") or name.endswith((".ln_1.weight", ".ln_2.weight", ".ln_f.weight"))
