@@ -98,13 +98,7 @@ export interface NativeOps {
     counted: number,
   ): void;
   groupedMatmul(a: NativeTensor, b: NativeTensor, c: NativeTensor, offsets: NativeTensor, accumulate: Flag): void;
-  combine(
-    x: NativeTensor,
-    slots: NativeTensor,
-    weights: NativeTensor | null,
-    y: NativeTensor,
-    accumulate: Flag,
-  ): void;
+  combine(x: NativeTensor, slots: NativeTensor, weights: NativeTensor | null, y: NativeTensor, accumulate: Flag): void;
   rowDot(a: NativeTensor, b: NativeTensor, y: NativeTensor): void;
   attention(
     q: NativeTensor,

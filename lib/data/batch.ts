@@ -31,6 +31,8 @@ export interface Sequence {
 /** What one forward pass takes: the rows of `sequences` sequences, end to end. */
 export interface Batch extends Sequence {
   sequences: number;
+  /** The first so many tokens are those of the data, what follows is padding; default: all are. */
+  counted?: number;
 }
 
 /** A document's tokens and the labels aligned with them (Hugging Face's meaning); null labels mean labels = ids. */

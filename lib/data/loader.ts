@@ -28,7 +28,10 @@ export interface Share {
 }
 
 /** A batch that adds nothing, for ranks that have none while others do: one token without a label. */
-export const nothing = (): Batch => collate([makeSequence([{ inputIds: new Int32Array(1), labels: null }])]);
+export const nothing = (): Batch => ({
+  ...collate([makeSequence([{ inputIds: new Int32Array(1), labels: null }])]),
+  counted: 0,
+});
 
 /** One optimizer step's data. */
 export interface Step {

@@ -8,8 +8,8 @@ import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { Module, type ModuleOptions } from "../nn/module.js";
 import { Norm } from "../nn/norm.js";
-import { Routing } from "../nn/routing.js";
 import { type RopeParameters, ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
+import { Routing } from "../nn/routing.js";
 import { add, linear, scale, unary } from "../ops/index.js";
 import type { SequenceGroup } from "../parallel/mesh.js";
 import type { Owned, ZeroOptions } from "../parallel/zero.js";
@@ -275,7 +275,7 @@ export class CausalLM extends Module {
   readonly #head: Unit;
   /** Each null where it is made for each batch, since it depends on its length. */
   readonly #frequencies: readonly (Frequencies | null)[];
-  #stepRouting: Routing | null = null;
+  readonly #stepRouting: Routing | null;
   /** By the names that namedParameters gives. */
   readonly #places: ReadonlyMap<string, Place>;
 
@@ -304,6 +304,7 @@ export class CausalLM extends Module {
       units: [...this.model.units, this.#head],
       params: tier === "host" ? "host" : "none",
     });
+    this.#stepRouting = config.experts && this.#makeRouting(config.experts);
     this.#frequencies = config.ropes.map((rope) => {
       if (ropeDependsOnLength(rope)) return null;
       const { inverseFrequencies, attentionFactor } = rotaryEmbedding(rope, config.rotaryDim);
@@ -395,9 +396,7 @@ export class CausalLM extends Module {
 
   /** Counts of the routing of a step, from zero, of a model with experts; of others null. It is the model's. */
   stepRouting(): Routing | null {
-    if (this.config.experts === null) return null;
-    this.#stepRouting ??= this.#makeRouting(this.config.experts);
-    this.#stepRouting.clear();
+    this.#stepRouting?.clear();
     return this.#stepRouting;
   }
 

@@ -53,8 +53,7 @@ export const stacked =
   (parameter: string): Stored => {
     const [, layer, part = ""] = /^(.*)\.mlp\.experts\.(\w+)$/.exec(parameter) ?? [];
     if (layer === undefined) return { name: parameter.replace(/\.mlp\.gate\./, `.${half}.gate.`) };
-    const each = (index: number | string): string =>
-      `${layer}.${half}.experts.${index}.${parts[part] ?? part}.weight`;
+    const each = (index: number | string): string => `${layer}.${half}.experts.${index}.${parts[part] ?? part}.weight`;
     return { name: each("*"), each };
   };
 

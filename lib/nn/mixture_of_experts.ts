@@ -7,7 +7,7 @@ import { add, broadcastView, mul } from "../ops/binary.js";
 import { combineInto } from "../ops/combine.js";
 import { groupedMatmulInto } from "../ops/grouped_matmul.js";
 import { linear, matmulInto, matmulTransposed } from "../ops/matmul.js";
-import { type RouteOptions, type Routes, routeBackwardInto, routeInto } from "../ops/route.js";
+import { type RouteOptions, routeBackwardInto, routeInto } from "../ops/route.js";
 import { rowDotInto } from "../ops/row_dot.js";
 import { type Activation, unary, unaryCode } from "../ops/unary.js";
 import { scope } from "../tensor/scope.js";

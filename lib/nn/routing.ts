@@ -4,8 +4,8 @@
 import { type Context, Function, type Grad } from "../autograd/function.js";
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
-import type { RouteBalance, RouteLoad } from "../ops/route.js";
 import { allReduceInto } from "../ops/all_reduce.js";
+import type { RouteBalance, RouteLoad } from "../ops/route.js";
 import type { Communicator } from "../parallel/communicator.js";
 import type { Device } from "../tensor/device.js";
 import { scope, untracked } from "../tensor/scope.js";

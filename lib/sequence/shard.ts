@@ -52,6 +52,7 @@ export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | S
   };
   const targets = take(batch.targets, new Int32Array(length).fill(IGNORE_INDEX), own);
   const padding = length * size - batch.tokens;
+  const real = batch.counted ?? batch.tokens;
   const cuSeqlens = new BigInt64Array(batch.cuSeqlens.length + padding);
   cuSeqlens.set(batch.cuSeqlens);
   for (let i = 0; i < padding; i++) cuSeqlens[batch.cuSeqlens.length + i] = BigInt(batch.tokens + i + 1);
@@ -64,7 +65,10 @@ export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | S
     tokens: length,
     validTokens: targets.reduce((count, target) => count + (target === IGNORE_INDEX ? 0 : 1), 0),
     // Padding lies behind all of them.
-    counted: [...pieces(own, length)].reduce((sum, { begin, end }) => sum + end - begin, 0),
+    counted: [...pieces(own, length)].reduce(
+      (sum, { begin, end }) => sum + Math.max(0, Math.min(end, real) - begin),
+      0,
+    ),
     group,
   };
 }

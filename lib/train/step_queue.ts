@@ -2,8 +2,8 @@
 
 import { binding } from "../binding.js";
 import type { Cursor, Step } from "../data/index.js";
-import type { RankSpread, RunItem, StepMetrics } from "../report/events.js";
 import { type ExpertBalance, expertBalance, type Routing } from "../nn/routing.js";
+import type { RankSpread, RunItem, StepMetrics } from "../report/events.js";
 import { modelFlops } from "../report/model_flops.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { rssPeak } from "./limits.js";

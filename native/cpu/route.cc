@@ -1,4 +1,5 @@
-// Which experts each token goes to: softmax of its logits, the k largest, and all rows sorted by expert; and the backward.
+// Which experts each token goes to: softmax of its logits, the k largest, and all rows sorted by expert; and the
+// backward.
 #include "elementwise.h"
 #include "kernels.h"
 

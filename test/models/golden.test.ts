@@ -11,8 +11,6 @@ import { error, goldenCases, putStored, storedSize, withGolden } from "./helpers
 const LOGITS = 3e-5;
 const GRADIENT = 1e-4;
 
-const size = (shape: readonly number[]) => shape.reduce((product, length) => product * length, 1);
-
 t.ok(goldenCases.length >= 25, "all cases are there");
 
 for (const name of goldenCases) {
@@ -49,8 +47,7 @@ for (const name of goldenCases) {
               continue;
             }
             const place = model.place(parameter);
-            const whole =
-              grads.get(place.stored.name) ?? new Float32Array(storedSize(place));
+            const whole = grads.get(place.stored.name) ?? new Float32Array(storedSize(place));
             putStored(place, (await grad.data()) as Float32Array, whole);
             grads.set(place.stored.name, whole);
           }

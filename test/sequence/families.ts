@@ -14,7 +14,17 @@ export interface FamilySizes {
   window: number;
 }
 
-export const familyNames = ["llama", "gpt2", "gpt_neox", "phi3", "olmo2", "gemma2", "gemma3_text"] as const;
+export const familyNames = [
+  "llama",
+  "gpt2",
+  "gpt_neox",
+  "phi3",
+  "olmo2",
+  "gemma2",
+  "gemma3_text",
+  "mixtral",
+  "qwen2_moe",
+] as const;
 export type FamilyName = (typeof familyNames)[number];
 
 export function familyFields(family: FamilyName, sizes: FamilySizes): Record<string, unknown> {
@@ -59,6 +69,21 @@ export function familyFields(family: FamilyName, sizes: FamilySizes): Record<str
       };
     case "olmo2":
       return { ...grouped, head_dim: headDim };
+    case "mixtral":
+      return { ...grouped, head_dim: headDim, sliding_window: window || null, num_local_experts: 3 };
+    case "qwen2_moe":
+      // Beside a layer without experts, with the balance of experts in the loss.
+      return {
+        ...grouped,
+        qkv_bias: false,
+        mlp_only_layers: [0],
+        num_experts: 5,
+        num_experts_per_tok: 2,
+        moe_intermediate_size: intermediate - 7,
+        shared_expert_intermediate_size: intermediate - 3,
+        output_router_logits: true,
+        router_aux_loss_coef: 0.3,
+      };
     case "gemma2":
       return { ...gemma, final_logit_softcapping: 4, attn_logit_softcapping: 2 };
     case "gemma3_text":

@@ -227,9 +227,9 @@ typedef struct ls_embedding_backward_args {
 } ls_embedding_backward_args;
 
 /* Which experts each token goes to. logits [T, E] float32; probs [T, E] float32 = softmax of each row, may be logits.
- * experts [T, k] int32: the k of the largest probs, largest first, of equal ones the lower expert. The M = T k rows of a
- * token and an expert are sorted by expert, then by token: slots [T, k] int32 is where a token's choices lie there, tokens
- * [M] int32 whose row each is, weights [M] float32 its expert's prob, divided by the sum of the token's k where
+ * experts [T, k] int32: the k of the largest probs, largest first, of equal ones the lower expert. The M = T k rows of
+ * a token and an expert are sorted by expert, then by token: slots [T, k] int32 is where a token's choices lie there,
+ * tokens [M] int32 whose row each is, weights [M] float32 its expert's prob, divided by the sum of the token's k where
  * `normalize`, offsets [E + 1] int64 where each expert's rows begin. load [2, E] float64, optional, += of the first
  * `counted` tokens how many chose each expert, and the sums of their probs. All contiguous but logits and probs. */
 typedef struct ls_route_args {

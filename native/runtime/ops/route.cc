@@ -61,8 +61,8 @@ Cost cost_route(const void *pointer) {
   return {0, 2 * tensor_bytes(a.logits) + 4 * tensor_bytes(a.slots)};
 }
 
-// On a GPU the rows are sorted by expert as embedding_backward sorts tokens: two lists of ids and of places, and a count
-// for each of 256 digits and 2048 rows; sums of probs by blocks of 256 tokens.
+// On a GPU the rows are sorted by expert as embedding_backward sorts tokens: two lists of ids and of places, and a
+// count for each of 256 digits and 2048 rows; sums of probs by blocks of 256 tokens.
 int64_t workspace_route(const void *pointer, const Profile &profile) {
   if (!profile.cuda) return 0;
   const auto &a = *static_cast<const ls_route_args *>(pointer);
