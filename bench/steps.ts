@@ -186,7 +186,7 @@ export class Runner {
     await device.synchronize();
     const seconds = (performance.now() - began) / 1000;
     const { user, system } = process.cpuUsage(cpu);
-    for (const scalar of Object.values(scalars) as Tensor[]) scalar.dispose();
+    for (const scalar of [scalars.loss, scalars.norm, scalars.finite]) scalar.dispose();
     const counts = device.opCounts();
     result.seconds.push(seconds);
     result.cpuSeconds.push((user + system) / 1e6);
