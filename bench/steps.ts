@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { configSchema } from "../lib/config/schema.js";
 import type { Batch } from "../lib/data/index.js";
-import { Device, type DeviceOptions, initModel, type Tensor } from "../lib/index.js";
+import { Device, type DeviceOptions, initModel } from "../lib/index.js";
 import { parseModelConfig } from "../lib/models/registry.js";
 import { Mesh } from "../lib/parallel/mesh.js";
 import { type Measurement, measure } from "../lib/train/measure.js";
