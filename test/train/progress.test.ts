@@ -12,18 +12,22 @@ import { bits, ended, figures, run, startCli, tiny, writeRows } from "./helpers.
 process.env.LONGSEQ_CACHE_DIR = mkdtempSync(path.join(tmpdir(), "longseq-cache-"));
 t.teardown(() => rmSync(process.env.LONGSEQ_CACHE_DIR as string, { recursive: true }));
 
+// A step of seconds in few, long ops: enqueued in a moment on any machine, so that all of it is told while it runs.
+const sequenceLength = 6000;
+const batchSize = 10;
+
 t.test("plan, progress, metrics", async (t) => {
   const folder = t.testdir({});
-  const rows = writeRows(path.join(folder, "rows.jsonl"), 300);
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 1500);
   const config = tiny(rows, path.join(folder, "run"), {
     hidden: 64,
     layers: 4,
-    data: { sequenceLength: 600 },
-    train: { steps: 2, batchSize: 100, warmupSteps: 0 },
+    data: { sequenceLength },
+    train: { steps: 2, batchSize, warmupSteps: 0 },
   });
   const items: RunItem[] = [];
   for await (const item of new Trainer(config).run()) items.push(item);
-  t.match(items[0], { event: "plan", steps: 2, startStep: 0, parameters: Number, tileMlp: 600, tileLoss: 600 });
+  t.match(items[0], { event: "plan", steps: 2, startStep: 0, parameters: Number, tileMlp: 1500, tileLoss: 1500 });
   const progress = items.filter((item): item is ProgressEvent => item.event === "progress");
   t.match(items[1], { event: "progress", step: 1, fraction: 0 }, "from before the first step");
   t.ok(
@@ -72,13 +76,13 @@ t.test("traces of the first steps", async (t) => {
 
 t.test("a signal inside a long step: the step is given up, and the resumed run is the same", async (t) => {
   const folder = t.testdir({});
-  const rows = writeRows(path.join(folder, "rows.jsonl"), 300);
+  const rows = writeRows(path.join(folder, "rows.jsonl"), 1500);
   const file = (name: string) => {
     const config = tiny(rows, path.join(folder, name), {
       hidden: 64,
       layers: 4,
-      data: { sequenceLength: 600 },
-      train: { steps: 2, batchSize: 100, warmupSteps: 0 },
+      data: { sequenceLength },
+      train: { steps: 2, batchSize, warmupSteps: 0 },
     });
     writeFileSync(path.join(folder, `${name}.json`), canonicalJson(parseConfigObject(config)));
     return path.join(folder, `${name}.json`);
