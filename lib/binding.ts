@@ -99,6 +99,16 @@ export interface NativeOps {
   ): void;
   groupedMatmul(a: NativeTensor, b: NativeTensor, c: NativeTensor, offsets: NativeTensor, accumulate: Flag): void;
   combine(x: NativeTensor, slots: NativeTensor, weights: NativeTensor | null, y: NativeTensor, accumulate: Flag): void;
+  dropout(
+    x: NativeTensor,
+    rows: NativeTensor,
+    y: NativeTensor,
+    rate: number,
+    seed: number,
+    stream: number,
+    first: number,
+    accumulate: Flag,
+  ): void;
   rowDot(a: NativeTensor, b: NativeTensor, y: NativeTensor): void;
   attention(
     q: NativeTensor,

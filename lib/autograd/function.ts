@@ -75,8 +75,9 @@ export class Context {
   #owedToWalk: { dispose(): void }[] = [];
   /** Anything that is no tensor. */
   values: Record<string, unknown> = {};
-  /** During a backward: the graph is freed behind it. */
-  final = false;
+  #final = false;
+  /** Of leaves, in this backward. */
+  readonly #grads = new Map<Tensor, WeightGrad>();
 
   constructor(args: readonly unknown[]) {
     this.#args = args;
@@ -117,12 +118,29 @@ export class Context {
 
   /** Whether the saved tensor number `index` may be overwritten: no walk comes again, nobody else holds its bytes. */
   lastUse(index: number): boolean {
-    return this.final && alone(this.saved(index));
+    return this.#final && alone(this.saved(index));
+  }
+
+  /** During a backward: whether the graph is freed behind it. */
+  get final(): boolean {
+    return this.#final;
+  }
+
+  /** A backward begins. final: the graph is freed behind it. */
+  begin(final: boolean): void {
+    this.#final = final;
+    this.#grads.clear();
   }
 
   /** Where the gradient of a weight goes, share by share; null where none is wanted. */
   weight(index: number): WeightGrad | null {
-    return this.needsGrad[index] ? new WeightGrad(this.#args[index] as Tensor) : null;
+    if (!this.needsGrad[index]) return null;
+    const target = this.#args[index] as Tensor;
+    if (target.node !== null) return new WeightGrad(target);
+    // A leaf that is several arguments has one gradient, which the first share fills.
+    const grad = this.#grads.get(target) ?? new WeightGrad(target);
+    this.#grads.set(target, grad);
+    return grad;
   }
 
   /** The same for a single share. Returns what backward is to return for the weight. */
@@ -364,7 +382,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
         const grads = pending.get(node) ?? node.outputs.map(() => null);
         pending.delete(node);
         given = grads;
-        node.context.final = !options.retainGraph;
+        node.context.begin(!options.retainGraph);
         // Whoever needs a result saved it under a handle of its own.
         if (!options.retainGraph) for (const output of node.outputs) if (output !== root) output.dispose();
         const results = grads.some((g) => g) ? node.backward(node.context, grads) : [];

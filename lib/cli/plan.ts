@@ -3,7 +3,7 @@
 import { availableParallelism } from "node:os";
 import { loadConfig } from "../config/index.js";
 import { type Dataset, openData } from "../data/index.js";
-import { modelShape } from "../models/config.js";
+import { shapeOf } from "../models/load.js";
 import { formatBytes, formatDuration, formatSi } from "../report/format.js";
 import { modelFlops } from "../report/model_flops.js";
 import { dataOptions } from "../train/data_options.js";
@@ -99,7 +99,7 @@ export async function plan(
   const documents = Array.from({ length: micro.documents }, (_, i) =>
     i > 0 ? each : micro.tokens - each * (micro.documents - 1),
   );
-  const needed = ranks.data * accumulation * modelFlops(modelShape(model), documents);
+  const needed = ranks.data * accumulation * modelFlops(shapeOf(model), documents);
   // A copy reads and writes.
   const copied = (ops.copy?.bytes ?? 0) / 2;
   const collectives = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_receive"];

@@ -70,6 +70,11 @@ const choice = <const Choices extends readonly (string | number | boolean)[]>(..
     (value) => (choices.includes(value as Choices[number]) ? (value as Choices[number]) : undefined),
   );
 
+const choiceOrNull = <const Choices extends readonly (string | boolean)[]>(...choices: Choices) =>
+  leaf<Choices[number] | null, Choices[number] | null>(`one of ${choices.map(String).join(", ")}`, (value) =>
+    value === null || choices.includes(value as Choices[number]) ? (value as Choices[number] | null) : undefined,
+  );
+
 const trueOrFalse = leaf<boolean, boolean>("true or false", (value) =>
   typeof value === "boolean" ? value : undefined,
 );
@@ -206,6 +211,53 @@ const model = z
   })
   .prefault({});
 
+const textsOrNull = (expected: string) =>
+  leaf<readonly string[] | null, string[] | null>(expected, (value) =>
+    value === null ? null : Array.isArray(value) && value.length > 0 && value.every(isText) ? [...value] : undefined,
+  );
+
+const numberOrNull = (expected: string, fine: (number: number) => boolean) =>
+  leaf<number | string | null, number | null>(expected, (value) => {
+    const number = value === null ? null : parseNumber(value);
+    return number === null || (number !== undefined && fine(number)) ? number : undefined;
+  });
+
+/** Training by low-rank adapters, in PEFT's terms: wanted where any of these is given. */
+const adapter = z
+  .strictObject({
+    /** A folder of PEFT's files that training goes on from; null: adapters begin afresh. */
+    path: textOrNull("the path of a folder with a PEFT adapter, or null").default(null),
+    /** Rank. null: 8. */
+    r: countOr([null], 1).default(null),
+    /** null: 8. */
+    alpha: numberOrNull("a number above 0", (number) => number > 0).default(null),
+    /** Ends of module names, an expression for whole names, or all-linear, which null is too. */
+    targetModules: leaf<string | readonly string[] | null, string | string[] | null>(
+      "a list of names of modules (such as [q_proj, v_proj]), all-linear, or a regular expression for whole names",
+      (value) => {
+        if (value === null || isText(value)) return value;
+        return Array.isArray(value) && value.length > 0 && value.every(isText) ? [...value] : undefined;
+      },
+    ).default(null),
+    /** Ends of the names of modules that are trained as they are. */
+    modulesToSave: textsOrNull("a list of names of modules (such as [lm_head]), or null").default(null),
+    /** null: that of the folder, or 0. */
+    dropout: numberOrNull("a number from 0 to below 1", (number) => number >= 0 && number < 1).default(null),
+    /** Whether the scale is alpha / sqrt(r) instead of alpha / r. null: it is not. */
+    rslora: choiceOrNull(true, false).default(null),
+    /** How A begins. null: true, as PEFT's init_lora_weights. */
+    init: choiceOrNull(true, "gaussian").default(null),
+  })
+  .superRefine((value, context) => {
+    if (value.path !== null && value.init !== null)
+      context.addIssue({
+        code: "custom",
+        path: ["init"],
+        message: "given together with {adapter.path}, whose values the adapters begin with; give only one of them",
+      });
+  })
+  .prefault({});
+
 const data = z
   .strictObject({
     train: files(1),
@@ -334,6 +386,7 @@ const output = z
 export const configSchema = z
   .strictObject({
     model,
+    adapter,
     data,
     train,
     device: device.default("auto"),

@@ -33,6 +33,8 @@ export interface Batch extends Sequence {
   sequences: number;
   /** The first so many tokens are those of the data, what follows is padding; default: all are. */
   counted?: number;
+  /** The number of its first token among those of its step; default 0. */
+  firstToken?: number;
 }
 
 /** A document's tokens and the labels aligned with them (Hugging Face's meaning); null labels mean labels = ids. */

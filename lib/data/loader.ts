@@ -159,11 +159,15 @@ export class DataLoader implements AsyncIterable<Batch> {
     if (sequences.length === 0) return null;
     const groups = Math.ceil(sequences.length / microBatchSize);
     const micro: Batch[] = [];
-    for (let group = share.index; micro.length < Math.ceil(groups / share.count); group += share.count)
-      micro.push(
-        group < groups ? collate(sequences.slice(group * microBatchSize, (group + 1) * microBatchSize)) : nothing(),
-      );
-    const sum = (of: (sequence: Sequence) => number) => sequences.reduce((total, one) => total + of(one), 0);
+    const sumOf = (some: readonly Sequence[], of: (sequence: Sequence) => number) =>
+      some.reduce((total, one) => total + of(one), 0);
+    const sum = (of: (sequence: Sequence) => number) => sumOf(sequences, of);
+    for (let group = share.index; micro.length < Math.ceil(groups / share.count); group += share.count) {
+      const first = group * microBatchSize;
+      const taken = sequences.slice(first, first + microBatchSize);
+      const firstToken = sumOf(sequences.slice(0, first), ({ tokens }) => tokens);
+      micro.push(taken.length > 0 ? { ...collate(taken), firstToken } : nothing());
+    }
     return {
       micro,
       sequences: sequences.length,

@@ -22,6 +22,16 @@ export interface ModelInput {
   readonly group?: SequenceGroup | undefined;
   /** Of this rank's tokens the first so many are no padding; default: all. */
   readonly counted?: number | undefined;
+  /** The number of the first token in its step, by which dropout knows it. Default 0. */
+  readonly firstToken?: number | undefined;
+  /** Of a part of a sequence: from entry `at` on its tokens are those of the sequence from `begin` on. */
+  readonly pieces?: readonly Piece[] | undefined;
+}
+
+/** Tokens that follow each other in a sequence and in a part of it. */
+export interface Piece {
+  readonly at: number;
+  readonly begin: number;
 }
 
 /** A loader's batch (targets shifted already), or ids with labels aligned to them as in Hugging Face. */
@@ -148,6 +158,17 @@ export function prepareInput(input: ModelInput, vocabSize: number): PreparedInpu
     for (let i = begin; i < end; i++) positions[i] = BigInt(i - begin);
   }
   return { ids, positions, cuSeqlens, group };
+}
+
+/** [T] the numbers of this input's tokens in their step. */
+export function tokenNumbers(
+  { firstToken = 0, pieces = [{ at: 0, begin: 0 }] }: ModelInput,
+  tokens: number,
+): BigInt64Array {
+  const numbers = new BigInt64Array(tokens);
+  for (const [i, { at, begin }] of pieces.entries())
+    for (let t = at; t < (pieces[i + 1]?.at ?? tokens); t++) numbers[t] = BigInt(firstToken + begin + t - at);
+  return numbers;
 }
 
 /** The documents of the input: `cuSeqlens` if given (checked), otherwise its rows. */

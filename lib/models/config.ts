@@ -6,6 +6,7 @@ import type { NormSizes } from "../nn/norm.js";
 import type { RopeParameters } from "../nn/rotary_embedding.js";
 import type { Activation } from "../ops/unary.js";
 import type { ModelShape } from "../report/model_flops.js";
+import type { AdapterConfig } from "./adapter.js";
 import type { ModelExperts } from "./expert_fields.js";
 import { type ConfigFields, checkFields, FieldReader, show } from "./fields.js";
 import { readRope, ropeFields } from "./rope_fields.js";
@@ -92,6 +93,8 @@ export interface ModelConfig extends Sizes, Description {
   readonly dtype: string | null;
   /** Its embedding row starts at 0 and is not trained through the embedding; null: there is none. */
   readonly padTokenId: number | null;
+  /** It is trained by adapters, its own weights being frozen; absent or null: they are trained. */
+  readonly adapter?: AdapterConfig | null;
   /** What the fields came from, for messages. */
   readonly file: string;
   /** The fields themselves, overrides applied; an export writes them. */

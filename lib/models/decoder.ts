@@ -2,6 +2,7 @@
 
 import { isGradEnabled, noGrad } from "../autograd/function.js";
 import { ArgumentError } from "../errors.js";
+import type { Adapter, StepDropout } from "../nn/adapter.js";
 import type { Frequencies, TokenLayout } from "../nn/attention.js";
 import { DecoderLayer } from "../nn/decoder_layer.js";
 import { Embedding } from "../nn/embedding.js";
@@ -11,8 +12,10 @@ import { Norm } from "../nn/norm.js";
 import { type RopeParameters, ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
 import { Routing } from "../nn/routing.js";
 import { add, linear, scale, unary } from "../ops/index.js";
+import { lowRank } from "../ops/low_rank.js";
 import type { SequenceGroup } from "../parallel/mesh.js";
 import type { Owned, ZeroOptions } from "../parallel/zero.js";
+import type { ModelShape } from "../report/model_flops.js";
 import { checkpoint } from "../sequence/checkpoint.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
 import { CheckpointStore } from "../sequence/offload.js";
@@ -23,7 +26,8 @@ import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope, untracked } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
-import { type LossInput, type ModelInput, prepareInput, prepareTargets } from "./batch.js";
+import { attachAdapters, isAdapterParameter } from "./adapter.js";
+import { type LossInput, type ModelInput, prepareInput, prepareTargets, tokenNumbers } from "./batch.js";
 import { type ModelConfig, modelShape } from "./config.js";
 import type { ModelExperts } from "./expert_fields.js";
 import { storedIn } from "./registry.js";
@@ -60,6 +64,15 @@ export interface RoutingOptions {
   readonly record?: boolean;
 }
 
+/** How tokens are run. */
+export interface ForwardCall extends RoutingOptions {
+  /**
+   * Of what adapters drop, a whole number from 0: with the same one the same goes. null: nothing is dropped. Default:
+   * nothing under noGrad, else another choice in each call.
+   */
+  readonly dropoutSeed?: number | null;
+}
+
 /** All of them, as chosen; what lives where is kept by the states themselves. */
 type Chosen = Required<Omit<MemoryOptions, "states">>;
 
@@ -85,7 +98,7 @@ export class Decoder extends Module {
   readonly norm: Norm;
   readonly #embeddingScale: number;
   readonly #store = new CheckpointStore();
-  readonly #units: readonly Unit[];
+  #units: readonly Unit[] = [];
 
   constructor(config: ModelConfig, options: ModuleOptions) {
     super();
@@ -99,13 +112,15 @@ export class Decoder extends Module {
       return new DecoderLayer({ ...config, ...own }, options);
     });
     this.norm = new Norm(hiddenSize, config.norm, options);
-    const embeddings = [this.embedTokens, this.embedPositions].flatMap((module) => module?.parameters() ?? []);
-    this.#units = [embeddings, ...[...this.layers, this.norm].map((module) => module.parameters())];
     this.#embeddingScale = config.embeddingScale;
   }
 
-  /** Parameters that are used together, in the order of the forward: embedding, layers, norm. */
+  /** Parameters that are used together, in the order of the forward: embedding, layers, norm. All are there by now. */
   get units(): readonly Unit[] {
+    if (this.#units.length === 0) {
+      const embeddings = [this.embedTokens, this.embedPositions].flatMap((module) => module?.parameters() ?? []);
+      this.#units = [embeddings, ...[...this.layers, this.norm].map((module) => module.parameters())];
+    }
     return this.#units;
   }
 
@@ -117,7 +132,7 @@ export class Decoder extends Module {
   /** The parameters that a backward needs first behind the norm; none without checkpoints. */
   firstBackward(every: number): Unit | undefined {
     const count = this.layers.length;
-    return every === 0 ? undefined : this.#units[1 + Math.floor((count - 1) / every) * every];
+    return every === 0 ? undefined : this.units[1 + Math.floor((count - 1) / every) * every];
   }
 
   /** ids [T] int32 -> [T, H]. gradientMask: see Embedding. head: what is used next. */
@@ -130,8 +145,8 @@ export class Decoder extends Module {
         "configureMemory: states.params is host and checkpointEvery 0, so the backward would hold every layer's " +
           "parameters on the device; set checkpointEvery to 1 or more, or run under noGrad",
       );
-    const [embedding, firstLayer] = this.#units as [Unit, Unit];
-    const norm = this.#units[this.layers.length + 1] as Unit;
+    const [embedding, firstLayer] = this.units as [Unit, Unit];
+    const norm = this.units[this.layers.length + 1] as Unit;
     const run = () => {
       let x_TH = states.use(embedding, firstLayer, () => this.#embed(ids, options));
       const every = Math.max(1, options.checkpointEvery);
@@ -168,13 +183,13 @@ export class Decoder extends Module {
       <T extends Tensor | null>(pass: "forward" | "backward", fn: () => T): T =>
         x.device.within(`${pass} of layer ${first + i}`, () => {
           const at = 1 + first + i;
-          const unit = this.#units[at] as Unit;
+          const unit = this.units[at] as Unit;
           // A backward without checkpoints reads what the forward read.
           const hold = options.checkpointEvery === 0 && isGradEnabled();
-          if (pass === "forward") return states.use(unit, this.#units[at + 1], fn, { hold });
+          if (pass === "forward") return states.use(unit, this.units[at + 1], fn, { hold });
           // Within a segment backwards; the segment before is run again from its start.
           const next = at - (i > 0 ? 1 : options.checkpointEvery);
-          return states.useBackward(unit, next > 0 ? this.#units[next] : undefined, fn);
+          return states.useBackward(unit, next > 0 ? this.units[next] : undefined, fn);
         });
     const run = (layer: DecoderLayer, input: Tensor, of: TokenLayout) => layer.forward(input, of, options);
     const only = layers.length === 1 ? layers[0] : undefined;
@@ -192,9 +207,10 @@ export class Decoder extends Module {
       body: Body,
     ): Tensor =>
       checkpoint(
-        (h, positions, cuSeqlens, ...inverse) =>
+        (h, positions, cuSeqlens, rows, ...inverse) =>
           body(h, {
             ...of,
+            dropout: of.dropout && { ...of.dropout, rows: rows as Tensor },
             positions: positions as Tensor,
             frequencies: of.frequencies.map((set, i) => ({ ...set, inverse: inverse[i] as Tensor })),
             cuSeqlens: cuSeqlens ?? null,
@@ -203,7 +219,7 @@ export class Decoder extends Module {
         {
           keepAttention,
           parameters: within.flatMap((layer) => [...layer.parameters()]),
-          others: [of.positions, of.cuSeqlens, ...of.frequencies.map((set) => set.inverse)],
+          others: [of.positions, of.cuSeqlens, of.dropout?.rows ?? null, ...of.frequencies.map((set) => set.inverse)],
           store: within === layers ? this.#store : undefined,
           around: within.length === 1 ? around(layers.indexOf(within[0] as DecoderLayer)) : undefined,
         },
@@ -251,6 +267,8 @@ export class CausalLM extends Module {
   readonly model: Decoder;
   /** null: tied to the embedding. */
   readonly lmHead: Linear | null;
+  /** Of the head, whichever matrix that is. */
+  readonly headAdapter: Adapter | null = null;
   readonly config: ModelConfig;
   readonly device: Device;
   readonly dtype: DType;
@@ -276,6 +294,8 @@ export class CausalLM extends Module {
   /** Each null where it is made for each batch, since it depends on its length. */
   readonly #frequencies: readonly (Frequencies | null)[];
   readonly #stepRouting: Routing | null;
+  /** Calls that chose what adapters drop by themselves. */
+  #draws = 0;
   /** By the names that namedParameters gives. */
   readonly #places: ReadonlyMap<string, Place>;
 
@@ -298,7 +318,20 @@ export class CausalLM extends Module {
     const where = { device, dtype, tier, spread: zero !== null && zero.level > 0 };
     this.model = new Decoder(config, where);
     this.lmHead = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, where);
-    this.#head = [this.#headWeight];
+    if (config.adapter) {
+      try {
+        const { hiddenSize: inFeatures, vocabSize: outFeatures } = config;
+        this.headAdapter = attachAdapters(this, config.adapter, {
+          storedAs: (name) => this.#storedAs(name),
+          tied: config.tieWordEmbeddings ? { inFeatures, outFeatures } : null,
+          options: where,
+        });
+      } catch (error) {
+        super.dispose();
+        throw error;
+      }
+    }
+    this.#head = [this.#headWeight, ...(this.headAdapter?.parameters() ?? [])];
     this.#states = new ModelStates(this.#namedOnce(), {
       zero,
       units: [...this.model.units, this.#head],
@@ -335,6 +368,12 @@ export class CausalLM extends Module {
     return place;
   }
 
+  /** The first name of a parameter. */
+  nameOf(parameter: Parameter): string {
+    for (const [name, one] of this.namedParameters()) if (one === parameter) return name;
+    throw new ArgumentError("nameOf: this is no parameter of the model");
+  }
+
   /** Every parameter once, by its first name: a tied weight has two. */
   #namedOnce(): [string, Parameter][] {
     const seen = new Set<Parameter>();
@@ -344,6 +383,11 @@ export class CausalLM extends Module {
   /** What this rank holds of the parameters, and updates: alone, each of them, once. */
   get owned(): Owned[] {
     return this.#states.owned;
+  }
+
+  /** What of it is trained. */
+  get trained(): Owned[] {
+    return this.owned.filter(({ leaf }) => leaf.requiresGrad);
   }
 
   /** Whether each rank holds shares of the parameters' states. */
@@ -357,8 +401,21 @@ export class CausalLM extends Module {
   }
 
   /** What lib/report counts operations from. */
-  get shape() {
-    return modelShape(this.config);
+  get shape(): ModelShape {
+    const shape = modelShape(this.config);
+    if (!this.config.adapter) return shape;
+    // Weights of products alone: of norms and biases there is no count.
+    const weights = this.#namedOnce().filter(([, { ndim }]) => ndim >= 2);
+    const adapters = weights.filter(([name]) => isAdapterParameter(this.place(name).parameter));
+    const sum = (list: typeof weights): number => list.reduce((total, [, { size }]) => total + size, 0);
+    const trained = weights.filter(
+      ([, parameter]) => parameter.requiresGrad && (parameter === this.#headWeight || !this.#isEmbedding(parameter)),
+    );
+    return { ...shape, adapterWeights: sum(adapters), trainedWeights: sum(trained) };
+  }
+
+  #isEmbedding(parameter: Parameter): boolean {
+    return parameter === this.model.embedTokens.weight || parameter === this.model.embedPositions?.weight;
   }
 
   /** [V, H] */
@@ -410,18 +467,31 @@ export class CausalLM extends Module {
    * Runs a forward for the counts of `routing` alone: its load-balancing loss is formed of all micro-batches, so that a
    * backward can only follow when all are counted.
    */
-  count(input: ModelInput, routing: Routing): void {
-    noGrad(() => scope(() => void this.hidden(input, { routing, record: true })));
+  count(input: ModelInput, routing: Routing, call: Pick<ForwardCall, "dropoutSeed"> = {}): void {
+    noGrad(() => scope(() => void this.hidden(input, { ...call, routing, record: true })));
   }
 
   /** The last hidden states, behind the final norm: [T, H]. record: whether these tokens are to be counted. */
-  hidden(input: ModelInput, { routing = null, record = false }: RoutingOptions = {}): Tensor {
-    const run = (): Tensor => this.#hidden(input, routing);
+  hidden(input: ModelInput, call: ForwardCall = {}): Tensor {
+    return scope(() => this.#routed(input, call, this.#dropoutOf(input, call)));
+  }
+
+  #routed(input: ModelInput, { routing = null, record = false }: ForwardCall, dropout: StepDropout | null): Tensor {
+    const run = (): Tensor => this.#hidden(input, routing, dropout);
     const counted = input.counted ?? Number.MAX_SAFE_INTEGER;
     return routing === null ? run() : routing.run(counted, record, run);
   }
 
-  #hidden(input: ModelInput, routing: Routing | null): Tensor {
+  /** What adapters drop of a batch; null: nothing. */
+  #dropoutOf(input: ModelInput, { dropoutSeed }: ForwardCall): StepDropout | null {
+    if ((this.config.adapter?.dropout ?? 0) === 0) return null;
+    const seed = dropoutSeed === undefined ? (isGradEnabled() ? this.#draws++ : null) : dropoutSeed;
+    if (seed === null) return null;
+    const { ids } = prepareInput(input, this.config.vocabSize);
+    return { seed, rows: tensor(tokenNumbers(input, ids.length), { device: this.device }) };
+  }
+
+  #hidden(input: ModelInput, routing: Routing | null, dropout: StepDropout | null): Tensor {
     return scope(() => {
       const { ids, positions, cuSeqlens, group } = prepareInput(input, this.config.vocabSize);
       const device = this.device;
@@ -433,6 +503,7 @@ export class CausalLM extends Module {
         positions: tensor(positions, { device }),
         frequencies: this.#frequencies.map((set, i) => set ?? this.#frequenciesOf(i, length)),
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
+        dropout,
       };
       const options = {
         ...this.#memory,
@@ -479,7 +550,7 @@ export class CausalLM extends Module {
   /** [T, 1], 0 at padding tokens: transformers trains no embedding row of theirs. null where the model has none. */
   #gradientMask(ids: Int32Array): Tensor | null {
     const padding = this.config.padTokenId;
-    if (padding === null || !isGradEnabled()) return null;
+    if (padding === null || !isGradEnabled() || !this.model.embedTokens.weight.requiresGrad) return null;
     // Also where no token is padding: what a step takes does not depend on its tokens.
     const mask = new Float32Array(ids.length).fill(1);
     for (let i = ids.indexOf(padding); i >= 0; i = ids.indexOf(padding, i + 1)) mask[i] = 0;
@@ -489,8 +560,13 @@ export class CausalLM extends Module {
   /** Logits [T, V] of tokens laid end to end; each row of `inputIds` is a document of its own. */
   forward(input: ModelInput): Tensor {
     return scope(() => {
-      const hidden_TH = this.hidden(input);
-      return this.#withHead((weight) => this.#capped(linear(hidden_TH, weight, null)));
+      const dropout = this.#dropoutOf(input, {});
+      const hidden_TH = this.#routed(input, {}, dropout);
+      return this.#withHead((weight) => {
+        const logits = linear(hidden_TH, weight, null);
+        const added = this.headAdapter?.forward(hidden_TH, dropout);
+        return this.#capped(added === undefined ? logits : add(logits, added));
+      });
     });
   }
 
@@ -500,7 +576,7 @@ export class CausalLM extends Module {
    * routing: of a step whose load-balancing loss the caller adds, with `record` as in `hidden`; null: tokens are not
    * counted. By default the batch's own load-balancing loss is added where the model has one.
    */
-  loss(batch: LossInput, options: { denominator?: number } & RoutingOptions = {}): Tensor {
+  loss(batch: LossInput, options: { denominator?: number } & ForwardCall = {}): Tensor {
     if (options.routing === undefined && (this.config.experts?.auxiliaryCoefficient ?? 0) > 0)
       return this.#balancedLoss(batch, options);
     const { targets, validTokens } = prepareTargets(batch, this.config.vocabSize);
@@ -508,16 +584,18 @@ export class CausalLM extends Module {
     if (!(denominator > 0 && Number.isFinite(denominator)))
       throw new ArgumentError(`loss: denominator is ${denominator}, expected a number above 0`);
     return scope(() => {
-      const hidden_TH = this.hidden(batch, options);
+      const dropout = this.#dropoutOf(batch, options);
+      const hidden_TH = this.#routed(batch, options, dropout);
       const targets_T = tensor(targets, { device: this.device });
       const softcap = this.config.logitSoftcap;
-      const how = { denominator, softcap, rows: this.#memory.tileLoss, consumeHidden: true };
+      const adapter = this.headAdapter?.lowRank(dropout) ?? null;
+      const how = { denominator, softcap, rows: this.#memory.tileLoss, consumeHidden: true, adapter };
       return this.#withHead((weight) => linearCrossEntropy(hidden_TH, weight, targets_T, how));
     });
   }
 
   /** The loss of a batch for itself, its load-balancing loss included. */
-  #balancedLoss(batch: LossInput, options: { denominator?: number }): Tensor {
+  #balancedLoss(batch: LossInput, options: { denominator?: number } & ForwardCall): Tensor {
     const routing = this.#makeRouting(this.config.experts as ModelExperts);
     let total: Tensor | undefined;
     try {

@@ -137,15 +137,11 @@ export async function writeModelFiles(
     );
   }
   const { sourceFolder } = model;
-  const { tokenizer = sourceFolder } = options;
   if (sourceFolder !== null) {
     await copyFiles(sourceFolder, dir, COMPANIONS);
     if (await namesCode(model, sourceFolder)) await copyFiles(sourceFolder, dir, [/\.py$/]);
   }
-  if (tokenizer !== null) {
-    await copyFiles(tokenizer, dir, TOKENIZER_FILES);
-    await copyFiles(path.join(tokenizer, TEMPLATES), path.join(dir, TEMPLATES), [/\.jinja$/]);
-  }
+  await copyTokenizer(options.tokenizer === undefined ? sourceFolder : options.tokenizer, dir);
   const dtype: SafeDtype = model.dtype === "bfloat16" ? "BF16" : "F32";
   const tensors = storedTensors(model).map(({ name, shape, parts }) => {
     let made: { dispose(): void } | undefined;
@@ -166,6 +162,13 @@ export async function writeModelFiles(
   } finally {
     model.states.giveBack();
   }
+}
+
+/** What a folder says of its tokenizer; null: there is none. */
+export async function copyTokenizer(from: string | null, dir: string): Promise<void> {
+  if (from === null) return;
+  await copyFiles(from, dir, TOKENIZER_FILES);
+  await copyFiles(path.join(from, TEMPLATES), path.join(dir, TEMPLATES), [/\.jinja$/]);
 }
 
 /** The tensors of the model's checkpoints, each with the parameters that it is made of. */

@@ -1,15 +1,16 @@
 // Models with random weights, as transformers initialises them; the numbers depend on seed and name alone.
 
-import { createHash } from "node:crypto";
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import type { Segment } from "../parallel/zero.js";
 import { untracked } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { flatPart } from "../tensor/tiers.js";
+import { isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM } from "./decoder.js";
 import { type ModelOptions, modelDtype, parameterTier } from "./load.js";
+import { randomKey } from "./random_key.js";
 import { parseModelConfig } from "./registry.js";
 
 export interface InitOptions extends ModelOptions {
@@ -19,27 +20,27 @@ export interface InitOptions extends ModelOptions {
   file?: string | undefined;
 }
 
-/** Philox key of a parameter: equal whatever else the model has, so a change elsewhere changes no other weight. */
-function seedOf(name: string, seed: number): number {
-  return createHash("sha256").update(`${seed} ${name}`).digest().readUIntBE(0, 6);
-}
-
 /**
  * A model of the given config.json fields with transformers' initial weights: matrices normal with standard deviation
- * `initializer_range` (0.02), norms 1 (0 where 1 is added to them), biases 0, the row of the padding token 0.
+ * `initializer_range` (0.02), norms 1 (0 where 1 is added to them), biases 0, the row of the padding token 0. Adapters are
+ * still to be filled (`fillAdapters`).
  */
 export function initModel(fields: unknown, options: InitOptions = {}): CausalLM {
   const { seed = 0 } = options;
   if (!Number.isSafeInteger(seed) || seed < 0)
     throw new ArgumentError(`initModel: seed is ${seed}, expected a whole number of at least 0`);
-  const config = parseModelConfig(fields, { file: options.file ?? "the model's fields" });
+  const { adapter = null } = options;
+  const config = { ...parseModelConfig(fields, { file: options.file ?? "the model's fields" }), adapter };
   const dtype = modelDtype(config, options);
   const { device = "cpu", zero = null } = options;
   const model = untracked(() => new CausalLM(config, { device, dtype, tier: parameterTier(options), zero }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
     for (const { leaf, segments } of model.owned)
-      for (const segment of segments) initialise(leaf, segment, model.place(segment.name).parameter, config, seed);
+      for (const segment of segments) {
+        const { parameter } = model.place(segment.name);
+        if (!isAdapterParameter(parameter)) initialise(leaf, segment, parameter, config, seed);
+      }
     model.states.finishUpdate();
     return model;
   } catch (error) {
@@ -58,7 +59,7 @@ function initialise(
 ): void {
   using part = untracked(() => flatPart(leaf, offset, count));
   if (shape.length === 1) part.fill(parameter.endsWith(".bias") || norm.plusOne ? 0 : 1);
-  else binding.ops.random(part.native(), 0, initializerRange, seedOf(name, seed), begin, true);
+  else binding.ops.random(part.native(), 0, initializerRange, randomKey(name, seed), begin, true);
   if (parameter !== "model.embed_tokens.weight" || padTokenId === null) return;
   const [from, to] = [padTokenId * hiddenSize, (padTokenId + 1) * hiddenSize].map((at) =>
     Math.min(Math.max(at - begin, 0), count),

@@ -6,13 +6,16 @@ import { type ModelFolder, openModelFolder } from "../checkpoint/safetensors.js"
 import { JsonError, type JsonValue, parseJson, plainJson } from "../data/json.js";
 import { ArgumentError, IoError, ModelError } from "../errors.js";
 import type { ZeroOptions } from "../parallel/zero.js";
+import type { ModelShape } from "../report/model_flops.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { untracked } from "../tensor/scope.js";
 import type { ParameterTier, Tensor } from "../tensor/tensor.js";
 import { flatPart } from "../tensor/tiers.js";
+import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
+import { baseOf, fillAdapters, isAdapterFolder } from "./peft.js";
 import { familyNamed, parseModelConfig, storedIn } from "./registry.js";
 import type { ConfigOverride } from "./rope_fields.js";
 import { readStored, tensorsOf } from "./stored.js";
@@ -25,12 +28,16 @@ export interface ModelOptions {
   memory?: MemoryOptions | undefined;
   /** The ranks that hold different tokens, which share the model's states: each reads what it keeps. */
   zero?: ZeroOptions | null | undefined;
+  /** The model is trained by adapters, its own weights being frozen. */
+  adapter?: AdapterConfig | null | undefined;
 }
 
 export interface LoadOptions extends ModelOptions {
   /** Replaces fields of config.json; written to exports. */
   override?: ConfigOverride | undefined;
   signal?: AbortSignal | undefined;
+  /** Of the first values of adapters. Default 0. */
+  seed?: number | undefined;
 }
 
 /** Reads `config.json` of a folder. Throws ModelError (missing, no JSON, a bad field) or IoError. */
@@ -46,6 +53,7 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
         (stat) => stat.isDirectory(),
         () => false,
       );
+      if (await isAdapterFolder(folder)) throw adapterAsModel(folder, await baseOf(folder));
       throw new ModelError(
         exists
           ? `${folder} has no config.json; give the folder of a Hugging Face model`
@@ -68,6 +76,13 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
   }
   return parseModelConfig(plainJson(source), { file, source, ...(override === undefined ? {} : { override }) });
 }
+
+const adapterAsModel = (folder: string, base: string | null): ModelError =>
+  new ModelError(
+    `${folder} holds an adapter, not a model: give the model that it was made for${base === null ? "" : ` (${base})`} as ` +
+      "model.path and this folder as adapter.path, or make one model of both with longseq merge",
+    { path: folder, base },
+  );
 
 /** Where in `text` a JsonError points: ":3". */
 function lineOf(text: string, error: unknown): string {
@@ -115,7 +130,8 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   const read = await readModelConfig(folder, options.override);
   const dtype = modelDtype(read, options);
   using weights = await openModelFolder(folder);
-  const config = await untied(read, weights);
+  const { adapter = null } = options;
+  const config = { ...(await untied(read, weights)), adapter };
   checkTensors(weights, config, folder);
   const device = options.device ?? "cpu";
   const tier = parameterTier(options);
@@ -130,9 +146,11 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
     for (const { leaf, segments } of model.owned)
       for (const { name, begin, count, offset } of segments) {
         options.signal?.throwIfAborted();
+        if (isAdapterParameter(model.place(name).parameter)) continue;
         using part = untracked(() => flatPart(leaf, offset, count));
         await readStored(reader, model.place(name), part, begin, tier);
       }
+    await fillAdapters(model, options.seed ?? 0);
     model.states.finishUpdate();
     return model;
   } catch (error) {
@@ -186,12 +204,22 @@ async function agreesWithTying(weights: ModelFolder, config: ModelConfig): Promi
 
 /** The tensors that a config asks for, by Hugging Face name; nothing is allocated for them. */
 export function tensorShapes(config: ModelConfig): Map<string, readonly number[]> {
-  const model = untracked(() => new CausalLM(config, { device: "meta" }));
+  const model = untracked(() => new CausalLM({ ...config, adapter: null }, { device: "meta" }));
   try {
     const places = [...model.namedParameters()].map(([name]) => model.place(name));
     return new Map(
       places.flatMap(({ stored, shape }) => tensorsOf(stored, shape).map((one) => [one.name, one.shape] as const)),
     );
+  } finally {
+    model.dispose();
+  }
+}
+
+/** What lib/report counts the operations of a model from. */
+export function shapeOf(config: ModelConfig): ModelShape {
+  const model = untracked(() => new CausalLM(config, { device: "meta" }));
+  try {
+    return model.shape;
   } finally {
     model.dispose();
   }

@@ -2,6 +2,7 @@
 
 import type { JsonValue } from "../data/json.js";
 import { ArgumentError } from "../errors.js";
+import { storedAdapter } from "./adapter.js";
 import { type Family, type ModelConfig, readConfig, type Sizes } from "./config.js";
 import { checkFields } from "./fields.js";
 import { gemma2 } from "./gemma2.js";
@@ -44,9 +45,10 @@ export function familyNamed(modelType: string): Family {
   return family;
 }
 
-/** Where a model's parameter lies in checkpoints of its family. */
+/** Where a model's parameter lies in checkpoints of its family; one of an adapter, in PEFT's files. */
 export function storedIn(config: Sizes & Pick<ModelConfig, "family">, parameter: string): Stored {
-  return familyNamed(config.family).stored?.(parameter, config) ?? { name: parameter };
+  const own = (name: string): Stored => familyNamed(config.family).stored?.(name, config) ?? { name };
+  return storedAdapter(parameter, own) ?? own(parameter);
 }
 
 /**

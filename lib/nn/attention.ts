@@ -5,6 +5,7 @@ import type { Communicator } from "../parallel/communicator.js";
 import { attentionChunks } from "../sequence/attention_chunks.js";
 import type { RingLayout } from "../sequence/ring.js";
 import type { Tensor } from "../tensor/tensor.js";
+import type { StepDropout } from "./adapter.js";
 import { Linear } from "./linear.js";
 import type { HalfNorms } from "./mlp.js";
 import { Module, type ModuleOptions } from "./module.js";
@@ -53,6 +54,8 @@ export interface TokenLayout {
   readonly frequencies: readonly Frequencies[];
   /** [documents + 1] int64; null: all tokens are one document. */
   readonly cuSeqlens: Tensor | null;
+  /** What adapters drop, the rows being those of this rank's tokens; null: nothing. */
+  readonly dropout: StepDropout | null;
 }
 
 /** How it is cut up. */
@@ -93,7 +96,7 @@ export class Attention extends Module {
     const { numHeads: heads, numKeyValueHeads: kvHeads, headDim, window = 0, rope = 0 } = this.#sizes;
     const { queryKeyNorm = null, attentionScale: scale = 1 / Math.sqrt(headDim), attentionSoftcap } = this.#sizes;
     const { qProj: q, kProj: k, vProj: v, oProj: o, qNorm, kNorm } = this;
-    const { group, ring, positions, cuSeqlens } = layout;
+    const { group, ring, positions, cuSeqlens, dropout } = layout;
     const { before, behind } = norms;
     const turning = rope === null ? undefined : layout.frequencies[rope];
     return attentionChunks(
@@ -112,6 +115,15 @@ export class Attention extends Module {
         qNorm: qNorm?.weight ?? null,
         kNorm: kNorm?.weight ?? null,
         outNorm: behind?.weight ?? null,
+        qA: q.adapter?.loraA ?? null,
+        qB: q.adapter?.loraB ?? null,
+        kA: k.adapter?.loraA ?? null,
+        kB: k.adapter?.loraB ?? null,
+        vA: v.adapter?.loraA ?? null,
+        vB: v.adapter?.loraB ?? null,
+        oA: o.adapter?.loraA ?? null,
+        oB: o.adapter?.loraB ?? null,
+        rows: dropout?.rows ?? null,
       },
       {
         group,
@@ -130,6 +142,12 @@ export class Attention extends Module {
         norm: before?.kind ?? null,
         headNorm: queryKeyNorm,
         outNorm: behind?.kind ?? null,
+        adapters: {
+          q: q.adapter?.kind(dropout) ?? null,
+          k: k.adapter?.kind(dropout) ?? null,
+          v: v.adapter?.kind(dropout) ?? null,
+          o: o.adapter?.kind(dropout) ?? null,
+        },
       },
     );
   }

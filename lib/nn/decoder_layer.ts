@@ -4,6 +4,7 @@ import { add } from "../ops/binary.js";
 import { tiled } from "../sequence/tiled.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
+import { stepDropoutOf } from "./adapter.js";
 import { Attention, type AttentionSizes, type TokenLayout } from "./attention.js";
 import { type ExpertSizes, MixtureOfExperts } from "./mixture_of_experts.js";
 import { type HalfNorms, Mlp, type MlpSizes } from "./mlp.js";
@@ -41,7 +42,6 @@ export class DecoderLayer extends Module {
   readonly attentionOutputNorm: Norm | null;
   readonly mlpOutputNorm: Norm | null;
   readonly #parallel: boolean;
-  readonly #mlpParameters: readonly Parameter[];
 
   constructor(sizes: DecoderLayerSizes, options: ModuleOptions = {}) {
     super();
@@ -59,8 +59,11 @@ export class DecoderLayer extends Module {
     this.attentionOutputNorm = normAt("behind", "both");
     this.mlpOutputNorm = normAt("behind", "both");
     this.#parallel = sizes.parallelResidual ?? false;
+  }
+
+  get #mlpParameters(): Parameter[] {
     const own = [this.postAttentionLayernorm, this.mlp, this.mlpOutputNorm];
-    this.#mlpParameters = own.flatMap((module) => module?.parameters() ?? []);
+    return own.flatMap((module) => module?.parameters() ?? []);
   }
 
   /** x [T, H] -> [T, H] */
@@ -71,7 +74,12 @@ export class DecoderLayer extends Module {
     const inTiles = { rows: options.tileMlp, parameters: this.#mlpParameters };
     const { routing = null } = options;
     const run = (rows: Tensor, first: number) =>
-      mlp.forward(rows, ofMlp, { residual: !this.#parallel, first, routing });
+      mlp.forward(rows, ofMlp, {
+        residual: !this.#parallel,
+        first,
+        routing,
+        dropout: layout.dropout && stepDropoutOf(layout.dropout, first, rows.shape[0] as number),
+      });
     return scope(() => {
       const attended = selfAttn.forward(x, ofAttention, layout, {
         chunks: options.headChunks,

@@ -1,7 +1,8 @@
-// Linear: y = x W^T + b.
+// Linear: y = x W^T + b, and what an adapter adds.
 
-import { linear } from "../ops/index.js";
+import { add, linear } from "../ops/index.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
+import type { Adapter, StepDropout } from "./adapter.js";
 import { Module, type ModuleOptions } from "./module.js";
 
 /** Values are undefined until they are loaded or initialised. */
@@ -10,6 +11,8 @@ export class Linear extends Module {
   readonly weight: Parameter;
   /** [O] or null */
   readonly bias: Parameter | null;
+  /** Given to a model that is to be trained by adapters. */
+  adapter: Adapter | null = null;
 
   constructor(inFeatures: number, outFeatures: number, options: ModuleOptions & { bias?: boolean } = {}) {
     super();
@@ -19,7 +22,8 @@ export class Linear extends Module {
   }
 
   /** x [T, I] -> [T, O] */
-  forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+  forward(x: Tensor, dropout: StepDropout | null = null): Tensor {
+    const y = linear(x, this.weight, this.bias);
+    return this.adapter === null ? y : add(y, this.adapter.forward(x, dropout));
   }
 }

@@ -6,7 +6,7 @@ import { binding } from "../binding.js";
 import { add, broadcastView, mul } from "../ops/binary.js";
 import { combineInto } from "../ops/combine.js";
 import { groupedMatmulInto } from "../ops/grouped_matmul.js";
-import { linear, matmulInto, matmulTransposed } from "../ops/matmul.js";
+import { matmulInto, matmulTransposed } from "../ops/matmul.js";
 import { type RouteOptions, routeBackwardInto, routeInto } from "../ops/route.js";
 import { rowDotInto } from "../ops/row_dot.js";
 import { type Activation, unary, unaryCode } from "../ops/unary.js";
@@ -218,13 +218,14 @@ export class MixtureOfExperts extends Module {
 
   /** x [T, H] -> [T, H], x added where `residual`. first: the number of x's first row among those of its layer. */
   forward(x: Tensor, { before, behind }: HalfNorms, call: FeedForwardCall = {}): Tensor {
-    const { residual = true, first = 0, routing = null } = call;
+    const { residual = true, first = 0, routing = null, dropout = null } = call;
     return scope(() => {
       const n = before === null ? x : before.forward(x);
       let y = this.experts.forward(n, this.gate.weight, { ...this.#options, first, routing });
       if (this.sharedExpert !== null && this.sharedExpertGate !== null) {
-        const share = unary(linear(n, this.sharedExpertGate.weight, null), "sigmoid");
-        y = add(y, mul(this.sharedExpert.forward(n, { before: null, behind: null }, { residual: false }), share));
+        const share = unary(this.sharedExpertGate.forward(n, dropout), "sigmoid");
+        const shared = this.sharedExpert.forward(n, { before: null, behind: null }, { residual: false, dropout });
+        y = add(y, mul(shared, share));
       }
       if (behind !== null) y = behind.forward(y);
       return residual ? add(x, y) : y;

@@ -40,6 +40,21 @@ export abstract class Module {
     }
   }
 
+  /** Names and modules within this one, each before what is in it. */
+  *namedModules(prefix = ""): Generator<[name: string, module: Module]> {
+    for (const [key, value] of Object.entries(this)) {
+      const name = prefix + toSnake(key);
+      const items: [string, unknown][] = Array.isArray(value)
+        ? value.map((item, i) => [`${name}.${i}`, item])
+        : [[name, value]];
+      for (const [own, item] of items) {
+        if (!(item instanceof Module)) continue;
+        yield [own, item];
+        yield* item.namedModules(`${own}.`);
+      }
+    }
+  }
+
   /** Each parameter once. */
   parameters(): Parameter[] {
     return [...new Set([...this.namedParameters()].map(([, parameter]) => parameter))];

@@ -30,7 +30,7 @@ export function matmulInto(
   );
 }
 
-/** The same with a and b read transposed where asked. */
+/** The same without a bias, a and b read transposed where asked. */
 export function matmulTransposed(
   a: Tensor,
   transposeA: boolean,
@@ -38,10 +38,11 @@ export function matmulTransposed(
   transposeB: boolean,
   c: Tensor,
   accumulate = false,
+  alpha = 1,
 ): void {
   const left = transposeA ? swapped(a) : a;
   const right = transposeB ? swapped(b) : b;
-  matmulInto(left, right, c, { accumulate });
+  matmulInto(left, right, c, { accumulate, alpha });
   if (left !== a) left.dispose();
   if (right !== b) right.dispose();
 }

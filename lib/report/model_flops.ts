@@ -25,6 +25,10 @@ export interface ModelShape {
   feedForwardWeights?: number;
   /** V */
   vocabulary: number;
+  /** Of a model that is trained by adapters: their weights. Absent: it is trained itself. */
+  adapterWeights?: number;
+  /** Beside it, of the weights of products those that are trained; the others' gradients are never made. */
+  trainedWeights?: number;
   /** The sliding window of each layer, null or 0 for none; absent: no layer has one. */
   windows?: readonly (number | null)[];
 }
@@ -43,8 +47,9 @@ export function matmulWeights(shape: ModelShape): number {
   const { hiddenSize: H, heads: N, keyValueHeads: K, headSize: D, feedForward: F, vocabulary: V } = shape;
   const queryAndOutput = 2 * H * N * D;
   const keyAndValue = 2 * H * K * D;
+  const adapters = shape.adapterWeights ?? 0;
   const feedForward = shape.feedForwardWeights ?? shape.layers * ((shape.gated ?? true) ? 3 : 2) * H * F;
-  return shape.layers * (queryAndOutput + keyAndValue) + feedForward + H * V;
+  return shape.layers * (queryAndOutput + keyAndValue) + feedForward + H * V + adapters;
 }
 
 /**
@@ -72,7 +77,14 @@ export function forwardFlops(shape: ModelShape, documents: Iterable<number>): nu
   return 2 * matmulWeights(shape) * tokens + 4 * shape.heads * shape.headSize * pairs;
 }
 
-/** Operations of a training step over these documents: forward and, twice as much, backward. */
+/**
+ * Operations of a training step over these documents: forward and, twice as much, backward; a frozen weight's product has
+ * one backward, that of its input.
+ */
 export function modelFlops(shape: ModelShape, documents: Iterable<number>): number {
-  return 3 * forwardFlops(shape, documents);
+  const lengths = [...documents];
+  const whole = 3 * forwardFlops(shape, lengths);
+  if (shape.trainedWeights === undefined) return whole;
+  const tokens = lengths.reduce((sum, length) => sum + length, 0);
+  return whole - 2 * (matmulWeights(shape) - shape.trainedWeights) * tokens;
 }

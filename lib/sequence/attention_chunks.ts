@@ -5,6 +5,18 @@ import { binding } from "../binding.js";
 import { attentionKeeper } from "../ops/attention.js";
 import { axpbyInto } from "../ops/axpby.js";
 import { copyInto } from "../ops/copy.js";
+import {
+  addBack,
+  addLow,
+  addLowRank,
+  emptyLow,
+  type LowRank,
+  type LowRankKind,
+  lowOf,
+  lowRankGradients,
+  lowRankOf,
+  withRows,
+} from "../ops/low_rank.js";
 import { addRowSums, matmulInto, matmulTransposed } from "../ops/matmul.js";
 import { type NormKind, normBackwardInto, normInto } from "../ops/norm.js";
 import type { Communicator } from "../parallel/communicator.js";
@@ -14,8 +26,11 @@ import { eachTile } from "./each_tile.js";
 import { Ring, type RingLayout } from "./ring.js";
 import { Ulysses } from "./ulysses.js";
 
+const projections = ["q", "k", "v", "o"] as const;
+type Projection = (typeof projections)[number];
+
 /** The parameters; N query heads, K key/value heads of size D. */
-export interface AttentionWeights {
+export interface AttentionWeights extends Partial<Adapters> {
   /** [H] of the norm before; null: there is none. */
   readonly norm: Tensor | null;
   readonly normBias: Tensor | null;
@@ -36,7 +51,12 @@ export interface AttentionWeights {
   readonly kNorm: Tensor | null;
   /** [H] of the norm behind the last product. */
   readonly outNorm: Tensor | null;
+  /** [S] int64, the numbers of x's rows for what adapters drop; absent or null: they drop nothing. */
+  readonly rows?: Tensor | null;
 }
+
+/** Adapters of the projections: A [r, I] and B [O, r]; null: there is none. */
+type Adapters = Readonly<Record<`${Projection}${"A" | "B"}`, Tensor | null>>;
 
 const names = [
   "norm",
@@ -52,6 +72,15 @@ const names = [
   "qNorm",
   "kNorm",
   "outNorm",
+  "qA",
+  "qB",
+  "kA",
+  "kB",
+  "vA",
+  "vB",
+  "oA",
+  "oB",
+  "rows",
 ] as const;
 /** Arguments before the first weight: the options and x. */
 const FIRST = 2;
@@ -69,6 +98,8 @@ export interface AttentionChunksOptions {
   readonly headNorm: (NormKind & { readonly acrossHeads: boolean }) | null;
   /** The norm behind the last product, before that is added to x. */
   readonly outNorm: NormKind | null;
+  /** Default: there are none. */
+  readonly adapters?: Readonly<Record<Projection, LowRankKind | null>>;
   /** Factor on q.k. */
   readonly scale: number;
   /** Scores become softcap * tanh(score / softcap); 0: they stay. */
@@ -254,6 +285,20 @@ class Half {
     });
   }
 
+  /** The adapter of a projection, of all rows. */
+  adapter(of: Projection): LowRank | null {
+    const w = this.#w;
+    return lowRankOf(this.#options.adapters?.[of], w[`${of}A`], w[`${of}B`], w.rows);
+  }
+
+  /** Calls `use` with each tile of rows, and the adapter of a projection there. */
+  eachTileOf(adapter: LowRank | null, use: (part: LowRank, start: number, length: number) => void): void {
+    if (adapter === null) return;
+    eachTile(this.#x.device, this.#x.shape[0] as number, this.#options.rows, ({ start, length }) =>
+      withRows(adapter, start, length, (part) => use(part, start, length)),
+    );
+  }
+
   /** The kind of the norms over each head; null: there are none, or each takes all heads of a token. */
   get perHead(): NormKind | null {
     const { headNorm } = this.#options;
@@ -280,18 +325,30 @@ class Half {
       .map((run) => ({ run, k: this.emptyParcel(run.groups * D), v: this.emptyParcel(run.groups * D) }));
     const across = this.acrossHeads;
     this.eachTile((normed, start, length) => {
+      const lowOfTile = (of: Projection): { adapter: LowRank; low: Tensor } | null => {
+        const adapter = this.adapter(of);
+        let low: Tensor | undefined;
+        if (adapter)
+          withRows(adapter, start, length, (part) => {
+            low = lowOf(normed, part);
+          });
+        return adapter && { adapter, low: low as Tensor };
+      };
       const into = (
-        [weight, bias, norm]: readonly [Tensor, Tensor | null, Tensor | null],
+        [of, weight, bias, norm]: readonly [Projection, Tensor, Tensor | null, Tensor | null],
         headOf: (owner: number) => number,
         out: Tensor,
       ): void => {
         const columns = out.shape[1] as number;
+        const made = lowOfTile(of);
         if (across === null || norm === null) {
           this.eachOwner(out, (rows, owner) => {
             const first = headOf(owner) * D;
-            matmulInto(normed, transposedRows(weight, first, columns), rowsOf(rows, start, length), {
+            const to = rowsOf(rows, start, length);
+            matmulInto(normed, transposedRows(weight, first, columns), to, {
               bias: bias?.viewOf([columns], bias.strides, first * (bias.strides[0] as number)) ?? null,
             });
+            if (made) addLow(made.low, made.adapter, to, first);
           });
           return;
         }
@@ -300,17 +357,18 @@ class Half {
         const inPlace = columns === wide && ulysses.size === 1;
         const whole = inPlace ? rowsOf(out, start, length) : this.#rows(length, wide);
         matmulInto(normed, transposedRows(weight, 0, wide), whole, { bias });
+        if (made) addLow(made.low, made.adapter, whole);
         normInto(across, { weight: norm, bias: null }, whole, whole);
         if (!inPlace)
           this.eachOwner(out, (rows, owner) => {
             copyInto(columnsOf(whole, headOf(owner) * D, columns), rowsOf(rows, start, length));
           });
       };
-      into([w.q, w.qBias, w.qNorm], (owner) => ulysses.firstHead(owner) + chunk.head, forQ);
+      into(["q", w.q, w.qBias, w.qNorm], (owner) => ulysses.firstHead(owner) + chunk.head, forQ);
       for (const { run, k, v } of forKv) {
         const headOf = (owner: number): number => ulysses.firstKvHead(owner) + run.group;
-        into([w.k, w.kBias, w.kNorm], headOf, k);
-        into([w.v, w.vBias, null], headOf, v);
+        into(["k", w.k, w.kBias, w.kNorm], headOf, k);
+        into(["v", w.v, w.vBias, null], headOf, v);
       }
     });
     const q = ulysses.toHeads(forQ);
@@ -488,15 +546,23 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       const y = produce(
         x.shape,
         { device: x.device, dtype: x.dtype },
-        [x, o, weights.o, weights.oBias, weights.outNorm],
-        (from, by, w, b, behind) => {
+        [x, o, ...(["o", "oBias", "outNorm", "oA", "oB", "rows"] as const).map((name) => weights[name] ?? null)],
+        (from, by, w, b, behind, oA, oB, rows) => {
           const y = Tensor.empty(x.shape, { device: x.device, dtype: x.dtype });
           const across = transposedRows(w as Tensor, 0, x.shape[1] as number);
+          const addAdapter = (): void => {
+            const adapter = lowRankOf(options.adapters?.o, oA, oB, rows);
+            half.eachTileOf(adapter, (part, start, length) =>
+              addLowRank(rowsOf(by as Tensor, start, length), part, rowsOf(y, start, length)),
+            );
+          };
           if (options.outNorm === null) {
             copyInto(from as Tensor, y);
             matmulInto(by as Tensor, across, y, { bias: b ?? null, accumulate: true });
+            addAdapter();
           } else {
             matmulInto(by as Tensor, across, y, { bias: b ?? null });
+            addAdapter();
             normInto(options.outNorm, { weight: behind as Tensor, bias: null }, y, y);
             axpbyInto(from as Tensor, y, { beta: 1 });
           }
@@ -539,6 +605,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
     >;
     const results = (dx: Tensor | null): Grad[] => [null, dx, ...names.map((name) => gradOf[name]?.result ?? null)];
     const half = new Half(x, weights, options);
+    const gradsOf = (of: Projection) => ({ a: gradOf[`${of}A`], b: gradOf[`${of}B`] });
 
     // The gradient of the last product.
     let dproduct = dy;
@@ -551,6 +618,8 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
         matmulInto(rowsOf(o, start, length), transposedRows(weights.o, 0, x.shape[1] as number), read, {
           bias: weights.oBias,
         });
+        const adapter = half.adapter("o");
+        if (adapter) withRows(adapter, start, length, (part) => addLowRank(rowsOf(o, start, length), part, read));
         normBackwardInto(
           options.outNorm as NormKind,
           { weight: weights.outNorm as Tensor, bias: null },
@@ -561,9 +630,20 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
     }
     gradOf.o?.add((out, accumulate) => matmulTransposed(dproduct, true, o, false, out, accumulate));
     gradOf.oBias?.add((out, accumulate) => addRowSums(dproduct, out, accumulate));
-    const { o: _, oBias: __, outNorm: ___, ...inner } = gradOf;
+    const ofOutput = half.adapter("o");
+    const dlowOutput = ofOutput && emptyLow(o, ofOutput);
+    half.eachTileOf(ofOutput, (part, start, length) =>
+      lowRankGradients(
+        part,
+        rowsOf(o, start, length),
+        rowsOf(dproduct, start, length),
+        gradsOf("o"),
+        rowsOf(dlowOutput as Tensor, start, length),
+      ),
+    );
+    const behind = ["o", "oBias", "oA", "oB", "outNorm"];
     const wanted = ctx.needsGrad[1] === true;
-    if (!wanted && !Object.values(inner).some((grad) => grad !== null)) return results(null);
+    if (!wanted && !names.some((name) => !behind.includes(name) && gradOf[name] !== null)) return results(null);
 
     // From here on o is read only by the chunk whose dq takes its place.
     const dq = ctx.lastUse(outputIndex) ? o : half.empty(N * D);
@@ -581,13 +661,13 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
         : half.project(chunk, true);
       const forDout = half.emptyParcel(chunk.heads * D);
       scope(() =>
-        half.eachOwner(forDout, (rows, owner) =>
-          matmulInto(
-            dproduct,
-            columnsOf(weights.o, (ulysses.firstHead(owner) + chunk.head) * D, chunk.heads * D),
-            rows,
-          ),
-        ),
+        half.eachOwner(forDout, (rows, owner) => {
+          const first = (ulysses.firstHead(owner) + chunk.head) * D;
+          matmulInto(dproduct, columnsOf(weights.o, first, chunk.heads * D), rows);
+          half.eachTileOf(ofOutput, (part, start, length) =>
+            addBack(rowsOf(dlowOutput as Tensor, start, length), part, rowsOf(rows, start, length), first),
+          );
+        }),
       );
       const { o: ofChunk, delta } = ulysses.outputs(o, forDout, chunk, D, half.stretches);
       const dout = ulysses.toHeads(forDout);
@@ -621,26 +701,31 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       disposeHeads(q);
     }
 
+    dlowOutput?.dispose();
     if (dproduct !== dy) dproduct.dispose();
 
     const needsRows = wanted || gradOf.norm !== null || gradOf.normBias !== null;
     const dx = needsRows ? owned(dy) : null;
     const across = half.acrossHeads;
     half.eachTile((normed, start, length, x) => {
-      const parts = [
-        { d: rowsOf(dq, start, length), weight: weights.q, grad: gradOf.q, bias: gradOf.qBias },
-        { d: rowsOf(dk, start, length), weight: weights.k, grad: gradOf.k, bias: gradOf.kBias },
-        { d: rowsOf(dv, start, length), weight: weights.v, grad: gradOf.v, bias: gradOf.vBias },
-      ];
+      const parts = ([["q", dq] as const, ["k", dk] as const, ["v", dv] as const] as const).map(([of, d]) => ({
+        of,
+        d: rowsOf(d, start, length),
+        weight: weights[of],
+        grad: gradOf[of],
+        bias: gradOf[`${of}Bias`],
+        adapter: half.adapter(of),
+      }));
       if (across !== null)
         for (const [i, norm, bias, grad] of [
           [0, weights.qNorm, weights.qBias, gradOf.qNorm],
           [1, weights.kNorm, weights.kBias, gradOf.kNorm],
         ] as const) {
-          const { d, weight } = parts[i] as (typeof parts)[0];
+          const { d, weight, adapter } = parts[i] as (typeof parts)[0];
           // What the norm read is made again.
           const read = Tensor.empty(d.shape, { device: d.device, dtype: d.dtype });
           matmulInto(normed, transposedRows(weight, 0, d.shape[1] as number), read, { bias });
+          if (adapter) withRows(adapter, start, length, (part) => addLowRank(normed, part, read));
           normBackwardInto(
             across,
             { weight: norm as Tensor, bias: null },
@@ -653,16 +738,27 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
         grad?.add((out, accumulate) => matmulTransposed(d, true, normed, false, out, accumulate));
         bias?.add((out, accumulate) => addRowSums(d, out, accumulate));
       }
+      const lows = parts.map(({ of, d, adapter }) => {
+        const dlow = adapter && emptyLow(normed, adapter);
+        if (adapter)
+          withRows(adapter, start, length, (part) => lowRankGradients(part, normed, d, gradsOf(of), dlow as Tensor));
+        return dlow;
+      });
       if (!dx) return;
       const into = rowsOf(dx, start, length);
+      /** dn = (or +=) what the products and their adapters read. */
+      const addInputs = (dn: Tensor, added: boolean): void => {
+        for (const [i, { d, weight, adapter }] of parts.entries()) {
+          matmulInto(d, weight, dn, { accumulate: added || i > 0 });
+          if (adapter) withRows(adapter, start, length, (part) => addBack(lows[i] as Tensor, part, dn));
+        }
+      };
       if (options.norm === null) {
-        for (const { d, weight } of parts) matmulInto(d, weight, into, { accumulate: true });
+        addInputs(into, true);
         return;
       }
       // What was read last gives its room to its gradient.
-      parts.forEach(({ d, weight }, i) => {
-        matmulInto(d, weight, normed, { accumulate: i > 0 });
-      });
+      addInputs(normed, false);
       normBackwardInto(
         options.norm,
         { weight: weights.norm as Tensor, bias: null },
@@ -678,4 +774,4 @@ const attentionChunksFunction = new AttentionChunks();
 /** x + o_proj(softmax attention of the rotated q and k, and v, of norm(x)).  x [T, H] -> [T, H]. Causal, within
  * documents. Backward keeps x, the output and log-sum-exp, and, with one chunk, the projections. */
 export const attentionChunks = (x: Tensor, weights: AttentionWeights, options: AttentionChunksOptions): Tensor =>
-  attentionChunksFunction.apply(options, x, ...names.map((name) => weights[name]));
+  attentionChunksFunction.apply(options, x, ...names.map((name) => weights[name] ?? null));

@@ -5,6 +5,16 @@ import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { axpbyInto } from "../ops/axpby.js";
 import { narrow } from "../ops/copy.js";
+import {
+  addBack,
+  addLowRank,
+  emptyLow,
+  type LowRank,
+  type LowRankKind,
+  lowRankGradients,
+  lowRankOf,
+  withRows,
+} from "../ops/low_rank.js";
 import { matmulInto, matmulTransposed } from "../ops/matmul.js";
 import { unaryCode } from "../ops/unary.js";
 import { Tensor } from "../tensor/tensor.js";
@@ -19,11 +29,19 @@ export interface LossOptions {
   softcap?: number | null;
   /** Its gradient may overwrite hidden, which then nobody may read. */
   consumeHidden?: boolean;
+  /** Of the weight; its rows are those of hidden. */
+  adapter?: LowRank | null;
 }
 
-class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions], Tensor> {
+type HeadOptions = Omit<LossOptions, "adapter"> & { readonly adapter: LowRankKind | null };
+type HeadArguments = [Tensor, Tensor, Tensor, HeadOptions, Tensor | null, Tensor | null, Tensor | null];
+/** Arguments whose gradients are made in the forward: the weight, A and B of its adapter. */
+const TRAINED = [1, 4, 5] as const;
+
+class LinearCrossEntropy extends Function<HeadArguments, Tensor> {
   readonly name = "linear_cross_entropy";
-  forward(ctx: Context, hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions): Tensor {
+  forward(ctx: Context, ...[hidden, weight, targets, options, a, b, rows]: HeadArguments): Tensor {
+    const adapter = lowRankOf(options.adapter, a, b, rows);
     const total = hidden.shape[0] as number;
     const V = weight.shape[0] as number;
     const device = hidden.device;
@@ -36,14 +54,18 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
         ? hidden.alias()
         : Tensor.empty(hidden.shape, { device, dtype: hidden.dtype });
     // The upstream gradient is known only in backward, which is the next thing to run: the weight's share waits apart.
-    const dweight = ctx.needsGrad[1]
-      ? Tensor.empty(weight.shape, { device, dtype: "float32", category: "grads" })
-      : null;
-    if (total === 0) dweight?.fill(0);
+    const shares = [weight, a, b].map((trained, i) =>
+      trained && ctx.needsGrad[TRAINED[i] as number]
+        ? Tensor.empty(trained.shape, { device, dtype: "float32", category: "grads" })
+        : null,
+    );
+    const [dweight = null, da = null, db = null] = shares;
+    if (total === 0) for (const share of shares) share?.fill(0);
     eachTile(device, total, options.rows, ({ start, length }) => {
       const x = narrow(hidden, 0, start, length);
       const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
       matmulTransposed(x, false, weight, true, logits);
+      if (adapter) withRows(adapter, start, length, (part) => addLowRank(x, part, logits));
       const capped = options.softcap ? cap(logits, options.softcap) : logits;
       // Tensor cores take both factors as bfloat16: a float32 gradient would be split into several of them for each
       // product.
@@ -63,17 +85,27 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
         binding.ops.unaryBackward(logits.native(), dlogits.native(), dlogits.native(), unaryCode("tanh"));
       // First: the gradient of the hidden states may take their place.
       if (dweight) matmulTransposed(dlogits, true, x, false, dweight, start > 0);
-      if (dhidden) matmulInto(dlogits, weight, narrow(dhidden, 0, start, length));
+      const dlow = adapter && ctx.recording ? emptyLow(x, adapter) : null;
+      const shareOf = (share: Tensor | null) =>
+        share && { add: (write: (out: Tensor, accumulate: boolean) => void) => write(share, start > 0) };
+      if (adapter && dlow)
+        withRows(adapter, start, length, (part) =>
+          lowRankGradients(part, x, dlogits, { a: shareOf(da), b: shareOf(db) }, dlow),
+        );
+      if (!dhidden) return;
+      const into = narrow(dhidden, 0, start, length);
+      matmulInto(dlogits, weight, into);
+      if (adapter && dlow) withRows(adapter, start, length, (part) => addBack(dlow, part, into));
     });
     axpbyInto(loss, loss, { alpha: factor });
-    ctx.save(dhidden, dweight);
+    ctx.save(dhidden, ...shares);
     ctx.values = { hidden: dhidden !== null };
     dhidden?.dispose();
-    dweight?.dispose();
+    for (const share of shares) share?.dispose();
     return loss;
   }
   backward(ctx: Context, dloss: Tensor): Grad[] {
-    const at = ctx.values.hidden ? 1 : 0;
+    let at = ctx.values.hidden ? 1 : 0;
     let dhidden: Tensor | null = null;
     if (ctx.needsGrad[0]) {
       const stored = ctx.saved(0);
@@ -82,10 +114,12 @@ class LinearCrossEntropy extends Function<[Tensor, Tensor, Tensor, LossOptions],
         : Tensor.empty(stored.shape, { device: stored.device, dtype: stored.dtype });
       axpbyInto(stored, dhidden, { factor: dloss });
     }
-    const dweight = ctx.weightGrad(1, (out, accumulate) =>
-      axpbyInto(ctx.saved(at), out, { factor: dloss, beta: accumulate ? 1 : 0 }),
+    const [dweight, da, db] = TRAINED.map((index) =>
+      ctx.weightGrad(index, (out, accumulate) =>
+        axpbyInto(ctx.saved(at++), out, { factor: dloss, beta: accumulate ? 1 : 0 }),
+      ),
     );
-    return [dhidden, dweight];
+    return [dhidden, dweight, null, null, da, db];
   }
 }
 /** softcap * tanh(logits / softcap) [T, V], logits becoming what tanh is taken of. */
@@ -115,5 +149,8 @@ export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tens
     throw new ArgumentError(
       `linearCrossEntropy: denominator is ${options.denominator}, expected the number of valid targets`,
     );
-  return linearCrossEntropyFunction.apply(hidden, weight, targets, options);
+  const { adapter = null, ...others } = options;
+  const { a = null, b = null, rows = null, ...kind } = adapter ?? { scale: 0, dropout: null };
+  const how = { ...others, adapter: adapter && kind };
+  return linearCrossEntropyFunction.apply(hidden, weight, targets, how, a, b, rows);
 }

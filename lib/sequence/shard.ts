@@ -13,6 +13,8 @@ export interface ShardedBatch extends Batch {
   group: SequenceGroup;
   /** This rank's tokens that are no padding: the first so many. */
   counted: number;
+  /** From its token `at` on they are those of the sequence from `begin` on. */
+  pieces: { at: number; begin: number }[];
 }
 
 /** Tokens of each rank: as many for all, and of a ring an even number for each group that exchanges heads. */
@@ -69,6 +71,7 @@ export function shardBatch(batch: Batch, group: SequenceGroup | null): Batch | S
       (sum, { begin, end }) => sum + Math.max(0, Math.min(end, real) - begin),
       0,
     ),
+    pieces: [...pieces(own, length)].map(({ at, begin }) => ({ at, begin })),
     group,
   };
 }

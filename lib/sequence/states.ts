@@ -65,9 +65,11 @@ export class ModelStates {
     const whole = zero.level < 3 && params === "none";
     const nameOf = new Map(named.map(([name, parameter]) => [parameter, name]));
     // What is frozen has no gradient to exchange.
+    const kindOf = ({ requiresGrad, dtype }: Parameter): string => `${requiresGrad} ${dtype}`;
     for (const unit of units)
-      for (const trained of [true, false]) {
-        const own = unit.filter((parameter) => parameter.requiresGrad === trained && !this.#flats.has(parameter));
+      for (const kind of new Set(unit.map(kindOf))) {
+        // Once each: modules may share a parameter.
+        const own = [...new Set(unit)].filter((one) => kindOf(one) === kind && !this.#flats.has(one));
         if (own.length === 0) continue;
         const flat = new FlatParameters(
           own.map((parameter) => [nameOf.get(parameter) as string, parameter]),

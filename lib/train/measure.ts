@@ -228,7 +228,7 @@ function onMeta<T>(
   const tier = plan.states.params === "host" ? "host" : "device";
   const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype, tier, zero }));
   model.configureMemory({ ...plan, directory: null });
-  const { owned } = model;
+  const owned = model.trained;
   const optimizer = makeOptimizer(owned, subject.train, plan);
   try {
     optimizer.prepare();

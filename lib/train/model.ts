@@ -1,16 +1,24 @@
 // The run's model: loaded or initialised as the configuration says, and exported with its tokenizer.
 
 import { copyFile } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { writeFolder } from "../checkpoint/atomic.js";
 import type { Config } from "../config/index.js";
 import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
 import { ConfigError, ModelError } from "../errors.js";
+import type { AdapterConfig } from "../models/adapter.js";
 import type { ModelConfig } from "../models/config.js";
 import type { MemoryOptions } from "../models/decoder.js";
 import type { ConfigFields } from "../models/fields.js";
-import { type CausalLM, initModel, loadModel, writeModelFiles } from "../models/index.js";
+import { type CausalLM, helpExport, initModel, loadModel, writeModelFiles } from "../models/index.js";
 import { resolveModelConfig } from "../models/load.js";
+import {
+  checkSameAdapter,
+  fillAdapters,
+  helpAdapterExport,
+  readAdapterConfig,
+  writeAdapterFiles,
+} from "../models/peft.js";
 import { parseModelConfig } from "../models/registry.js";
 import { overrideFields } from "../models/rope_fields.js";
 import type { ZeroOptions } from "../parallel/zero.js";
@@ -28,11 +36,42 @@ function ofFields<T>(config: Config, work: (fields: ConfigFields) => T): T {
   }
 }
 
+/** The adapters that the run trains; null: the model itself. Throws ModelError and ConfigError. */
+async function resolveAdapter({ adapter }: Config): Promise<AdapterConfig | null> {
+  if (Object.values(adapter).every((value) => value === null)) return null;
+  const { path, r, alpha, targetModules, modulesToSave, dropout, rslora, init } = adapter;
+  if (path !== null) {
+    const saved = (await readAdapterConfig(path)).config;
+    checkSameAdapter(saved, {
+      r,
+      alpha,
+      target_modules: targetModules,
+      modules_to_save: modulesToSave,
+      rslora,
+    });
+    return { ...saved, dropout: dropout ?? saved.dropout };
+  }
+  return {
+    rank: r ?? 8,
+    alpha: alpha ?? 8,
+    targetModules: targetModules ?? "all-linear",
+    modulesToSave: modulesToSave ?? [],
+    dropout: dropout ?? 0,
+    rslora: rslora ?? false,
+    init: init ?? true,
+    path: null,
+    file: "adapter",
+  };
+}
+
 /** The architecture that the run will have; of a folder no weights are read. Throws ModelError and ConfigError. */
 export async function resolveModel(config: Config): Promise<ModelConfig> {
   const { path, override } = config.model;
-  if (path === null) return ofFields(config, (fields) => parseModelConfig(fields, { file: "model.init" }));
-  return resolveModelConfig(path, override);
+  const read =
+    path === null
+      ? ofFields(config, (fields) => parseModelConfig(fields, { file: "model.init" }))
+      : await resolveModelConfig(path, override);
+  return { ...read, adapter: await resolveAdapter(config) };
 }
 
 /** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError, and ConfigError for mistakes in model.init. */
@@ -43,14 +82,30 @@ export async function openModel(
   { memory, zero, signal }: { memory: MemoryOptions; zero: ZeroOptions | null; signal: AbortSignal },
 ): Promise<CausalLM> {
   const { path, override } = config.model;
-  if (path !== null) return loadModel(path, { device, dtype, memory, zero, override, signal });
-  return ofFields(config, (fields) =>
-    initModel(fields, { device, dtype, memory, zero, seed: config.train.seed, file: "model.init" }),
+  const { seed } = config.train;
+  const adapter = await resolveAdapter(config);
+  if (path !== null) return loadModel(path, { device, dtype, memory, zero, override, signal, adapter, seed });
+  const model = ofFields(config, (fields) =>
+    initModel(fields, { device, dtype, memory, zero, seed, adapter, file: "model.init" }),
   );
+  try {
+    await fillAdapters(model, seed);
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+  return model;
 }
 
+/** What an adapter names as its base: found from anywhere on this machine. */
+const basePath = ({ model: { path } }: Config): string | null => (path === null ? null : resolve(path));
+
+/** What the other ranks do while one exports a model that is spread over them. */
+export const helpExportModel = (model: CausalLM): void =>
+  model.config.adapter ? helpAdapterExport(model) : helpExport(model);
+
 /**
- * Writes the model as the Hugging Face folder `target`, which appears complete or not at all, with the tokenizer that
+ * Writes the model as the Hugging Face folder `target`, or its adapters as PEFT has them; it appears complete or not at all, with the tokenizer that
  * the run used; returns its path. Throws IoError.
  */
 export async function exportModel(config: Config, model: CausalLM, target: string): Promise<string> {
@@ -63,7 +118,10 @@ export async function exportModel(config: Config, model: CausalLM, target: strin
     target,
     async (draft) => {
       const options = spec === null ? {} : { tokenizer: own };
-      for (const [name, digest] of await writeModelFiles(model, draft.path, options)) draft.note(name, digest);
+      const written = model.config.adapter
+        ? await writeAdapterFiles(model, draft.path, basePath(config), options)
+        : await writeModelFiles(model, draft.path, options);
+      for (const [name, digest] of written) draft.note(name, digest);
       if (spec?.kind === "bytes") writeBytesTokenizer(draft.path);
       else if (file !== null && own === null) await copyFile(file, join(draft.path, "tokenizer.json"));
     },

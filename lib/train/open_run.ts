@@ -157,7 +157,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   device.setLimit(shares.host, "host");
   const model = await session.abortable(openModel(config, device, dtype, { memory: plan, zero, signal }));
   session.model = model;
-  const { owned } = model;
+  const owned = model.trained;
   const optimizer = makeOptimizer(owned, config.train, plan);
   session.optimizer = optimizer;
   const state: TrainerState = resumed?.state ?? {
@@ -200,10 +200,11 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   return { session, device, model, owned, optimizer, data, state, startStep, finishedBefore };
 }
 
-/** Every parameter's first name. */
+/** The first name of every parameter that is trained. */
 function namesOf(model: CausalLM): string[] {
   const names = new Map<Parameter, string>();
-  for (const [name, parameter] of model.namedParameters()) if (!names.has(parameter)) names.set(parameter, name);
+  for (const [name, parameter] of model.namedParameters())
+    if (parameter.requiresGrad && !names.has(parameter)) names.set(parameter, name);
   return [...names.values()];
 }
 

@@ -49,6 +49,8 @@ export interface StepParts {
   /** 0: no clipping. */
   clipGradNorm: number;
   learningRate: number;
+  /** Of what adapters drop. Default 0. */
+  dropoutSeed?: number;
   /** Called before a micro-batch, layer, node of the backward, the update, and behind it all. */
   mark?: (phase: "forward" | "backward" | "update" | "done") => void;
 }
@@ -72,7 +74,8 @@ export function enqueueStep(parts: StepParts): StepScalars {
   const routing = model.stepRouting();
   const balanced = routing !== null && routing.sizes.coefficient > 0;
   // A step without a single label has a loss of 0, and gradients of 0.
-  const options = { denominator: Math.max(1, validTokens), routing };
+  const { dropoutSeed = 0 } = parts;
+  const options = { denominator: Math.max(1, validTokens), routing, dropoutSeed };
   const back = (loss: Tensor): Tensor => {
     loss.backward(null, { onNode: () => mark("backward") });
     states.finishBackward();
@@ -89,7 +92,7 @@ export function enqueueStep(parts: StepParts): StepScalars {
     for (const batch of parts.micro) {
       if (next !== undefined && balanced) {
         mark("forward");
-        model.count(shardBatch(next, mesh.sequence), routing);
+        model.count(shardBatch(next, mesh.sequence), routing, { dropoutSeed });
         early.push(next);
       } else if (next !== undefined) {
         mark("forward");
@@ -149,7 +152,7 @@ function update(
 export function evaluationLoss(model: CausalLM, batch: Batch, group: SequenceGroup | null): Tensor {
   return noGrad(() =>
     scope(() => {
-      const loss = model.loss(shardBatch(batch, group), { denominator: 1, routing: null });
+      const loss = model.loss(shardBatch(batch, group), { denominator: 1, routing: null, dropoutSeed: null });
       if (group !== null) allReduceInto(loss, group.all);
       return loss;
     }),

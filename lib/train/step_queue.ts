@@ -2,6 +2,7 @@
 
 import { binding } from "../binding.js";
 import type { Cursor, Step } from "../data/index.js";
+import { randomKey } from "../models/random_key.js";
 import { type ExpertBalance, expertBalance, type Routing } from "../nn/routing.js";
 import type { RankSpread, RunItem, StepMetrics } from "../report/events.js";
 import { modelFlops } from "../report/model_flops.js";
@@ -100,6 +101,7 @@ export class StepQueue {
       validTokens: data.validTokens,
       clipGradNorm: train.clipGradNorm,
       learningRate,
+      dropoutSeed: randomKey(`dropout of step ${step}`, train.seed),
       mark,
     });
     device.step = "";
