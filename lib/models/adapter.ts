@@ -88,7 +88,7 @@ function candidatesOf(root: Module, storedAs: NameOf): Map<string, Candidate> {
 const endsWith = (name: string, end: string): boolean => name === end || name.endsWith(`.${end}`);
 
 /** Whether PEFT would train a module as it is: its name, or that of one around it, ends so. */
-function isSaved(name: string, modulesToSave: readonly string[]): boolean {
+export function isSaved(name: string, modulesToSave: readonly string[]): boolean {
   const parts = name.split(".");
   return parts.some((_, i) =>
     modulesToSave.some((end) =>
@@ -176,17 +176,14 @@ export function attachAdapters(
   const parameters = [...root.namedParameters()];
   const modules = parameters.map(([parameter]) => moduleName(parameter, storedAs));
   for (const end of modulesToSave)
-    if (!modules.some((name) => isSaved(name, [end])) && !(tied !== null && isSaved(HEAD, [end])))
+    if (!modules.some((name) => isSaved(name, [end])))
       throw new ConfigError(
         `${file}.modules_to_save: ${JSON.stringify(end)} matches no module; ${nearest(end, shortNames(modules))}`,
         { key: "modules_to_save", target: end },
       );
   const targets = targetsOf(config, names);
-  const trained = (parameter: string): boolean =>
-    isSaved(moduleName(parameter, storedAs), modulesToSave) ||
-    // Of a tied head there is one matrix.
-    (tied !== null && parameter === "model.embed_tokens.weight" && isSaved(HEAD, modulesToSave));
-  for (const [parameter, tensor] of parameters) tensor.requiresGrad = trained(parameter);
+  for (const [parameter, tensor] of parameters)
+    tensor.requiresGrad = isSaved(moduleName(parameter, storedAs), modulesToSave);
   for (const name of targets) {
     const stream = createHash("sha256").update(name).digest().readUInt32BE(0);
     const sizes = { rank, scale, dropout, stream };

@@ -95,6 +95,8 @@ export interface ModelConfig extends Sizes, Description {
   readonly padTokenId: number | null;
   /** It is trained by adapters, its own weights being frozen; absent or null: they are trained. */
   readonly adapter?: AdapterConfig | null;
+  /** The head begins as the embedding, to which it is tied in files. */
+  readonly headOfEmbedding?: boolean;
   /** What the fields came from, for messages. */
   readonly file: string;
   /** The fields themselves, overrides applied; an export writes them. */

@@ -11,7 +11,7 @@ import type { ModelConfig } from "./config.js";
 import { CausalLM } from "./decoder.js";
 import { type ModelOptions, modelDtype, parameterTier } from "./load.js";
 import { randomKey } from "./random_key.js";
-import { parseModelConfig } from "./registry.js";
+import { EMBEDDING, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
 
 export interface InitOptions extends ModelOptions {
   /** A whole number from 0. Default 0. */
@@ -30,7 +30,7 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
   if (!Number.isSafeInteger(seed) || seed < 0)
     throw new ArgumentError(`initModel: seed is ${seed}, expected a whole number of at least 0`);
   const { adapter = null } = options;
-  const config = { ...parseModelConfig(fields, { file: options.file ?? "the model's fields" }), adapter };
+  const config = withAdapter(parseModelConfig(fields, { file: options.file ?? "the model's fields" }), adapter);
   const dtype = modelDtype(config, options);
   const { device = "cpu", zero = null } = options;
   const model = untracked(() => new CausalLM(config, { device, dtype, tier: parameterTier(options), zero }));
@@ -54,13 +54,16 @@ function initialise(
   leaf: Tensor,
   { name, shape, begin, count, offset }: Segment,
   parameter: string,
-  { initializerRange, padTokenId, hiddenSize, norm }: ModelConfig,
+  config: ModelConfig,
   seed: number,
 ): void {
+  const { initializerRange, padTokenId, hiddenSize, norm } = config;
+  const isHead = parameter === HEAD && config.headOfEmbedding === true;
+  const key = randomKey(isHead ? storedIn(config, EMBEDDING).name : name, seed);
   using part = untracked(() => flatPart(leaf, offset, count));
   if (shape.length === 1) part.fill(parameter.endsWith(".bias") || norm.plusOne ? 0 : 1);
-  else binding.ops.random(part.native(), 0, initializerRange, randomKey(name, seed), begin, true);
-  if (parameter !== "model.embed_tokens.weight" || padTokenId === null) return;
+  else binding.ops.random(part.native(), 0, initializerRange, key, begin, true);
+  if ((parameter !== EMBEDDING && !isHead) || padTokenId === null) return;
   const [from, to] = [padTokenId * hiddenSize, (padTokenId + 1) * hiddenSize].map((at) =>
     Math.min(Math.max(at - begin, 0), count),
   ) as [number, number];

@@ -16,7 +16,7 @@ import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
 import { baseOf, fillAdapters, isAdapterFolder } from "./peft.js";
-import { familyNamed, parseModelConfig, storedIn } from "./registry.js";
+import { EMBEDDING, familyNamed, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
 import type { ConfigOverride } from "./rope_fields.js";
 import { readStored, tensorsOf } from "./stored.js";
 
@@ -131,15 +131,18 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   const dtype = modelDtype(read, options);
   using weights = await openModelFolder(folder);
   const { adapter = null } = options;
-  const config = { ...(await untied(read, weights)), adapter };
-  checkTensors(weights, config, folder);
+  const base = await untied(read, weights);
+  checkTensors(weights, base, folder);
+  const config = withAdapter(base, adapter);
   const device = options.device ?? "cpu";
   const tier = parameterTier(options);
   const { zero = null } = options;
   const model = untracked(() => new CausalLM(config, { device, dtype, tier, sourceFolder: folder, zero }));
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
-    const nameOf = namesIn(weights, config);
+    const inFiles = namesIn(weights, config);
+    const [head, embedding] = [HEAD, EMBEDDING].map((name) => storedIn(config, name).name) as [string, string];
+    const nameOf = (name: string) => inFiles(config.headOfEmbedding && name === head ? embedding : name);
     const reader = {
       read: (name: string, target: Tensor, from: { begin?: number }) => weights.read(nameOf(name), target, from),
     };
@@ -175,9 +178,6 @@ async function untied(config: ModelConfig, weights: ModelFolder): Promise<ModelC
   if (!config.tieWordEmbeddings || (await agreesWithTying(weights, config))) return config;
   return { ...config, tieWordEmbeddings: false, fields: { ...config.fields, tie_word_embeddings: false } };
 }
-
-const EMBEDDING = "model.embed_tokens.weight";
-const HEAD = "lm_head.weight";
 
 /** Whether there is no lm_head in the files, or one that equals the embedding. */
 async function agreesWithTying(weights: ModelFolder, config: ModelConfig): Promise<boolean> {

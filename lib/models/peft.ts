@@ -44,6 +44,7 @@ const FIXED: Readonly<Record<string, unknown>> = {
   layer_replication: null,
   target_parameters: null,
   trainable_token_indices: null,
+  ensure_weight_tying: false,
   alora_invocation_tokens: null,
   arrow_config: null,
   kasa_config: null,
@@ -128,7 +129,7 @@ export const baseOf = (folder: string): Promise<string | null> =>
 /** The text of adapter_config.json for what a model was trained with. */
 function adapterConfigText(model: CausalLM, base: string | null): string {
   const adapter = model.config.adapter as AdapterConfig;
-  const { rank, alpha, targetModules, dropout, rslora, init } = adapter;
+  const { rank, alpha, targetModules, modulesToSave, dropout, rslora, init } = adapter;
   const conv1d = [...model.namedParameters()].some(([name]) => model.place(name).stored.transposed);
   const fields = {
     peft_type: "LORA",
@@ -140,7 +141,7 @@ function adapterConfigText(model: CausalLM, base: string | null): string {
     init_lora_weights: init,
     lora_alpha: alpha,
     lora_dropout: dropout,
-    modules_to_save: savedModules(model),
+    modules_to_save: modulesToSave.length > 0 ? modulesToSave : null,
     r: rank,
     revision: null,
     target_modules: targetModules,
@@ -148,22 +149,6 @@ function adapterConfigText(model: CausalLM, base: string | null): string {
     use_rslora: rslora,
   };
   return `${JSON.stringify(fields, null, 2)}\n`;
-}
-
-/** modules_to_save as PEFT has to read them: of a tied head, which is trained with the embedding, both. */
-function savedModules(model: CausalLM): string[] | null {
-  const { modulesToSave } = model.config.adapter as AdapterConfig;
-  if (modulesToSave.length === 0) return null;
-  const both = tiedNames(model);
-  return [...new Set([...modulesToSave, ...both.map((name) => name.slice(name.lastIndexOf(".") + 1))])];
-}
-
-/** The modules of a tied embedding and head that are trained as they are; none where they are frozen, or not tied. */
-function tiedNames(model: CausalLM): string[] {
-  const { embedTokens } = model.model;
-  if (model.lmHead !== null || !embedTokens.weight.requiresGrad) return [];
-  const name = model.nameOf(embedTokens.weight);
-  return [name.replace(/\.weight$/, ""), "lm_head"];
 }
 
 /** The name of a stored tensor in PEFT's file; the head is called the same in every family there. */
@@ -190,10 +175,7 @@ function adapterTensors(model: CausalLM): AdapterTensor[] {
       tensors.set(one.name, tensor);
     }
   }
-  const found = [...tensors.values()];
-  const [embedding] = tiedNames(model);
-  const tied = found.find(({ name }) => name === `${PREFIX}${embedding}.weight`);
-  return tied === undefined ? found : [...found, { ...tied, name: `${PREFIX}lm_head.weight` }];
+  return [...tensors.values()];
 }
 
 /**

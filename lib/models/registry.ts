@@ -2,7 +2,7 @@
 
 import type { JsonValue } from "../data/json.js";
 import { ArgumentError } from "../errors.js";
-import { storedAdapter } from "./adapter.js";
+import { type AdapterConfig, isSaved, storedAdapter } from "./adapter.js";
 import { type Family, type ModelConfig, readConfig, type Sizes } from "./config.js";
 import { checkFields } from "./fields.js";
 import { gemma2 } from "./gemma2.js";
@@ -20,6 +20,11 @@ import { qwen3 } from "./qwen3.js";
 import { qwen3Moe } from "./qwen3_moe.js";
 import { type ConfigOverride, overrideFields } from "./rope_fields.js";
 import type { Stored } from "./stored.js";
+
+/** The embedding's matrix, by the properties of modules. */
+export const EMBEDDING = "model.embed_tokens.weight";
+/** The head's, where it is not the embedding. */
+export const HEAD = "lm_head.weight";
 
 /** A new family is one file and one entry here. */
 export const families: readonly Family[] = [
@@ -61,4 +66,15 @@ export function parseModelConfig(
 ): ModelConfig {
   const fields = overrideFields(checkFields(raw, options.file), options.override);
   return readConfig(fields, options.file, families, options.source);
+}
+
+/**
+ * A model that is trained by adapters. As in PEFT a tied embedding and head come apart where one of them is trained as it
+ * is: the other stays.
+ */
+export function withAdapter(config: ModelConfig, adapter: AdapterConfig | null): ModelConfig {
+  if (adapter === null || !config.tieWordEmbeddings) return { ...config, adapter };
+  const embedding = storedIn(config, EMBEDDING).name.replace(/\.weight$/, "");
+  const apart = [embedding, "lm_head"].some((name) => isSaved(name, adapter.modulesToSave));
+  return apart ? { ...config, adapter, tieWordEmbeddings: false, headOfEmbedding: true } : { ...config, adapter };
 }

@@ -19,7 +19,7 @@ import {
   readAdapterConfig,
   writeAdapterFiles,
 } from "../models/peft.js";
-import { parseModelConfig } from "../models/registry.js";
+import { parseModelConfig, withAdapter } from "../models/registry.js";
 import { overrideFields } from "../models/rope_fields.js";
 import type { ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
@@ -71,7 +71,7 @@ export async function resolveModel(config: Config): Promise<ModelConfig> {
     path === null
       ? ofFields(config, (fields) => parseModelConfig(fields, { file: "model.init" }))
       : await resolveModelConfig(path, override);
-  return { ...read, adapter: await resolveAdapter(config) };
+  return withAdapter(read, await resolveAdapter(config));
 }
 
 /** model.path's weights, or random ones for model.init that depend on train.seed alone. Throws ModelError, and ConfigError for mistakes in model.init. */
