@@ -153,18 +153,23 @@ function targetsOf(config: AdapterConfig, names: readonly string[]): string[] {
   return matched;
 }
 
+interface Attachment {
+  /** By the properties of modules. */
+  readonly parameters: readonly (readonly [name: string, parameter: Parameter])[];
+  readonly storedAs: NameOf;
+  /** The head's sizes where it is the embedding. */
+  readonly tied: { readonly inFeatures: number; readonly outFeatures: number } | null;
+  readonly options: ModuleOptions;
+}
+
 /**
  * Gives the modules that `config` names their adapters, and freezes all else but modules_to_save. Returns the adapter of
- * the head, which is nobody's property yet. tied: the head is the embedding. Throws ConfigError.
+ * the head, which is nobody's property yet. Throws ConfigError.
  */
 export function attachAdapters(
   root: Module,
   config: AdapterConfig,
-  {
-    storedAs,
-    tied,
-    options,
-  }: { storedAs: NameOf; tied: { inFeatures: number; outFeatures: number } | null; options: ModuleOptions },
+  { parameters, storedAs, tied, options }: Attachment,
 ): Adapter | null {
   const candidates = candidatesOf(root, storedAs);
   const { rank, dropout, modulesToSave, file } = config;
@@ -173,7 +178,6 @@ export function attachAdapters(
   // Adapters are float32, whatever the model is.
   const where = { ...options, dtype: "float32" } as const;
   let head: Adapter | null = null;
-  const parameters = [...root.namedParameters()];
   const modules = parameters.map(([parameter]) => moduleName(parameter, storedAs));
   for (const end of modulesToSave)
     if (!modules.some((name) => isSaved(name, [end])))

@@ -322,6 +322,7 @@ export class CausalLM extends Module {
       try {
         const { hiddenSize: inFeatures, vocabSize: outFeatures } = config;
         this.headAdapter = attachAdapters(this, config.adapter, {
+          parameters: [...super.namedParameters()],
           storedAs: (name) => this.#storedAs(name),
           tied: config.tieWordEmbeddings ? { inFeatures, outFeatures } : null,
           options: where,

@@ -37,6 +37,7 @@
   X(grouped_matmul)      \
   X(combine)             \
   X(row_dot)             \
+  X(dropout)             \
   X(attention)           \
   X(attention_backward)  \
   X(attention_merge)     \

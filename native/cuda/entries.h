@@ -26,6 +26,7 @@
   X(grouped_matmul)      \
   X(combine)             \
   X(row_dot)             \
+  X(dropout)             \
   X(attention)           \
   X(attention_backward)  \
   X(attention_merge)     \

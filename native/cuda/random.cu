@@ -2,30 +2,15 @@
 // which says how words become numbers. Bytes: y once; FLOPs: some 100 integer operations a block of four.
 #include "elementwise.h"
 #include "entries.h"
+#include "philox.h"
 
 namespace longseq::cuda {
 
 namespace {
 
-struct Words {
-  uint32_t at[4];
-};
-
-LS_DEVICE Words philox(uint64_t block, uint64_t seed) {
-  uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = 0, c3 = 0;
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = __umulhi(c0, 0xd2511f53u), low0 = c0 * 0xd2511f53u;
-    const uint32_t high1 = __umulhi(c2, 0xcd9e8d57u), low1 = c2 * 0xcd9e8d57u;
-    c0 = high1 ^ c1 ^ k0;
-    c1 = low1;
-    c2 = high0 ^ c3 ^ k1;
-    c3 = low0;
-    k0 += 0x9e3779b9u;
-    k1 += 0xbb67ae85u;
-  }
-  return {{c0, c1, c2, c3}};
+// The block of a number.
+LS_DEVICE PhiloxWords philox(uint64_t block, uint64_t seed) {
+  return philox(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0, seed);
 }
 
 // Every rounding below is written out (__fmul_rn and its like): nothing may be contracted.
@@ -92,7 +77,7 @@ __global__ void __launch_bounds__(256)
     float values[kGroup];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const Words words = philox(first_block + static_cast<uint64_t>(i / 4 + half), seed);
+      const PhiloxWords words = philox(first_block + static_cast<uint64_t>(i / 4 + half), seed);
       float *const to = values + 4 * half;
       if (d.normal) {
 #pragma unroll

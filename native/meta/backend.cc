@@ -77,6 +77,7 @@ ls_backend make() {
   set(table.grouped_matmul);
   set(table.combine);
   set(table.row_dot);
+  set(table.dropout);
   set(table.attention);
   set(table.attention_backward);
   set(table.attention_merge);

@@ -12,6 +12,7 @@ await emulatedOpTests([
   "clip_factor",
   "copy",
   "cross_entropy",
+  "dropout",
   "embedding",
   "fill",
   "large",
@@ -27,7 +28,7 @@ await emulatedOpTests([
 ]);
 
 /** No sums, no functions of the C library, no NaN that is rounded. */
-const exact = ["fill", "random"];
+const exact = ["dropout", "fill", "random"];
 
 t.test("what has defined bits has the CPU's", { timeout: 0 }, async (t) => {
   const environment = await emulatorEnvironment();

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 6
+#define LS_BACKEND_API_VERSION 7
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -266,6 +266,16 @@ typedef struct ls_row_dot_args {
   ls_tensor a, b, y;
 } ls_row_dot_args;
 
+/* y [T, W] = (or, with accumulate, +=) x [T, W] where a random number is at least `rate`, times 1 / (1 - rate), and 0
+ * elsewhere. The number of element (t, w), with c = first + w, is word c % 4 of the Philox4x32-10 block with key `seed`
+ * and counter (c / 4, stream, low and high half of rows[t]), over 2^32. rows [T] int64. y may be x. */
+typedef struct ls_dropout_args {
+  ls_tensor x, rows, y;
+  double rate; /* from 0 to below 1 */
+  int64_t seed, stream, first;
+  int64_t accumulate;
+} ls_dropout_args;
+
 /* Softmax attention. q [Tq, N, D], k [Tk, K, D], v [Tk, K, D], o [Tq, N, D]: last dim contiguous, the others strided.
  * lse [N, Tq] float32: natural log of sum(exp(scale * q.k)) over the keys attended; -inf and o = 0 where there is none.
  * Query head n reads key head n / (N / K). Query row i stands at position q_offset + i, key row j at k_offset + j;
@@ -461,6 +471,7 @@ typedef struct ls_backend {
   ls_status (*grouped_matmul)(const ls_exec *, const ls_grouped_matmul_args *);
   ls_status (*combine)(const ls_exec *, const ls_combine_args *);
   ls_status (*row_dot)(const ls_exec *, const ls_row_dot_args *);
+  ls_status (*dropout)(const ls_exec *, const ls_dropout_args *);
   ls_status (*attention)(const ls_exec *, const ls_attention_args *);
   ls_status (*attention_backward)(const ls_exec *, const ls_attention_backward_args *);
   ls_status (*attention_merge)(const ls_exec *, const ls_attention_merge_args *);

@@ -206,6 +206,9 @@ void cases(int32_t dtype, int64_t rows, int64_t width) {
   run("clip_factor", ls_clip_factor_args{full(LS_F64, {}, 4), norm, factor, finite, none, 1}, {norm, factor});
   run("random", ls_random_args{y, 0, 1, 7, 8, 1}, {y});
   run("random", ls_random_args{y, 0, 1, -7, 4, 0}, {y});
+  const ls_tensor row_numbers = numbers(LS_I64, rows, 1000);
+  run("dropout", ls_dropout_args{x, row_numbers, y, 0.3, 7, 9, 5, 0}, {y});
+  run("dropout", ls_dropout_args{x, row_numbers, y, 0.3, 7, 9, 0, 1}, {y});
   const ls_tensor packed = make(LS_U8, {rows, width + 2 * ((width + 63) / 64)});
   for (int format = 0; format < LS_BLOCK_FORMAT_COUNT; ++format) {
     run("quantize", ls_quantize_args{x, packed, format}, {});

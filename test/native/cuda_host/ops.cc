@@ -67,6 +67,7 @@ LS_TOUCH(adamw, 8, 0b101101)
 LS_TOUCH(adamw_advance, 2, 0b1)
 LS_TOUCH(clip_factor, 5, 0b1110)
 LS_TOUCH(random, 1, 0b1)
+LS_TOUCH(dropout, 3, 0b100)
 LS_TOUCH(quantize, 2, 0b10)
 LS_TOUCH(dequantize, 2, 0b10)
 
