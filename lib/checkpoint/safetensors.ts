@@ -160,7 +160,7 @@ export class SafetensorsWriter {
 
   /**
    * Appends the values of `source` to tensor `name` (all of them, or the next piece). float32 and bfloat16 are
-   * converted where the declared dtype is the other one. Values are those at this point of the device's queue. Await
+   * converted where the declared dtype is the other one, float32 also to F16 and F64. Values are those at this point of the device's queue. Await
    * each call before the next. After a failure the temporary file is gone and the writer is of no more use.
    */
   async write(name: string, source: TensorBytes | ArrayBufferView): Promise<void> {
@@ -363,9 +363,12 @@ async function readIndex(file: string): Promise<Map<string, string>> {
   return weightMap;
 }
 
+type Bytes = TensorBytes | ArrayBufferView;
+
 /** A tensor of an export; its bytes are asked for when its turn comes, so the whole model is never needed at once. */
 export interface ExportTensor extends TensorDeclaration {
-  load(): TensorBytes | ArrayBufferView | Promise<TensorBytes | ArrayBufferView>;
+  /** All of it, or pieces in their order. */
+  load(): Bytes | Promise<Bytes> | AsyncIterable<Bytes>;
   /** Called when the bytes are written and what `load` gave is no longer needed. */
   done?(): void;
 }
@@ -422,7 +425,9 @@ export async function writeModel(
       for (const tensor of shard) {
         options.signal?.throwIfAborted();
         try {
-          await writer.write(tensor.name, await tensor.load());
+          const loaded = tensor.load();
+          if (Symbol.asyncIterator in loaded) for await (const piece of loaded) await writer.write(tensor.name, piece);
+          else await writer.write(tensor.name, await loaded);
         } finally {
           tensor.done?.();
         }

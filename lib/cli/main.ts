@@ -217,6 +217,19 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     });
 
   program
+    .command("merge")
+    .description("write a model that an adapter was trained for, with the adapter in it, as one Hugging Face folder")
+    .argument("<adapter>", "a folder with adapter_config.json, such as the model folder of a run")
+    .argument("<out>", "the folder to write, which must not exist yet, or be empty")
+    .usage("ADAPTER OUT [options]")
+    .option("--base <folder>", "the model that the adapter is for; default: what the adapter names")
+    .addHelpText("after", "\nExample:\n  longseq merge runs/first/model merged")
+    .action(async (adapter: string, out: string, options: { base?: string }) => {
+      const { merge } = await import("./merge.js");
+      code = await merge(adapter, out, options, output);
+    });
+
+  program
     .command("report")
     .description("write DIR/report.html: loss, speed, the recorded steps and their memory")
     .argument("<dir>", "the output.dir of a run")

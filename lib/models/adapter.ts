@@ -137,7 +137,8 @@ function targetsOf(config: AdapterConfig, names: readonly string[]): string[] {
       );
     return matched;
   }
-  for (const target of targetModules)
+  // PEFT passes over names that match nothing where others do, so that its files may have some.
+  for (const target of config.path === null ? targetModules : [])
     if (!names.some((name) => endsWith(name, target)))
       throw new ConfigError(
         `${file}.target_modules: ${JSON.stringify(target)} matches no module that can have an adapter; ` +
@@ -147,7 +148,8 @@ function targetsOf(config: AdapterConfig, names: readonly string[]): string[] {
   const matched = free.filter((name) => targetModules.some((target) => endsWith(name, target)));
   if (matched.length === 0)
     throw new ConfigError(
-      `${file}.target_modules: every module that it names is in modules_to_save too, which trains it as it is`,
+      `${file}.target_modules: ${JSON.stringify(targetModules)} names no module that can have an adapter and is not in ` +
+        `modules_to_save; there are ${known.join(", ")}`,
       { key: "target_modules" },
     );
   return matched;

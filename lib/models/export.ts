@@ -9,6 +9,7 @@ import { type SafeDtype, writeModel } from "../checkpoint/safetensors.js";
 import { type JsonValue, plainJson } from "../data/json.js";
 import { writeJson } from "../data/json_write.js";
 import { IoError } from "../errors.js";
+import type { ModelConfig } from "./config.js";
 import type { CausalLM } from "./decoder.js";
 import { familyNamed } from "./registry.js";
 import { assemble, type StoredPart, tensorsOf } from "./stored.js";
@@ -116,8 +117,16 @@ function typed(value: unknown, source: JsonValue | undefined, key: string): Json
 }
 
 /** The text of an export's config.json: numbers and the order of keys are those of the file that was read. */
-export function configText(model: CausalLM): string {
-  return `${writeJson(typed(exportFields(model), model.config.source ?? undefined, ""))}\n`;
+export const configText = (model: CausalLM): string => fieldsText(exportFields(model), model.config.source);
+
+/** Fields as the text of a config.json, numbers and the order of keys as in `source` where that has them. */
+export const fieldsText = (fields: Readonly<Record<string, unknown>>, source: JsonValue | null): string =>
+  `${writeJson(typed(fields, source ?? undefined, ""))}\n`;
+
+/** Copies what goes with the weights of a model's folder: its licence, its generation settings, its own code. */
+export async function copyCompanions(config: ModelConfig, from: string, dir: string): Promise<void> {
+  await copyFiles(from, dir, COMPANIONS);
+  if (await namesCode(config, from)) await copyFiles(from, dir, [/\.py$/]);
 }
 
 /** Writes everything into the existing folder `dir`; returns size and hash of the weights' files by name. */
@@ -137,10 +146,7 @@ export async function writeModelFiles(
     );
   }
   const { sourceFolder } = model;
-  if (sourceFolder !== null) {
-    await copyFiles(sourceFolder, dir, COMPANIONS);
-    if (await namesCode(model, sourceFolder)) await copyFiles(sourceFolder, dir, [/\.py$/]);
-  }
+  if (sourceFolder !== null) await copyCompanions(model.config, sourceFolder, dir);
   await copyTokenizer(options.tokenizer === undefined ? sourceFolder : options.tokenizer, dir);
   const dtype: SafeDtype = model.dtype === "bfloat16" ? "BF16" : "F32";
   const tensors = storedTensors(model).map(({ name, shape, parts }) => {
@@ -192,8 +198,8 @@ export function helpExport(model: CausalLM): void {
 }
 
 /** Whether config.json or tokenizer_config.json name classes of Python files beside them, which then belong along. */
-async function namesCode(model: CausalLM, folder: string): Promise<boolean> {
-  if (model.config.fields.auto_map !== undefined) return true;
+async function namesCode(config: ModelConfig, folder: string): Promise<boolean> {
+  if (config.fields.auto_map !== undefined) return true;
   const file = path.join(folder, "tokenizer_config.json");
   return (await fs.readFile(file, "utf8").catch(() => "")).includes('"auto_map"');
 }

@@ -15,7 +15,7 @@ import { flatPart } from "../tensor/tiers.js";
 import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
-import { baseOf, fillAdapters, isAdapterFolder } from "./peft.js";
+import { adapterInstead, fillAdapters } from "./peft.js";
 import { EMBEDDING, familyNamed, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
 import type { ConfigOverride } from "./rope_fields.js";
 import { readStored, tensorsOf } from "./stored.js";
@@ -53,7 +53,8 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
         (stat) => stat.isDirectory(),
         () => false,
       );
-      if (await isAdapterFolder(folder)) throw adapterAsModel(folder, await baseOf(folder));
+      const adapter = adapterInstead(folder);
+      if (adapter !== null) throw adapter;
       throw new ModelError(
         exists
           ? `${folder} has no config.json; give the folder of a Hugging Face model`
@@ -76,13 +77,6 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
   }
   return parseModelConfig(plainJson(source), { file, source, ...(override === undefined ? {} : { override }) });
 }
-
-const adapterAsModel = (folder: string, base: string | null): ModelError =>
-  new ModelError(
-    `${folder} holds an adapter, not a model: give the model that it was made for${base === null ? "" : ` (${base})`} as ` +
-      "model.path and this folder as adapter.path, or make one model of both with longseq merge",
-    { path: folder, base },
-  );
 
 /** Where in `text` a JsonError points: ":3". */
 function lineOf(text: string, error: unknown): string {
@@ -114,7 +108,7 @@ const isDerived = (name: string, config: ModelConfig): boolean =>
  * Names as the checkpoint has them, for the names that a causal language model's checkpoint has: one saved from the model
  * without its head lacks their first part ("transformer.", "model.").
  */
-function namesIn(weights: ModelFolder, config: ModelConfig): (name: string) => string {
+export function namesIn(weights: ModelFolder, config: ModelConfig): (name: string) => string {
   const { name } = storedIn(config, EMBEDDING);
   const prefix = name.slice(0, name.indexOf(".") + 1);
   const bare = !weights.entries.has(name) && weights.entries.has(name.slice(prefix.length));
@@ -226,7 +220,7 @@ export function shapeOf(config: ModelConfig): ModelShape {
 }
 
 /** Every tensor is there, with its shape and a dtype that can be converted, and no other. */
-function checkTensors(weights: ModelFolder, config: ModelConfig, folder: string): void {
+export function checkTensors(weights: ModelFolder, config: ModelConfig, folder: string): void {
   const nameOf = namesIn(weights, config);
   const expected = new Map([...tensorShapes(config)].map(([name, shape]) => [nameOf(name), shape]));
   const missing: string[] = [];

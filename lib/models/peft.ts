@@ -1,5 +1,6 @@
 // Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors in a folder.
 
+import { readFileSync } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
 import { binding } from "../binding.js";
@@ -23,12 +24,22 @@ const WEIGHTS = "adapter_model.safetensors";
 /** What PEFT puts before the names of the base model's modules. */
 const PREFIX = "base_model.model.";
 
-/** Whether a folder holds an adapter. */
-export const isAdapterFolder = (folder: string): Promise<boolean> =>
-  fs.access(path.join(folder, CONFIG)).then(
-    () => true,
-    () => false,
+/** What to say of a folder that is given as a model's where it holds an adapter; null: it holds none. */
+export function adapterInstead(folder: string): ModelError | null {
+  let base: unknown;
+  try {
+    base = (JSON.parse(readFileSync(path.join(folder, CONFIG), "utf8")) as Record<string, unknown>)
+      .base_model_name_or_path;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) return null;
+  }
+  return new ModelError(
+    `${folder} holds an adapter, not a model: give the model that it was made for` +
+      `${typeof base === "string" ? ` (${base})` : ""} as model.path and this folder as adapter.path, or make one model ` +
+      "of both with longseq merge",
+    { path: folder },
   );
+}
 
 /** Fields of adapter_config.json that are an adapter's alone, and what they must be where longseq has nothing else. */
 const FIXED: Readonly<Record<string, unknown>> = {
@@ -119,13 +130,6 @@ export async function readAdapterConfig(folder: string): Promise<SavedAdapter> {
   };
 }
 
-/** The base that a folder's adapter was made for, if that can be read. */
-export const baseOf = (folder: string): Promise<string | null> =>
-  readAdapterConfig(folder).then(
-    ({ base }) => base,
-    () => null,
-  );
-
 /** The text of adapter_config.json for what a model was trained with. */
 function adapterConfigText(model: CausalLM, base: string | null): string {
   const adapter = model.config.adapter as AdapterConfig;
@@ -152,7 +156,7 @@ function adapterConfigText(model: CausalLM, base: string | null): string {
 }
 
 /** The name of a stored tensor in PEFT's file; the head is called the same in every family there. */
-const peftName = (model: CausalLM, name: string): string =>
+export const peftName = (model: CausalLM, name: string): string =>
   PREFIX + (model.lmHead !== null && name === model.nameOf(model.lmHead.weight) ? "lm_head.weight" : name);
 
 interface AdapterTensor {
@@ -229,7 +233,7 @@ export function helpAdapterExport(model: CausalLM): void {
 }
 
 /** Opens a folder's weights. Throws ModelError where they are not in safetensors. */
-async function openWeights(folder: string): Promise<SafetensorsFile> {
+export async function openWeights(folder: string): Promise<SafetensorsFile> {
   const file = path.join(folder, WEIGHTS);
   const there = (name: string) =>
     fs.access(path.join(folder, name)).then(
@@ -295,7 +299,7 @@ function initialise(
 }
 
 /** Every tensor is there with its shape, and no other. */
-function checkAdapter(model: CausalLM, adapter: AdapterConfig, weights: SafetensorsFile): void {
+export function checkAdapter(model: CausalLM, adapter: AdapterConfig, weights: SafetensorsFile): void {
   const expected = adapterTensors(model);
   const fail = (what: string, tensor: string): never => {
     const base = model.sourceFolder ?? model.config.file;

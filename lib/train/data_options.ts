@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Config, tokenCacheDir } from "../config/index.js";
 import type { DataOptions } from "../data/index.js";
 import { ConfigError, ModelError } from "../errors.js";
+import { adapterInstead } from "../models/peft.js";
 
 /** V of the model, as far as its config.json or the fields say. */
 function vocabSize(config: Config): number | undefined {
@@ -14,7 +15,8 @@ function vocabSize(config: Config): number | undefined {
     if (!existsSync(folder))
       throw new ConfigError(`model.path: there is no folder ${JSON.stringify(folder)}`, { path: folder });
     const file = join(folder, "config.json");
-    if (!existsSync(file)) throw new ModelError(`${folder}: it holds no config.json`, { path: folder });
+    if (!existsSync(file))
+      throw adapterInstead(folder) ?? new ModelError(`${folder}: it holds no config.json`, { path: folder });
     try {
       fields = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
     } catch (error) {

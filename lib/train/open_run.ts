@@ -192,6 +192,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
       ...(job.world > 1 && { ranks: job.world, mesh: mesh.sizes, zero: ranks.zero }),
       dtype,
       parameters: model.parameters().reduce((total, { size }) => total + size, 0),
+      ...(model.config.adapter && { trainable: trainedSize(model) }),
       sequences: data.plan(0).sequences,
       ...planDetails(choice, shares),
     },
@@ -199,6 +200,9 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   );
   return { session, device, model, owned, optimizer, data, state, startStep, finishedBefore };
 }
+
+const trainedSize = (model: CausalLM): number =>
+  model.parameters().reduce((total, { requiresGrad, size }) => total + (requiresGrad ? size : 0), 0);
 
 /** The first name of every parameter that is trained. */
 function namesOf(model: CausalLM): string[] {

@@ -10,7 +10,7 @@ namespace {
 
 // The block of a number.
 LS_DEVICE PhiloxWords philox(uint64_t block, uint64_t seed) {
-  return philox(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0, seed);
+  return cuda::philox(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0, seed);
 }
 
 // Every rounding below is written out (__fmul_rn and its like): nothing may be contracted.

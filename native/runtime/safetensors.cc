@@ -437,6 +437,19 @@ inline uint16_t bf16_of_f32_bits(uint32_t bits) {
   const uint32_t quiet_nan = (bits >> 16) | 0x40u;
   return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
 }
+// To the nearest, of two equally near ones the even one; beyond the largest infinity.
+inline uint16_t f16_of_f32_bits(uint32_t bits) {
+  const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u | ((magnitude >> 13) & 0x3FFu));
+  if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);
+  if (magnitude < 0x38800000u) {
+    // Below the normal ones: adding a half shifts the value to where float32 rounds as float16 does.
+    float value;
+    std::memcpy(&value, &magnitude, sizeof value);
+    return static_cast<uint16_t>(sign | (bits_of_f32(value + 0.5f) - 0x3F000000u));
+  }
+  return static_cast<uint16_t>(sign | ((magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13));
+}
 // Rounding to odd on the way keeps the second rounding (to bfloat16) equal to a single one.
 inline uint32_t f32_bits_to_odd(double value) {
   const float nearest = static_cast<float>(value);
@@ -481,7 +494,8 @@ bool convertible(SafeDtype from, SafeDtype to) {
   if (from == to) return true;
   const bool source =
       from == SafeDtype::kF64 || from == SafeDtype::kF32 || from == SafeDtype::kF16 || from == SafeDtype::kBF16;
-  return source && (to == SafeDtype::kF32 || to == SafeDtype::kBF16);
+  return (source && (to == SafeDtype::kF32 || to == SafeDtype::kBF16)) ||
+         (from == SafeDtype::kF32 && (to == SafeDtype::kF16 || to == SafeDtype::kF64));
 }
 
 void convert_copy(SafeDtype from, const void* source, SafeDtype to, void* destination, int64_t count) {
@@ -504,7 +518,13 @@ void convert_copy(SafeDtype from, const void* source, SafeDtype to, void* destin
                                        [](uint16_t v) { return static_cast<uint32_t>(v) << 16; });
       break;
     case SafeDtype::kF32:
-      convert_loop<uint32_t, uint16_t>(source, destination, count, [](uint32_t v) { return bf16_of_f32_bits(v); });
+      if (to == SafeDtype::kF64) {
+        convert_loop<float, double>(source, destination, count, [](float v) { return static_cast<double>(v); });
+      } else if (to == SafeDtype::kF16) {
+        convert_loop<uint32_t, uint16_t>(source, destination, count, [](uint32_t v) { return f16_of_f32_bits(v); });
+      } else {
+        convert_loop<uint32_t, uint16_t>(source, destination, count, [](uint32_t v) { return bf16_of_f32_bits(v); });
+      }
       break;
     case SafeDtype::kF64:
       if (wide) {

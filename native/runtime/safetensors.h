@@ -52,7 +52,8 @@ bool safe_dtype_from_name(std::string_view name, SafeDtype* dtype);
 // Bits of one value (4, 6, 8, ... 64).
 int32_t safe_dtype_bits(SafeDtype dtype);
 
-// True where convert_copy can make `to` from `from`: equal dtypes, and F64, F32, F16, BF16 to F32 and BF16.
+// True where convert_copy can make `to` from `from`: equal dtypes, F64, F32, F16, BF16 to F32 and BF16, F32 to F16 and
+// F64.
 bool convertible(SafeDtype from, SafeDtype to);
 // destination[i] = source[i] in another dtype, rounded once to nearest even; NaN stays NaN, infinities stay.
 // Neither pointer needs alignment beyond that of its bytes; they must not overlap unless equal dtypes.
