@@ -10,6 +10,7 @@ import { isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM } from "./decoder.js";
 import { type ModelOptions, modelDtype, parameterTier } from "./load.js";
+import { initAdapters } from "./peft.js";
 import { randomKey } from "./random_key.js";
 import { EMBEDDING, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
 
@@ -22,8 +23,7 @@ export interface InitOptions extends ModelOptions {
 
 /**
  * A model of the given config.json fields with transformers' initial weights: matrices normal with standard deviation
- * `initializer_range` (0.02), norms 1 (0 where 1 is added to them), biases 0, the row of the padding token 0. Adapters are
- * still to be filled (`fillAdapters`).
+ * `initializer_range` (0.02), norms 1 (0 where 1 is added to them), biases 0, the row of the padding token 0.
  */
 export function initModel(fields: unknown, options: InitOptions = {}): CausalLM {
   const { seed = 0 } = options;
@@ -41,6 +41,7 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
         const { parameter } = model.place(segment.name);
         if (!isAdapterParameter(parameter)) initialise(leaf, segment, parameter, config, seed);
       }
+    initAdapters(model, seed);
     model.states.finishUpdate();
     return model;
   } catch (error) {

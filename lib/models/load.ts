@@ -15,7 +15,7 @@ import { flatPart } from "../tensor/tiers.js";
 import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
-import { adapterInstead, fillAdapters } from "./peft.js";
+import { adapterInstead, initAdapters, loadAdapters } from "./peft.js";
 import { EMBEDDING, familyNamed, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
 import type { ConfigOverride } from "./rope_fields.js";
 import { readStored, tensorsOf } from "./stored.js";
@@ -147,7 +147,8 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
         using part = untracked(() => flatPart(leaf, offset, count));
         await readStored(reader, model.place(name), part, begin, tier);
       }
-    await fillAdapters(model, options.seed ?? 0);
+    initAdapters(model, options.seed ?? 0);
+    await loadAdapters(model);
     model.states.finishUpdate();
     return model;
   } catch (error) {

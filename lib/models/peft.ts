@@ -251,16 +251,12 @@ export async function openWeights(folder: string): Promise<SafetensorsFile> {
 }
 
 /**
- * Gives the adapters of a new model their first values: those of the folder that training goes on from, or A random and
- * B 0. seed: of the run. Throws ModelError for an adapter that was made for another base.
+ * Gives the adapters of a model the values of the folder that training goes on from, if there is one. Throws ModelError
+ * for an adapter that was made for another base.
  */
-export async function fillAdapters(model: CausalLM, seed: number): Promise<void> {
+export async function loadAdapters(model: CausalLM): Promise<void> {
   const { adapter } = model.config;
-  if (!adapter) return;
-  if (adapter.path === null) {
-    initAdapters(model, adapter, seed);
-    return;
-  }
+  if (!adapter || adapter.path === null) return;
   using weights = await openWeights(adapter.path);
   checkAdapter(model, adapter, weights);
   const reader = {
@@ -273,10 +269,12 @@ export async function fillAdapters(model: CausalLM, seed: number): Promise<void>
     }
 }
 
-/** A random, B 0; modules that are trained as they are stay. */
-function initAdapters(model: CausalLM, { rank, init }: AdapterConfig, seed: number): void {
+/** Gives the adapters of a new model their first values: A random by the run's seed, B 0. */
+export function initAdapters(model: CausalLM, seed: number): void {
+  const { adapter } = model.config;
+  if (!adapter) return;
   for (const { leaf, segments } of model.trained)
-    for (const segment of segments) initialise(model, leaf, segment, { rank, init, seed });
+    for (const segment of segments) initialise(model, leaf, segment, { ...adapter, seed });
 }
 
 function initialise(

@@ -71,14 +71,16 @@ export class DecoderLayer extends Module {
     const { selfAttn, mlp } = this;
     const ofAttention: HalfNorms = { before: this.inputLayernorm, behind: this.attentionOutputNorm };
     const ofMlp: HalfNorms = { before: this.postAttentionLayernorm, behind: this.mlpOutputNorm };
-    const inTiles = { rows: options.tileMlp, parameters: this.#mlpParameters };
+    const { dropout } = layout;
+    const others = dropout === null ? [] : [dropout.rows];
+    const inTiles = { rows: options.tileMlp, parameters: this.#mlpParameters, others };
     const { routing = null } = options;
-    const run = (rows: Tensor, first: number) =>
-      mlp.forward(rows, ofMlp, {
+    const run = (tile: Tensor, first: number, rows?: Tensor) =>
+      mlp.forward(tile, ofMlp, {
         residual: !this.#parallel,
         first,
         routing,
-        dropout: layout.dropout && stepDropoutOf(layout.dropout, first, rows.shape[0] as number),
+        dropout: dropout && stepDropoutOf({ ...dropout, rows: rows as Tensor }, first, tile.shape[0] as number),
       });
     return scope(() => {
       const attended = selfAttn.forward(x, ofAttention, layout, {

@@ -12,6 +12,8 @@ export interface TiledOptions {
   parameters: Iterable<Tensor>;
   /** Sizes of the result behind its rows; default those of x. */
   columns?: readonly number[];
+  /** What else `fn` reads, without a gradient. */
+  others?: readonly Tensor[];
 }
 
 /** Row ranges of equal tiles. */
@@ -21,8 +23,8 @@ export function tiles(total: number, rows: number): { start: number; length: num
   return result;
 }
 
-/** first: the number of the first row of x. */
-type RowFunction = (x: Tensor, first: number) => Tensor;
+/** first: the number of the first row of x. others: the tensors of the options. */
+type RowFunction = (x: Tensor, first: number, ...others: Tensor[]) => Tensor;
 
 class Tiled extends Function<[RowFunction, TiledOptions, Tensor, ...Tensor[]], Tensor> {
   readonly name = "tiled";
@@ -31,11 +33,12 @@ class Tiled extends Function<[RowFunction, TiledOptions, Tensor, ...Tensor[]], T
     const columns = options.columns ?? own;
     const shape = [total, ...columns];
     const made = { device: x.device, dtype: x.dtype };
-    const y = produce(shape, made, [x], (from) =>
+    const { others = [] } = options;
+    const y = produce(shape, made, [x, ...others], (from, ...read) =>
       noGrad(() => {
         const out = Tensor.empty(shape, made);
         eachTile(x.device, total, options.rows, ({ start, length }) => {
-          const part = fn(narrow(from as Tensor, 0, start, length), start);
+          const part = fn(narrow(from as Tensor, 0, start, length), start, ...(read as Tensor[]));
           if (part.ndim !== columns.length + 1 || [length, ...columns].some((size, i) => size !== part.shape[i]))
             throw new ArgumentError(
               `tiled: the function made [${part.shape}] of ${length} rows, expected [${[length, ...columns]}]; ` +
@@ -46,13 +49,14 @@ class Tiled extends Function<[RowFunction, TiledOptions, Tensor, ...Tensor[]], T
         return out;
       }),
     );
-    ctx.save(x);
-    ctx.values = { fn, rows: options.rows };
+    ctx.save(x, ...others);
+    ctx.values = { fn, rows: options.rows, others: others.length };
     return y;
   }
   backward(ctx: Context, dy: Tensor): Grad[] {
-    const { fn, rows } = ctx.values as { fn: RowFunction; rows: number };
+    const { fn, rows, others } = ctx.values as { fn: RowFunction; rows: number; others: number };
     const x = ctx.saved(0);
+    const read = Array.from({ length: others }, (_, i) => ctx.saved(1 + i));
     const wanted = ctx.needsGrad[2] === true;
     const like = { device: x.device, dtype: x.dtype };
     // A tile of dy is read before that of dx is written.
@@ -61,7 +65,7 @@ class Tiled extends Function<[RowFunction, TiledOptions, Tensor, ...Tensor[]], T
     eachTile(x.device, x.shape[0] as number, rows, ({ start, length }) => {
       const tile = (whole: Tensor): Tensor => noGrad(() => narrow(whole, 0, start, length));
       // Hooks of the parameters run when the outer walk has seen them all.
-      const part = pullBack((input) => fn(input, start), tile(x), tile(dy), wanted);
+      const part = pullBack((input) => fn(input, start, ...read), tile(x), tile(dy), wanted);
       if (!dx) return;
       if (part) copyInto(part, tile(dx));
       else tile(dx).fill(0);
@@ -78,6 +82,6 @@ const tiledFunction = new Tiled();
 export function tiled(fn: RowFunction, x: Tensor, options: TiledOptions): Tensor {
   if (!Number.isInteger(options.rows) || options.rows < 0)
     throw new ArgumentError(`tiled: rows is ${options.rows}, expected a whole number, 0 for no tiles`);
-  if (options.rows === 0 || options.rows >= (x.shape[0] ?? 0)) return fn(x, 0);
+  if (options.rows === 0 || options.rows >= (x.shape[0] ?? 0)) return fn(x, 0, ...(options.others ?? []));
   return tiledFunction.apply(fn, options, x, ...options.parameters);
 }

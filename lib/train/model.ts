@@ -14,8 +14,8 @@ import { type CausalLM, helpExport, initModel, loadModel, writeModelFiles } from
 import { resolveModelConfig } from "../models/load.js";
 import {
   checkSameAdapter,
-  fillAdapters,
   helpAdapterExport,
+  loadAdapters,
   readAdapterConfig,
   writeAdapterFiles,
 } from "../models/peft.js";
@@ -89,7 +89,8 @@ export async function openModel(
     initModel(fields, { device, dtype, memory, zero, seed, adapter, file: "model.init" }),
   );
   try {
-    await fillAdapters(model, seed);
+    await loadAdapters(model);
+    model.states.finishUpdate();
   } catch (error) {
     model.dispose();
     throw error;

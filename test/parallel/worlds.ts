@@ -9,14 +9,17 @@ import { Mesh } from "../../lib/parallel/mesh.js";
 import type { Owned, ZeroLevel } from "../../lib/parallel/zero.js";
 import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { enqueueStep, makeOptimizer } from "../../lib/train/step.js";
+import { full } from "../full.js";
 import type { RowOf, Rule } from "../sequence/covering.js";
 import {
+  adapterOf,
   asFactors,
   type FamilyName,
   familyFields,
   familyNames,
   gradientTolerance,
   isNoise,
+  randomAdapters,
 } from "../sequence/families.js";
 import { errorOf, relativeDifference } from "../sequence/settings.js";
 import { connect } from "./connect.js";
@@ -37,7 +40,7 @@ export const factors = {
   microBatches: [1, 3],
   tied: [false, true],
   packed: [false, true],
-  family: familyNames,
+  family: familyNames.filter((name) => full || !name.endsWith(" by adapters") || name.startsWith("llama")),
 } as const;
 
 export type Row = RowOf<typeof factors>;
@@ -156,8 +159,11 @@ function openRank(row: Row, device: Device, mesh: Mesh): Rank {
   };
   device.trim();
   const zero = mesh.world === null ? null : { group: mesh.world, level: row.zero as ZeroLevel };
-  const model = initModel(fieldsOf(row), { device, dtype: "float32", seed: 1, memory: plan, zero });
-  const { owned } = model;
+  const adapter = adapterOf(row.family);
+  const model = initModel(fieldsOf(row), { device, dtype: "float32", seed: 1, memory: plan, zero, adapter });
+  randomAdapters(model);
+  model.states.finishUpdate();
+  const owned = model.trained;
   const optimizer = makeOptimizer(owned, train, plan);
   optimizer.prepare();
   device.resetPeaks();
@@ -165,13 +171,28 @@ function openRank(row: Row, device: Device, mesh: Mesh): Rank {
 }
 
 function enqueue(row: Row, { mesh, model, owned, optimizer }: Rank, step: number): ReturnType<typeof enqueueStep> {
-  const micro = Array.from({ length: row.microBatches }, (_, i) => batchOf(step, i, row.packed));
+  let firstToken = 0;
+  const micro = Array.from({ length: row.microBatches }, (_, i) => {
+    const batch = { ...batchOf(step, i, row.packed), firstToken };
+    firstToken += batch.tokens;
+    return batch;
+  });
   const validTokens = micro.reduce((sum, batch) => sum + batch.validTokens, 0);
   const { data } = mesh.sizes;
   const rounds = Math.ceil(micro.length / data);
   const own = Array.from({ length: rounds }, (_, i) => micro[i * data + mesh.dataIndex] ?? nothing());
   const { clipGradNorm, learningRate } = train;
-  return enqueueStep({ model, optimizer, owned, mesh, micro: own, validTokens, clipGradNorm, learningRate });
+  return enqueueStep({
+    model,
+    optimizer,
+    owned,
+    mesh,
+    micro: own,
+    validTokens,
+    clipGradNorm,
+    learningRate,
+    dropoutSeed: step,
+  });
 }
 
 function close({ model, optimizer }: Rank): void {

@@ -1,4 +1,10 @@
-// A small model of each family, with what is its own: the fields of its config.json.
+// A small model of each family, with what is its own: the fields of its config.json. Some are trained by adapters.
+import { binding } from "../../lib/binding.js";
+import type { AdapterConfig } from "../../lib/models/adapter.js";
+import type { CausalLM } from "../../lib/models/index.js";
+import { randomKey } from "../../lib/models/random_key.js";
+import { untracked } from "../../lib/tensor/scope.js";
+import { flatPart } from "../../lib/tensor/tiers.js";
 
 /** With grouped heads, a window or a head size of its own only where the family has that. */
 export interface FamilySizes {
@@ -24,10 +30,41 @@ export const familyNames = [
   "gemma3_text",
   "mixtral",
   "qwen2_moe",
+  "llama by adapters",
+  "phi3 by adapters",
+  "qwen2_moe by adapters",
 ] as const;
 export type FamilyName = (typeof familyNames)[number];
 
-export function familyFields(family: FamilyName, sizes: FamilySizes): Record<string, unknown> {
+/** The adapters that a model is trained by; null: it is trained itself. */
+export function adapterOf(family: FamilyName): AdapterConfig | null {
+  if (!family.endsWith(" by adapters")) return null;
+  return {
+    rank: 3,
+    alpha: 5,
+    targetModules: family.startsWith("llama") ? ["q_proj", "o_proj", "up_proj", "down_proj", "lm_head"] : "all-linear",
+    // Tied or not: the embedding is trained, and of a tied head only that.
+    modulesToSave: family.startsWith("phi3") ? ["embed_tokens"] : [],
+    dropout: family.startsWith("phi3") ? 0 : 0.2,
+    rslora: family.startsWith("phi3"),
+    init: true,
+    path: null,
+    file: "adapter",
+  };
+}
+
+/** Numbers for B, which begins as 0, so that all gradients are there from the first step on. */
+export function randomAdapters(model: CausalLM): void {
+  for (const { leaf, segments } of model.trained)
+    for (const { name, begin, count, offset } of segments) {
+      if (!name.includes("lora_B")) continue;
+      using part = untracked(() => flatPart(leaf, offset, count));
+      binding.ops.random(part.native(), 0, 0.1, randomKey(name, 3), begin, true);
+    }
+}
+
+export function familyFields(name: FamilyName, sizes: FamilySizes): Record<string, unknown> {
+  const family = name.replace(" by adapters", "");
   const { hidden, heads, kvHeads, layers, intermediate, window, tied, headDim } = sizes;
   const usual = {
     model_type: family,
@@ -89,6 +126,7 @@ export function familyFields(family: FamilyName, sizes: FamilySizes): Record<str
     case "gemma3_text":
       return { ...gemma, rope_theta: 1000, rope_local_base_freq: 100, sliding_window_pattern: 2 };
   }
+  throw new Error(name);
 }
 
 /** Of a gradient against the plain run's; norms behind each half make more of rounding. */

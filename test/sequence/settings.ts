@@ -4,7 +4,16 @@ import { type CausalLM, Device, initModel, type MemoryOptions, nn, optim, type P
 import { scope, untracked } from "../../lib/tensor/scope.js";
 import { Tensor } from "../../lib/tensor/tensor.js";
 import type { RowOf, Rule } from "./covering.js";
-import { asFactors, type FamilyName, familyFields, familyNames, gradientTolerance, isNoise } from "./families.js";
+import {
+  adapterOf,
+  asFactors,
+  type FamilyName,
+  familyFields,
+  familyNames,
+  gradientTolerance,
+  isNoise,
+  randomAdapters,
+} from "./families.js";
 
 export interface Sizes {
   layers: number;
@@ -197,10 +206,12 @@ export class Settings {
     let found = this.#models.get(key);
     if (found === undefined) {
       const fields = fieldsOf(this.#sizes, family, tied);
-      const model = initModel(fields, { device: this.device, dtype: "float32", seed: 1 });
+      const adapter = adapterOf(family);
+      const model = initModel(fields, { device: this.device, dtype: "float32", seed: 1, adapter });
+      randomAdapters(model);
       const parameters = new Map<Parameter, string>();
       for (const [name, parameter] of model.namedParameters())
-        if (!parameters.has(parameter)) parameters.set(parameter, name);
+        if (parameter.requiresGrad && !parameters.has(parameter)) parameters.set(parameter, name);
       const list = [...parameters].map(([parameter, name]): [string, Parameter] => [name, parameter]);
       const initial = list.map(([, parameter]) => {
         const copy = Tensor.empty(parameter.shape, { device: this.device, dtype: "float32" });
@@ -269,7 +280,7 @@ export class Settings {
       const denominator = batches.reduce((sum, batch) => sum + validTargets(batch), 0);
       scope(() => {
         const losses = batches.map((batch) => {
-          const loss = model.loss(batch, { denominator });
+          const loss = model.loss(batch, { denominator, dropoutSeed: step });
           loss.backward();
           return loss;
         });
