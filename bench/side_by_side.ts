@@ -70,6 +70,8 @@ export interface Side {
   gradNorm: number[];
   rssPeakBytes: number;
   wallSeconds: number;
+  /** On the device between steps, of our side. */
+  liveBytes?: number;
 }
 
 export interface StepOptions {
@@ -108,7 +110,8 @@ export async function ours(options: StepOptions): Promise<Side> {
     .split("\n")
     .map((line) => JSON.parse(line))
     .filter((line) => line.event === undefined);
-  if (metrics.length !== options.steps || !existsSync(join(folder, "run/model/model.safetensors"))) {
+  const weights = options.extra?.adapter === undefined ? "model.safetensors" : "adapter_model.safetensors";
+  if (metrics.length !== options.steps || !existsSync(join(folder, "run/model", weights))) {
     throw new Error(`expected ${options.steps} steps and a saved model in ${folder}/run, got ${metrics.length} steps`);
   }
   return {
@@ -118,20 +121,22 @@ export async function ours(options: StepOptions): Promise<Side> {
     gradNorm: metrics.map((m) => m.grad_norm),
     rssPeakBytes: run.rssPeakBytes,
     wallSeconds: run.wallSeconds,
+    liveBytes: Math.max(...metrics.map((m) => m.device_live_bytes)),
   };
 }
 
 /** The same with transformers and PyTorch. */
-export async function pytorch(options: StepOptions, gradientCheckpointing = false): Promise<Side> {
+export async function pytorch(options: StepOptions, gradientCheckpointing = false, adapter = 0): Promise<Side> {
   const out = join(workFolder, "pytorch");
   rmSync(out, { recursive: true, force: true });
   const command = [python, join(here, "pytorch/train_step.py"), options.model, options.rows, out];
   command.push("--steps", String(options.steps), "--threads", String(options.threads));
   if (gradientCheckpointing) command.push("--gradient-checkpointing");
+  if (adapter > 0) command.push("--adapter", String(adapter));
   const run = await measure(command);
   const line = JSON.parse(run.stdout.trim().split("\n").pop() ?? "");
   return {
-    name: gradientCheckpointing ? "pytorch, checkpointing" : "pytorch",
+    name: `${adapter > 0 ? "PEFT" : "pytorch"}${gradientCheckpointing ? ", checkpointing" : ""}`,
     seconds: line.seconds,
     loss: line.loss,
     gradNorm: line.grad_norm,

@@ -1,11 +1,11 @@
 """AdamW steps of a Hugging Face checkpoint with transformers and PyTorch on the CPU, as a user would write them.
 
     python bench/pytorch/train_step.py MODEL ROWS OUT [--steps 1] [--threads N] [--gradient-checkpointing]
-        [--attention sdpa|eager] [--learning-rate 1e-3]
+        [--attention sdpa|eager] [--learning-rate 1e-3] [--adapter RANK]
 
 One row of ROWS (JSON lines with input_ids) is one step. The model is saved to OUT at the end, so that the peak resident
 memory covers load, step and save. Prints one JSON line: seconds (of each step), loss, grad_norm (before clipping),
-rss_peak_bytes (VmHWM), load_seconds, save_seconds.
+rss_peak_bytes (VmHWM), load_seconds, save_seconds. --adapter: PEFT's LoRA on all linear modules, which wants `peft`.
 """
 
 import argparse
@@ -37,6 +37,7 @@ def main():
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--adapter", type=int, default=0)
     args = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     if args.threads:
@@ -49,6 +50,13 @@ def main():
     model.train()
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if args.adapter:
+        import peft
+
+        config = peft.LoraConfig(r=args.adapter, lora_alpha=args.adapter, target_modules="all-linear")
+        model = peft.get_peft_model(model, config)
+        if args.gradient_checkpointing:
+            model.enable_input_require_grads()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
