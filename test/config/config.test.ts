@@ -45,6 +45,16 @@ const parse = (text: string, ...overrides: string[]) => parseConfig(text, "run.y
 t.test("defaults are the design's", async (t) => {
   t.same(parse(minimal), {
     model: { path: "./tiny", init: null, dtype: "auto", override: {} },
+    adapter: {
+      path: null,
+      r: null,
+      alpha: null,
+      targetModules: null,
+      modulesToSave: null,
+      dropout: null,
+      rslora: null,
+      init: null,
+    },
     data: {
       train: ["data/*.jsonl"],
       eval: [],
