@@ -33,9 +33,8 @@ __global__ void __launch_bounds__(256)
     uint32_t words[12];
 #pragma unroll
     for (int block = 0; block < 3; ++block) {
-      const PhiloxWords made =
-          philox(static_cast<uint32_t>(column / 4 + block), choice.stream, static_cast<uint32_t>(number),
-                 static_cast<uint32_t>(number >> 32), choice.seed);
+      const PhiloxWords made = philox(static_cast<uint32_t>(column / 4 + block), choice.stream,
+                                      static_cast<uint32_t>(number), static_cast<uint32_t>(number >> 32), choice.seed);
 #pragma unroll
       for (int j = 0; j < 4; ++j) words[4 * block + j] = made.at[j];
     }
@@ -45,10 +44,7 @@ __global__ void __launch_bounds__(256)
     if (choice.accumulate) load_typed(sums, y + t * y_stride + i, 1, y_vector, n);
 #pragma unroll
     for (int c = 0; c < kGroup; ++c) {
-      const uint32_t word = skip == 0   ? words[c]
-                            : skip == 1 ? words[c + 1]
-                            : skip == 2 ? words[c + 2]
-                                        : words[c + 3];
+      const uint32_t word = skip == 0 ? words[c] : skip == 1 ? words[c + 1] : skip == 2 ? words[c + 2] : words[c + 3];
       const float value = __fmul_rn(values[c], word >= choice.threshold ? choice.kept : 0.0f);
       values[c] = choice.accumulate ? __fadd_rn(sums[c], value) : value;
     }
