@@ -34,8 +34,6 @@ export const scaleOf = ({ rank, alpha, rslora }: AdapterConfig): number => alpha
 
 /** The head's own name: transformers calls it that in every family, whatever checkpoints do. */
 const HEAD = "lm_head";
-/** The property that holds the adapter of the head, which may be the embedding. */
-const HEAD_ADAPTER = "head_adapter";
 
 /** The module and matrix of an adapter's parameter, by the properties of modules; null for another parameter. */
 function adapterPart(parameter: string): { module: string; matrix: "A" | "B" } | null {

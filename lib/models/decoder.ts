@@ -12,7 +12,6 @@ import { Norm } from "../nn/norm.js";
 import { type RopeParameters, ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
 import { Routing } from "../nn/routing.js";
 import { add, linear, scale, unary } from "../ops/index.js";
-import { lowRank } from "../ops/low_rank.js";
 import type { SequenceGroup } from "../parallel/mesh.js";
 import type { Owned, ZeroOptions } from "../parallel/zero.js";
 import type { ModelShape } from "../report/model_flops.js";

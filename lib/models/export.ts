@@ -3,7 +3,6 @@
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { writeFolder } from "../checkpoint/atomic.js";
 import type { FileDigest } from "../checkpoint/native_files.js";
 import { type SafeDtype, writeModel } from "../checkpoint/safetensors.js";
 import { type JsonValue, plainJson } from "../data/json.js";
@@ -192,7 +191,7 @@ function storedTensors(model: CausalLM) {
 }
 
 /** What the other ranks do while one writes a model that is spread over them: they give their shares, in its order. */
-export function helpExport(model: CausalLM): void {
+export function helpModelExport(model: CausalLM): void {
   for (const { parts } of storedTensors(model)) for (const { parameter } of parts) model.states.gather(parameter);
   model.states.giveBack();
 }
@@ -224,18 +223,4 @@ async function copyFiles(from: string, to: string, patterns: readonly RegExp[]):
     const message = `cannot copy ${source} to ${to}: ${(error as Error).message}`;
     throw new IoError(message, { path: source }, { cause: error });
   }
-}
-
-/**
- * Saves the model as the Hugging Face folder `dir`, which appears complete or not at all; a folder that is there is
- * replaced. Loads unchanged in transformers and other readers of the format. Throws IoError.
- */
-export async function saveModel(model: CausalLM, dir: string, options: ExportOptions = {}): Promise<void> {
-  await writeFolder(
-    dir,
-    async (draft) => {
-      for (const [name, digest] of await writeModelFiles(model, draft.path, options)) draft.note(name, digest);
-    },
-    { manifest: false, ...(options.signal === undefined ? {} : { signal: options.signal }) },
-  );
 }

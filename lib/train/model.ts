@@ -1,7 +1,7 @@
 // The run's model: loaded or initialised as the configuration says, and exported with its tokenizer.
 
 import { copyFile } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { writeFolder } from "../checkpoint/atomic.js";
 import type { Config } from "../config/index.js";
 import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
@@ -10,15 +10,9 @@ import type { AdapterConfig } from "../models/adapter.js";
 import type { ModelConfig } from "../models/config.js";
 import type { MemoryOptions } from "../models/decoder.js";
 import type { ConfigFields } from "../models/fields.js";
-import { type CausalLM, helpExport, initModel, loadModel, writeModelFiles } from "../models/index.js";
+import { type CausalLM, initModel, loadModel, writeExport } from "../models/index.js";
 import { resolveModelConfig } from "../models/load.js";
-import {
-  checkSameAdapter,
-  helpAdapterExport,
-  loadAdapters,
-  readAdapterConfig,
-  writeAdapterFiles,
-} from "../models/peft.js";
+import { checkSameAdapter, loadAdapters, readAdapterConfig } from "../models/peft.js";
 import { parseModelConfig, withAdapter } from "../models/registry.js";
 import { overrideFields } from "../models/rope_fields.js";
 import type { ZeroOptions } from "../parallel/zero.js";
@@ -98,13 +92,6 @@ export async function openModel(
   return model;
 }
 
-/** What an adapter names as its base: found from anywhere on this machine. */
-const basePath = ({ model: { path } }: Config): string | null => (path === null ? null : resolve(path));
-
-/** What the other ranks do while one exports a model that is spread over them. */
-export const helpExportModel = (model: CausalLM): void =>
-  model.config.adapter ? helpAdapterExport(model) : helpExport(model);
-
 /**
  * Writes the model as the Hugging Face folder `target`, or its adapters as PEFT has them; it appears complete or not at all, with the tokenizer that
  * the run used; returns its path. Throws IoError.
@@ -119,10 +106,7 @@ export async function exportModel(config: Config, model: CausalLM, target: strin
     target,
     async (draft) => {
       const options = spec === null ? {} : { tokenizer: own };
-      const written = model.config.adapter
-        ? await writeAdapterFiles(model, draft.path, basePath(config), options)
-        : await writeModelFiles(model, draft.path, options);
-      for (const [name, digest] of written) draft.note(name, digest);
+      for (const [name, digest] of await writeExport(model, draft.path, options)) draft.note(name, digest);
       if (spec?.kind === "bytes") writeBytesTokenizer(draft.path);
       else if (file !== null && own === null) await copyFile(file, join(draft.path, "tokenizer.json"));
     },

@@ -6,11 +6,12 @@ import { binding } from "../binding.js";
 import { pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { DataLoader } from "../data/index.js";
 import { CancelledError, TrainingError } from "../errors.js";
+import { helpExport } from "../models/index.js";
 import type { RunItem } from "../report/events.js";
 import type { Device } from "../tensor/device.js";
 import { evaluateIfDue, evaluationDue } from "./evaluate.js";
 import { checkFinite, refuseBroken, refuseSkippedEnd } from "./finite.js";
-import { exportModel, helpExportModel } from "./model.js";
+import { exportModel } from "./model.js";
 import { checkJob, giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
 import { exportedStep, makeFolders, markExported, openRunFolder } from "./run_folder.js";
 import type { Session, Training } from "./session.js";
@@ -103,7 +104,7 @@ async function* finish(training: Training): AsyncGenerator<RunItem, void, void> 
     await exportModel(session.config, model, path);
     await markExported(session.folder, state.step);
   } else {
-    helpExportModel(model);
+    helpExport(model);
     await device.synchronize();
   }
   yield session.record({ event: "save", step: state.step, path });

@@ -9,10 +9,8 @@ import { toCamel } from "../../lib/config/values.js";
 import { initModel, loadModel } from "../../lib/index.js";
 import type { AdapterConfig } from "../../lib/models/adapter.js";
 import { readAdapterConfig } from "../../lib/models/peft.js";
-import { copyInto } from "../../lib/ops/copy.js";
 import type { StepMetrics } from "../../lib/report/events.js";
 import { modelFlops } from "../../lib/report/model_flops.js";
-import { scope } from "../../lib/tensor/scope.js";
 import { bits, ended, figures, golden, run, startCli, writeRows } from "./helpers.js";
 
 process.env.LONGSEQ_CACHE_DIR = mkdtempSync(path.join(tmpdir(), "longseq-cache-"));
