@@ -145,7 +145,9 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
         options.signal?.throwIfAborted();
         if (isAdapterParameter(model.place(name).parameter)) continue;
         using part = untracked(() => flatPart(leaf, offset, count));
-        await readStored(reader, model.place(name), part, begin, tier);
+        const place = model.place(name);
+        await readStored(reader, place, part, begin, tier);
+        if (place.parameter.endsWith(ROUTER)) await refuseBroken(weights, nameOf(place.stored.name), { begin, count });
       }
     initAdapters(model, options.seed ?? 0);
     await loadAdapters(model);
@@ -155,6 +157,27 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
     model.dispose();
     throw error;
   }
+}
+
+/** The end of a router's name, by the properties of modules. */
+const ROUTER = ".mlp.gate.weight";
+
+/** Scores that are no numbers would send tokens anywhere, and nothing would tell. */
+async function refuseBroken(
+  weights: ModelFolder,
+  name: string,
+  range: { begin: number; count: number },
+): Promise<void> {
+  const values = new Float32Array(await weights.readBytes(name, { ...range, dtype: "F32" }));
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return;
+  const { file, shape } = weights.entries.get(name) as { file: string; shape: readonly number[] };
+  const columns = shape[1] as number;
+  const [row, column] = [Math.floor((range.begin + at) / columns), (range.begin + at) % columns];
+  throw new ModelError(
+    `${file}: tensor ${name}, which chooses experts, has ${values[at]} at [${row}, ${column}]; it must be finite`,
+    { path: file, tensor: name, row, column },
+  );
 }
 
 /** The config that `loadModel` gives the model of a folder; where there are no weights, what config.json says. */

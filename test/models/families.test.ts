@@ -127,6 +127,13 @@ t.test("fields that cannot be", async (t) => {
     [{ ...small("gemma2"), query_pre_attn_scalar: 0 }, /query_pre_attn_scalar is 0; expected a number above 0/],
     [{ ...small("phi3"), rope_scaling: { type: "longrope", short_factor: [1], long_factor: [1, 2] } }, /short_factor/],
     [{ ...small("llama"), partial_rotary_factor: 0.5 }, /partial_rotary_factor is 0\.5/],
+    [{ ...small("mixtral"), num_experts_per_tok: 4 }, /num_experts_per_tok is 4; expected at most num_local_experts, 3/],
+    [{ ...small("mixtral"), num_experts_per_tok: 0 }, /num_experts_per_tok is 0/],
+    [{ ...small("mixtral"), num_experts: 5 }, /num_experts is 5; but num_local_experts is 3/],
+    [{ ...small("mixtral"), router_jitter_noise: 0.1 }, /router_jitter_noise is 0\.1/],
+    [{ ...small("qwen2_moe"), mlp_only_layers: [2] }, /mlp_only_layers .*2 is no layer; there are 0 to 1/],
+    [{ ...small("qwen2_moe"), router_aux_loss_coef: -1 }, /router_aux_loss_coef is -1/],
+    [{ ...small("llama"), num_local_experts: 4 }, /num_local_experts is 4/],
   ];
   for (const [fields, message] of bad) t.throws(() => parse(fields), { message }, String(message));
 });
@@ -153,7 +160,7 @@ t.test("every family is saved as it is loaded, in its own names", async (t) => {
 async function changed(
   from: string,
   to: string,
-  change: (name: string) => { name: string; shape?: number[] } | null,
+  change: (name: string) => { name: string; shape?: number[]; edit?: (values: DataView) => void } | null,
   more: readonly string[] = [],
 ): Promise<string> {
   mkdirSync(to, { recursive: true });
@@ -163,8 +170,9 @@ async function changed(
   for (const entry of weights.entries.values()) {
     const other = change(entry.name);
     if (other === null) continue;
-    const { name, shape = [...entry.shape] } = other;
+    const { name, shape = [...entry.shape], edit } = other;
     const bytes = new Uint8Array(await weights.readBytes(entry.name));
+    edit?.(new DataView(bytes.buffer));
     const size = shape.reduce((product, length) => product * length, 4);
     tensors.push({ name, shape, dtype: entry.dtype as SafeDtype, load: () => bytes.subarray(0, size) });
   }
@@ -190,6 +198,23 @@ t.test("checkpoints of GPT-2 without the first part of names, and with buffers",
   const values = async (of: typeof model) =>
     Promise.all([...of.namedParameters()].map(async ([name, tensor]) => [name, await tensor.data()]));
   t.same(await values(model), await values(plain));
+});
+
+t.test("a router with a value that is no number is named", async (t) => {
+  const dir = t.testdir();
+  for (const [family, router, value] of [
+    ["mixtral", "model.layers.1.block_sparse_moe.gate.weight", Number.NaN],
+    ["qwen2_moe", "model.layers.3.mlp.gate.weight", Number.NEGATIVE_INFINITY],
+  ] as const) {
+    const folder = await changed(family, path.join(dir, family), (name) => ({
+      name,
+      ...(name === router && { edit: (values: DataView) => values.setFloat32(4 * 26, value, true) }),
+    }));
+    await t.rejects(loadModel(folder), {
+      name: "ModelError",
+      message: new RegExp(`tensor ${router}, which chooses experts, has ${value} at \\[1, 2\\]`),
+    });
+  }
 });
 
 t.test("fused tensors of another shape, and missing ones, are named", async (t) => {

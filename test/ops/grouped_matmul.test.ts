@@ -46,45 +46,44 @@ const one = (spec: Spec): Case => ({
           ),
       };
     };
-    if (spec.summed) {
-      const a = across([inner, M]);
-      const b = bench.input([M, columns], dtype);
-      const out = bench.input([E, inner, columns], c);
-      binding.ops.groupedMatmul(a.native, b.native, out.native, offsets.native, accumulate);
-      bench.expect(
-        out.tensor,
-        "c",
-        () =>
-          out.values.map((before, at) => {
-            const [e, i, j] = [Math.floor(at / (inner * columns)), Math.floor(at / columns) % inner, at % columns];
-            let sum = accumulate ? before : 0;
-            for (let m = bounds[e] as number; m < (bounds[e + 1] as number); m++)
-              sum += a.values(0, i, m) * value(b.values, m * columns + j);
-            return sum;
-          }),
-        Math.max(1, ...groups),
-        1e-2,
-      );
-      return;
-    }
-    const a = bench.input([M, inner], dtype);
-    const b = across([E, inner, columns]);
-    const out = bench.input([M, columns], c);
-    binding.ops.groupedMatmul(a.native, b.native, out.native, offsets.native, accumulate);
-    bench.expect(
-      out.tensor,
-      "c",
-      () =>
-        out.values.map((before, at) => {
-          const [m, j] = [Math.floor(at / columns), at % columns];
-          const e = bounds.findIndex((end, i) => i > 0 && m < end) - 1;
-          let sum = accumulate ? before : 0;
-          for (let k = 0; k < inner; k++) sum += value(a.values, m * inner + k) * b.values(e, k, j);
+    const plain = (rows: number, width: number) => {
+      const given = bench.input([rows, width], dtype);
+      return { native: given.native, values: (i: number, j: number) => value(given.values, i * width + j) };
+    };
+    /** The first form's product of element [m, j], or the second's of [e, i, j]. */
+    const form = (): {
+      a: NativeTensor;
+      b: NativeTensor;
+      shape: number[];
+      depth: number;
+      sumAt(at: number): number;
+    } => {
+      if (spec.summed) {
+        const [a, b] = [across([inner, M]), plain(M, columns)];
+        const sumAt = (at: number): number => {
+          const [e, i, j] = [Math.floor(at / (inner * columns)), Math.floor(at / columns) % inner, at % columns];
+          let sum = 0;
+          for (let m = bounds[e] as number; m < (bounds[e + 1] as number); m++)
+            sum += a.values(0, i, m) * b.values(m, j);
           return sum;
-        }),
-      Math.max(1, inner),
-      1e-2,
-    );
+        };
+        return { a: a.native, b: b.native, shape: [E, inner, columns], depth: Math.max(1, ...groups), sumAt };
+      }
+      const [a, b] = [plain(M, inner), across([E, inner, columns])];
+      const sumAt = (at: number): number => {
+        const [m, j] = [Math.floor(at / columns), at % columns];
+        const e = bounds.findIndex((end, i) => i > 0 && m < end) - 1;
+        let sum = 0;
+        for (let k = 0; k < inner; k++) sum += a.values(m, k) * b.values(e, k, j);
+        return sum;
+      };
+      return { a: a.native, b: b.native, shape: [M, columns], depth: Math.max(1, inner), sumAt };
+    };
+    const { a, b, shape, depth, sumAt } = form();
+    const out = bench.input(shape, c);
+    binding.ops.groupedMatmul(a, b, out.native, offsets.native, accumulate);
+    const whole = () => out.values.map((before, at) => (accumulate ? before : 0) + sumAt(at));
+    bench.expect(out.tensor, "c", whole, depth, 1e-2);
   },
 });
 
@@ -97,6 +96,8 @@ export const cases: Case[] = [false, true].flatMap((summed) => [
   one({ summed, groups: [3, 1], inner: 8, columns: 8, dtype: "bfloat16", accumulate: true }),
   one({ summed, groups: Array.from({ length: 40 }, (_, e) => (e * 7) % 5), inner: 20, columns: 9, transposed: true }),
   one({ summed, groups: [300], inner: 520, columns: 30 }),
+  one({ summed, groups: [200, 0, 131], inner: 70, columns: 150, dtype: "bfloat16" }),
+  one({ summed, groups: [129, 33], inner: 135, columns: 67, dtype: "bfloat16", transposed: true, accumulate: true }),
   one({ summed, groups: [1], inner: 1, columns: 1 }),
   one({ summed, groups: [0, 0], inner: 6, columns: 5 }),
   one({ summed, groups: [4], inner: 3, columns: 0 }),

@@ -250,6 +250,37 @@ void heads(int32_t dtype, int64_t queries, int64_t keys, int64_t size, int64_t w
   blocks.clear();
 }
 
+// What a layer of experts runs: tokens to their experts, products of their rows, and the way back.
+void mixture(int32_t dtype, int64_t tokens, int64_t experts, int64_t k, int64_t width) {
+  const int64_t rows = tokens * k, inner = width + 9;
+  const ls_tensor logits = input(LS_F32, {tokens, experts}), probs = output(LS_F32, {tokens, experts});
+  const ls_tensor chosen = output(LS_I32, {tokens, k}), slots = output(LS_I32, {tokens, k});
+  const ls_tensor owners = output(LS_I32, {rows}), weights = output(LS_F32, {rows});
+  const ls_tensor offsets = output(LS_I64, {experts + 1}), load = full(LS_F64, {2, experts}, 0);
+  run("route", ls_route_args{logits, probs, chosen, slots, owners, weights, offsets, load, 1, tokens - 1},
+      {probs, weights, load});
+  const ls_tensor x = input(dtype, {tokens, width}), gathered = output(dtype, {rows, width});
+  run("embedding", ls_embedding_args{owners, x, gathered}, {gathered});
+  ls_tensor up = input(dtype, {experts, inner, width});
+  const ls_tensor made = output(dtype, {rows, inner});
+  std::swap(up.sizes[1], up.sizes[2]);
+  std::swap(up.strides[1], up.strides[2]);
+  run("grouped_matmul", ls_grouped_matmul_args{gathered, up, made, offsets, 0}, {made});
+  ls_tensor across = gathered;
+  std::swap(across.sizes[0], across.sizes[1]);
+  std::swap(across.strides[0], across.strides[1]);
+  const ls_tensor dup = full(LS_F32, {experts, width, inner}, 0);
+  run("grouped_matmul", ls_grouped_matmul_args{across, made, dup, offsets, 1}, {dup});
+  const ls_tensor dots = output(LS_F32, {rows});
+  run("row_dot", ls_row_dot_args{gathered, gathered, dots}, {dots});
+  const ls_tensor y = output(dtype, {tokens, width});
+  run("combine", ls_combine_args{gathered, slots, weights, y, 0}, {y});
+  run("combine", ls_combine_args{gathered, slots, {}, y, 1}, {y});
+  const ls_tensor share = full(LS_F64, {experts}, 0.5), factor = full(LS_F64, {}, 2);
+  run("route_backward", ls_route_backward_args{probs, chosen, slots, dots, share, factor, probs, 1, tokens}, {probs});
+  blocks.clear();
+}
+
 }  // namespace
 
 int main() {
@@ -268,6 +299,9 @@ int main() {
       long_rows(dtype);
       for (const int64_t size : {16, 64, 80, 128, 256}) heads(dtype, 70, 90, size, 0);
       heads(dtype, 33, 33, 24, 9);
+      mixture(dtype, 13, 5, 2, 7);
+      mixture(dtype, 300, 3, 1, 72);
+      mixture(dtype, 9, 65, 8, 33);
     }
   } catch (const Error &error) {
     std::printf("%s\n", error.what());
