@@ -10,7 +10,7 @@ import { describe, plainSetting, relativeDifference, type Setting, Settings } fr
 export function trainingTests(name: string): void {
   const device = new Device(name, { threads: 2 });
 
-  for (const golden of ["llama_packed", "mistral_window", "qwen2", "qwen3"])
+  for (const golden of ["llama_packed", "mistral_window", "qwen2", "qwen3", "mixtral_balanced", "qwen2_moe"])
     t.test(`${golden}: loss and gradients are transformers'`, { timeout: 0 }, async (t) =>
       withGolden(golden, async ({ model: folder, golden, inputIds, labels, cuSeqlens, float32 }) =>
         scopeAsync(async () => {
@@ -55,19 +55,21 @@ export function trainingTests(name: string): void {
   const plain: Setting = { ...plainSetting, accumulation: 3, tied: true, packed: true, family: "llama" };
   const settings = new Settings(undefined, 2, name);
 
-  t.test("five steps of AdamW are those of the CPU", { timeout: 0 }, async (t) => {
-    const cpu = new Settings();
-    const [ours, theirs] = [await settings.plain(plain), await cpu.plain(plain)];
-    for (const [step, loss] of theirs.losses.entries()) {
-      const mine = ours.losses[step] as number;
-      t.ok(Math.abs(mine / loss - 1) <= 1e-5, `loss of step ${step + 1}: ${mine}, on the CPU ${loss}`);
-    }
-    for (const [parameter, values] of theirs.params) {
-      const difference = relativeDifference(ours.params.get(parameter) ?? [], values);
-      t.ok(difference <= 1e-5, `${parameter}: ${difference}`);
-    }
-    cpu.dispose();
-  });
+  for (const family of ["llama", "llama by adapters", "qwen2_moe by adapters"] as const)
+    t.test(`${family}: five steps of AdamW are those of the CPU`, { timeout: 0 }, async (t) => {
+      const cpu = new Settings();
+      const setting = { ...plain, family };
+      const [ours, theirs] = [await settings.plain(setting), await cpu.plain(setting)];
+      for (const [step, loss] of theirs.losses.entries()) {
+        const mine = ours.losses[step] as number;
+        t.ok(Math.abs(mine / loss - 1) <= 1e-5, `loss of step ${step + 1}: ${mine}, on the CPU ${loss}`);
+      }
+      for (const [parameter, values] of theirs.params) {
+        const difference = relativeDifference(ours.params.get(parameter) ?? [], values);
+        t.ok(difference <= 1e-5, `${parameter}: ${difference}`);
+      }
+      cpu.dispose();
+    });
 
   /** One a memory key, and one with all of them. */
   const each: Partial<Setting>[] = [
@@ -94,6 +96,7 @@ export function trainingTests(name: string): void {
       params: "host",
       gradients: "host",
     },
+    { tileMlp: "uneven", headChunks: 2, checkpointEvery: 1, params: "host", family: "qwen2_moe by adapters" },
   ];
   for (const change of each) {
     const setting: Setting = { ...plain, ...change };

@@ -127,7 +127,10 @@ t.test("fields that cannot be", async (t) => {
     [{ ...small("gemma2"), query_pre_attn_scalar: 0 }, /query_pre_attn_scalar is 0; expected a number above 0/],
     [{ ...small("phi3"), rope_scaling: { type: "longrope", short_factor: [1], long_factor: [1, 2] } }, /short_factor/],
     [{ ...small("llama"), partial_rotary_factor: 0.5 }, /partial_rotary_factor is 0\.5/],
-    [{ ...small("mixtral"), num_experts_per_tok: 4 }, /num_experts_per_tok is 4; expected at most num_local_experts, 3/],
+    [
+      { ...small("mixtral"), num_experts_per_tok: 4 },
+      /num_experts_per_tok is 4; expected at most num_local_experts, 3/,
+    ],
     [{ ...small("mixtral"), num_experts_per_tok: 0 }, /num_experts_per_tok is 0/],
     [{ ...small("mixtral"), num_experts: 5 }, /num_experts is 5; but num_local_experts is 3/],
     [{ ...small("mixtral"), router_jitter_noise: 0.1 }, /router_jitter_noise is 0\.1/],
