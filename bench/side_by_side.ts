@@ -50,8 +50,12 @@ export async function measure(command: string[], env: Record<string, string> = {
   }
 }
 
-/** The 56M checkpoint and `rows` rows of `tokens` random ids. */
-export async function checkpoint(tokens: number, rows: number): Promise<{ model: string; rows: string }> {
+/** A checkpoint (pytorch/make_checkpoint.py) and `rows` rows of `tokens` random ids. */
+export async function checkpoint(
+  tokens: number,
+  rows: number,
+  family: "llama" | "mixtral" = "llama",
+): Promise<{ model: string; rows: string }> {
   mkdirSync(workFolder, { recursive: true });
   const made = await measure([
     python,
@@ -59,6 +63,7 @@ export async function checkpoint(tokens: number, rows: number): Promise<{ model:
     workFolder,
     String(tokens),
     String(rows),
+    family,
   ]);
   return JSON.parse(made.stdout.trim().split("\n").pop() ?? "");
 }

@@ -39,6 +39,7 @@ const resumeKeys: readonly string[] = [
   "model.init",
   "model.dtype",
   "model.override",
+  "model.base_format",
   "adapter.path",
   "adapter.r",
   "adapter.alpha",

@@ -3,5 +3,12 @@
 export { tokenCacheDir } from "./cache_dir.js";
 export { type ConfigDifference, canonicalJson, configDifference } from "./compare.js";
 export { type ConfigProblem, isOverride, loadConfig, parseConfig, parseConfigObject } from "./load.js";
-export { type Config, type ConfigInput, configSchema, type HuggingFaceFields, type ModelOverride } from "./schema.js";
+export {
+  type Config,
+  type ConfigInput,
+  configSchema,
+  type HuggingFaceFields,
+  type ModelOverride,
+  wantsAdapter,
+} from "./schema.js";
 export { valueAt } from "./value_at.js";

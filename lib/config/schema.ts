@@ -194,6 +194,8 @@ const model = z
     /** auto: the checkpoint's on CUDA, float32 on the CPU. */
     dtype: choice("auto", "float32", "bfloat16").default("auto"),
     override: override.default({}),
+    /** How the frozen weights of a run of adapters are stored. */
+    baseFormat: choice("native", "int8", "float8").default("native"),
   })
   .superRefine((value, context) => {
     if (value.path !== null && value.init !== null)
@@ -382,6 +384,10 @@ const output = z
   })
   .prefault({} as never);
 
+/** Whether adapters are trained, and the model's own weights are frozen. */
+export const wantsAdapter = (section: z.output<typeof adapter>): boolean =>
+  Object.values(section).some((value) => value !== null);
+
 /** The whole configuration. Input: what a user may write, in camelCase; output: every key present, sizes in bytes. */
 export const configSchema = z
   .strictObject({
@@ -406,6 +412,14 @@ export const configSchema = z
         code: "custom",
         path: ["train", "evalEvery"],
         message: `got ${value.train.evalEvery}, but there is nothing to evaluate on; give {data.eval}, or set this to 0`,
+      });
+    if (value.model.baseFormat !== "native" && !wantsAdapter(value.adapter))
+      context.addIssue({
+        code: "custom",
+        path: ["model", "baseFormat"],
+        message:
+          `got ${value.model.baseFormat}, which is for weights that are frozen, but the model is trained itself; ` +
+          "give an {adapter}, or leave this out",
       });
     if (value.attention === "cudnn" && (value.device === "cpu" || value.device === "meta"))
       context.addIssue({

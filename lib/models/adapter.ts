@@ -7,7 +7,8 @@ import { ConfigError } from "../errors.js";
 import { Adapter } from "../nn/adapter.js";
 import { Linear } from "../nn/linear.js";
 import type { Module, ModuleOptions } from "../nn/module.js";
-import type { Parameter } from "../tensor/tensor.js";
+import { type BlockFormat, packedShape } from "../ops/quantize.js";
+import { Parameter } from "../tensor/tensor.js";
 import type { Stored } from "./stored.js";
 
 /** What is asked for, in PEFT's terms. */
@@ -24,6 +25,8 @@ export interface AdapterConfig {
   readonly rslora: boolean;
   /** How A begins: uniform as in PEFT, or normal with standard deviation 1 / r; B begins as 0. */
   readonly init: true | "gaussian";
+  /** How the frozen matrices of layers and head are stored: in blocks of 8 bits; absent or null: as they are. */
+  readonly baseFormat?: BlockFormat | null;
   /** A folder of PEFT's files that training goes on from; null: it begins afresh. */
   readonly path: string | null;
   /** What messages call this. */
@@ -203,4 +206,27 @@ export function attachAdapters(
     if (name === HEAD && tied !== null) head = new Adapter({ ...sizes, ...tied }, where);
   }
   return head;
+}
+
+/** Parameters that stay as they are: looked up by rows, or too small and too sensitive to gain. */
+const NEVER_PACKED = /(^|\.)(embed_tokens|embed_positions)\.weight$|\.mlp\.(gate|shared_expert_gate)\.weight$/;
+
+/**
+ * Gives the outlines of a model's parameters their bytes: of frozen matrices packed ones. spread: ranks hold shares of them.
+ */
+export function storeBase(
+  parameters: readonly (readonly [name: string, parameter: Parameter])[],
+  format: BlockFormat,
+  spread: boolean,
+): void {
+  const seen = new Set<Parameter>();
+  for (const [name, parameter] of parameters) {
+    if (seen.has(parameter)) continue;
+    seen.add(parameter);
+    const { shape, device, tier, requiresGrad } = parameter;
+    if (!requiresGrad && shape.length >= 2 && !NEVER_PACKED.test(name)) {
+      const how = { device, tier, spread, dtype: "uint8", requiresGrad: false } as const;
+      parameter.pack({ values: Parameter.empty(packedShape(shape), how), format });
+    } else if (!spread) parameter.allocate();
+  }
 }

@@ -25,7 +25,7 @@ import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope, untracked } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
-import { attachAdapters, isAdapterParameter } from "./adapter.js";
+import { attachAdapters, isAdapterParameter, storeBase } from "./adapter.js";
 import { type LossInput, type ModelInput, prepareInput, prepareTargets, tokenNumbers } from "./batch.js";
 import { type ModelConfig, modelShape } from "./config.js";
 import type { ModelExperts } from "./expert_fields.js";
@@ -314,7 +314,9 @@ export class CausalLM extends Module {
     this.dtype = dtype;
     this.sourceFolder = options.sourceFolder ?? null;
     const { tier = "device", zero = null } = options;
-    const where = { device, dtype, tier, spread: zero !== null && zero.level > 0 };
+    const spread = zero !== null && zero.level > 0;
+    const baseFormat = config.adapter?.baseFormat ?? null;
+    const where = { device, dtype, tier, spread: spread || baseFormat !== null };
     this.model = new Decoder(config, where);
     this.lmHead = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, where);
     if (config.adapter) {
@@ -324,8 +326,9 @@ export class CausalLM extends Module {
           parameters: [...super.namedParameters()],
           storedAs: (name) => this.#storedAs(name),
           tied: config.tieWordEmbeddings ? { inFeatures, outFeatures } : null,
-          options: where,
+          options: { ...where, spread },
         });
+        if (baseFormat !== null) storeBase([...super.namedParameters()], baseFormat, spread);
       } catch (error) {
         super.dispose();
         throw error;

@@ -2,7 +2,6 @@
 
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
-import type { Segment } from "../parallel/zero.js";
 import { untracked } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { flatPart } from "../tensor/tiers.js";
@@ -10,6 +9,7 @@ import { isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM } from "./decoder.js";
 import { type ModelOptions, modelDtype, parameterTier } from "./load.js";
+import { packedPieces } from "./packed.js";
 import { initAdapters } from "./peft.js";
 import { randomKey } from "./random_key.js";
 import { EMBEDDING, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
@@ -37,9 +37,14 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
   try {
     if (options.memory !== undefined) model.configureMemory(options.memory);
     for (const { leaf, segments } of model.owned)
-      for (const segment of segments) {
-        const { parameter } = model.place(segment.name);
-        if (!isAdapterParameter(parameter)) initialise(leaf, segment, parameter, config, seed);
+      for (const { name, begin, count, offset } of segments) {
+        const { parameter, shape } = model.place(name);
+        if (isAdapterParameter(parameter)) continue;
+        using part = untracked(() => flatPart(leaf, offset, count));
+        const format = adapter?.baseFormat;
+        const pieces =
+          format && leaf.dtype === "uint8" ? packedPieces(shape, format, part, begin) : [{ values: part, begin }];
+        for (const piece of pieces) initialise(piece, { name, parameter, shape }, config, seed);
       }
     initAdapters(model, seed);
     model.states.finishUpdate();
@@ -50,25 +55,23 @@ export function initModel(fields: unknown, options: InitOptions = {}): CausalLM 
   }
 }
 
-/** A stretch of a parameter gets the numbers that it has in the whole. */
+/** Values of a parameter from number `begin` on get the numbers that they have in the whole. */
 function initialise(
-  leaf: Tensor,
-  { name, shape, begin, count, offset }: Segment,
-  parameter: string,
+  { values, begin }: { values: Tensor; begin: number },
+  { name, parameter, shape }: { name: string; parameter: string; shape: readonly number[] },
   config: ModelConfig,
   seed: number,
 ): void {
   const { initializerRange, padTokenId, hiddenSize, norm } = config;
   const isHead = parameter === HEAD && config.headOfEmbedding === true;
   const key = randomKey(isHead ? storedIn(config, EMBEDDING).name : name, seed);
-  using part = untracked(() => flatPart(leaf, offset, count));
-  if (shape.length === 1) part.fill(parameter.endsWith(".bias") || norm.plusOne ? 0 : 1);
-  else binding.ops.random(part.native(), 0, initializerRange, key, begin, true);
+  if (shape.length === 1) values.fill(parameter.endsWith(".bias") || norm.plusOne ? 0 : 1);
+  else binding.ops.random(values.native(), 0, initializerRange, key, begin, true);
   if ((parameter !== EMBEDDING && !isHead) || padTokenId === null) return;
   const [from, to] = [padTokenId * hiddenSize, (padTokenId + 1) * hiddenSize].map((at) =>
-    Math.min(Math.max(at - begin, 0), count),
+    Math.min(Math.max(at - begin, 0), values.size),
   ) as [number, number];
   if (from === to) return;
-  using row = untracked(() => flatPart(part, from, to - from));
+  using row = untracked(() => flatPart(values, from, to - from));
   row.fill(0);
 }

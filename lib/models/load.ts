@@ -15,6 +15,7 @@ import { flatPart } from "../tensor/tiers.js";
 import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
+import { packedPieces } from "./packed.js";
 import { adapterInstead, initAdapters, loadAdapters } from "./peft.js";
 import { EMBEDDING, familyNamed, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
 import type { ConfigOverride } from "./rope_fields.js";
@@ -146,6 +147,12 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
         if (isAdapterParameter(model.place(name).parameter)) continue;
         using part = untracked(() => flatPart(leaf, offset, count));
         const place = model.place(name);
+        const format = adapter?.baseFormat;
+        if (format && leaf.dtype === "uint8") {
+          for (const piece of packedPieces(place.shape, format, part, begin))
+            await readStored(reader, place, piece.values, piece.begin, "device");
+          continue;
+        }
         await readStored(reader, place, part, begin, tier);
         if (place.parameter.endsWith(ROUTER)) await refuseBroken(weights, nameOf(place.stored.name), { begin, count });
       }

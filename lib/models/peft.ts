@@ -148,11 +148,21 @@ function adapterConfigText(model: CausalLM, base: string | null): string {
     modules_to_save: modulesToSave.length > 0 ? modulesToSave : null,
     r: rank,
     revision: null,
-    target_modules: targetModules,
+    // The names that it stands for, as PEFT writes them.
+    target_modules: targetModules === "all-linear" ? adaptedNames(model) : targetModules,
     use_dora: false,
     use_rslora: rslora,
   };
   return `${JSON.stringify(fields, null, 2)}\n`;
+}
+
+/** The last parts of the names of modules that have an adapter. */
+function adaptedNames(model: CausalLM): string[] {
+  const names = [...model.namedParameters()].flatMap(([name]) => {
+    const [, module] = /([^.]+)\.lora_A\.weight$/.exec(name) ?? [];
+    return module === undefined ? [] : [module];
+  });
+  return [...new Set(names)].sort();
 }
 
 /** The name of a stored tensor in PEFT's file; the head is called the same in every family there. */

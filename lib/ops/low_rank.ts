@@ -3,6 +3,7 @@
 
 import { type Context, Function, type Grad, type WeightGrad } from "../autograd/function.js";
 import { Tensor } from "../tensor/tensor.js";
+import { copyInto } from "./copy.js";
 import { type Dropout, dropoutInto } from "./dropout.js";
 import { matmulInto, matmulTransposed } from "./matmul.js";
 
@@ -69,12 +70,29 @@ export function lowOf(x: Tensor, lowRank: LowRank): Tensor {
   return low;
 }
 
+/**
+ * Calls `use` with two float32 factors of what is added to y. Tensor cores take bfloat16: a float32 product would pass
+ * through memory as wide as y before it is added.
+ */
+function withFactors(y: Tensor, factors: readonly [Tensor, Tensor], use: (a: Tensor, b: Tensor) => void): void {
+  if (!y.device.isGpu || y.dtype !== "bfloat16") {
+    use(...factors);
+    return;
+  }
+  const rounded = factors.map((factor) => {
+    const copy = Tensor.empty(factor.shape, { device: factor.device, dtype: "bfloat16" });
+    copyInto(factor, copy);
+    return copy;
+  }) as [Tensor, Tensor];
+  use(...rounded);
+  for (const copy of rounded) copy.dispose();
+}
+
 /** y [T, columns] += scale * low B^T, of B's rows from `first` on. */
 export function addLow(low: Tensor, { b, scale }: LowRank, y: Tensor, first = 0): void {
-  const [row, column] = b.strides as [number, number];
-  const across = b.viewOf([b.shape[1] as number, y.shape[1] as number], [column, row], first * row);
-  matmulInto(low, across, y, { alpha: scale, accumulate: true });
-  across.dispose();
+  const rows = b.viewOf([y.shape[1] as number, b.shape[1] as number], b.strides, first * (b.strides[0] as number));
+  withFactors(y, [low, rows], (left, right) => matmulTransposed(left, false, right, true, y, true, scale));
+  rows.dispose();
 }
 
 /** y [T, O] += what the adapter makes of x. */
@@ -111,13 +129,16 @@ export function addBack(dlow: Tensor, lowRank: LowRank, dx: Tensor, first = 0): 
   const { a, dropout, rows } = lowRank;
   const columns = dx.shape[1] as number;
   const part = a.viewOf([a.shape[0] as number, columns], a.strides, first * (a.strides[1] as number));
-  if (dropout === null || rows === null) matmulInto(dlow, part, dx, { accumulate: true });
-  else {
+  withFactors(dx, [dlow, part], (left, right) => {
+    if (dropout === null || rows === null) {
+      matmulInto(left, right, dx, { accumulate: true });
+      return;
+    }
     const kept = Tensor.empty(dx.shape, { device: dx.device, dtype: dx.dtype });
-    matmulInto(dlow, part, kept);
+    matmulInto(left, right, kept);
     dropoutInto(dropout, kept, rows, dx, { first, accumulate: true });
     kept.dispose();
-  }
+  });
   part.dispose();
 }
 

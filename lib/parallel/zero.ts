@@ -37,7 +37,7 @@ export interface Owned {
 }
 
 /** A parameter of one rank, as what that rank holds. */
-export const ownedWhole = (name: string, leaf: Parameter): Owned => ({
+export const ownedWhole = (name: string, { storage: leaf }: Parameter): Owned => ({
   leaf,
   segments: [{ name, shape: leaf.shape, begin: 0, count: leaf.size, offset: 0 }],
 });
@@ -120,6 +120,11 @@ export class FlatParameters implements Owned {
       const [from, to] = [Math.max(begin, first), Math.min(begin + size, last)];
       return from < to ? [{ name, shape, begin: from - begin, count: to - from, offset: from - first }] : [];
     });
+  }
+
+  /** Whether every rank keeps all values, which the parameters are lent for good. */
+  get isWhole(): boolean {
+    return this.#whole !== null;
   }
 
   get parameters(): Parameter[] {

@@ -83,6 +83,11 @@ function summary(run: RunData): string {
       "Parameters",
       `${formatSi(plan.parameters)} (${whole(plan.parameters)})${typeof plan.dtype === "string" ? `, ${plan.dtype}` : ""}`,
     ]);
+  if (typeof plan.trainable === "number" && typeof plan.parameters === "number")
+    left.push([
+      "Trained",
+      `${formatSi(plan.trainable)} (${whole(plan.trainable)}), ${((100 * plan.trainable) / plan.parameters).toFixed(2)}%`,
+    ]);
   if (typeof plan.device === "string") left.push(["Device", plan.device]);
   left.push(
     ["Steps", `${whole(last.step)} of ${whole(planned)}${run.done ? ", finished" : ", not finished"}`],

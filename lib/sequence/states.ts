@@ -1,10 +1,11 @@
 // Parameters and gradients that are not on the device as a whole. Those in host memory, or spread over ranks
 // (lib/parallel/zero), are lent to the layers that use them: brought one layer ahead and freed behind. A layer's
-// gradients go when its backward is over: to host memory, or to the ranks that hold their shares. (Optimizer states:
-// lib/optim/adamw.)
+// gradients go when its backward is over: to host memory, or to the ranks that hold their shares. Frozen parameters that are
+// packed in 8 bits are lent what they stand for. (Optimizer states: lib/optim/adamw.)
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { allReduceInto } from "../ops/all_reduce.js";
+import { dequantize } from "../ops/quantize.js";
 import { FlatParameters, type Owned, ownedWhole, type ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
 import { untracked } from "../tensor/scope.js";
@@ -28,6 +29,10 @@ export type Unit = readonly Parameter[];
 interface Lent {
   unit: Unit;
   copies: Map<Parameter, Tensor>;
+  /** Of parameters that are packed, what ops read while it is lent. */
+  unpacked: Map<Parameter, Tensor>;
+  /** What it made readable, or found so. */
+  used: Parameter[];
   /** What they are copies of, and the version of it. */
   sources: Map<Tensor, number>;
 }
@@ -48,6 +53,8 @@ export class ModelStates {
   /** What exchanges of gradients read until they are over. */
   readonly #leaving: Tensor[] = [];
   readonly #inUse = new Set<Parameter>();
+  /** Whether some parameters are packed. */
+  readonly #packs: boolean;
   #options: Required<StateOptions> = { params: "none", gradients: "none", optimizer: "none" };
 
   /**
@@ -59,14 +66,15 @@ export class ModelStates {
     { zero, units, params = "none" }: { zero: ZeroOptions | null; units: readonly Unit[]; params?: "none" | "host" },
   ) {
     this.#named = named;
+    this.#packs = named.some(([, { packed }]) => packed !== null);
     this.#zero = zero;
     this.#options.params = params;
     if (zero === null || zero.level === 0) return;
     const whole = zero.level < 3 && params === "none";
-    const nameOf = new Map(named.map(([name, parameter]) => [parameter, name]));
+    const nameOf = new Map(named.map(([name, { storage }]) => [storage, name]));
     // What is frozen has no gradient to exchange.
     const kindOf = ({ requiresGrad, dtype }: Parameter): string => `${requiresGrad} ${dtype}`;
-    for (const unit of units)
+    for (const unit of units.map((one) => one.map(({ storage }) => storage)))
       for (const kind of new Set(unit.map(kindOf))) {
         // Once each: modules may share a parameter.
         const own = [...new Set(unit)].filter((one) => kindOf(one) === kind && !this.#flats.has(one));
@@ -94,9 +102,14 @@ export class ModelStates {
     return this.#flats.size > 0;
   }
 
-  /** Whether ops find parameters only within `use`. */
-  get lends(): boolean {
+  /** Whether parameters are not on this device as a whole. */
+  get #away(): boolean {
     return this.#options.params === "host" || this.#zero?.level === 3;
+  }
+
+  /** Whether ops find parameters, or some of them, only within `use`. */
+  get lends(): boolean {
+    return this.#away || this.#packs;
   }
 
   /** Whether a layer's gradients leave the device as it is before the step's last backward is over. */
@@ -108,7 +121,7 @@ export class ModelStates {
   get owned(): Owned[] {
     const flats = new Set<FlatParameters>();
     return this.#named.flatMap(([name, parameter]) => {
-      const flat = this.#flats.get(parameter);
+      const flat = this.#flats.get(parameter.storage);
       if (flat === undefined) return [ownedWhole(name, parameter)];
       const first = !flats.has(flat);
       flats.add(flat);
@@ -132,7 +145,7 @@ export class ModelStates {
           "what is spread over ranks stays where it is",
       );
     const tier: ParameterTier = wanted.params === "host" ? "host" : "device";
-    if (this.#flats.size === 0) for (const [, parameter] of this.#named) parameter.moveTo(tier);
+    if (this.#flats.size === 0) for (const [, { storage }] of this.#named) storage.moveTo(tier);
     for (const remove of this.#hooks.splice(0)) remove();
     this.#options = wanted;
     if (this.#flats.size > 0) {
@@ -152,7 +165,8 @@ export class ModelStates {
     if (!this.lends || unit.every((parameter) => this.#inUse.has(parameter))) return fn();
     const lent = this.#fetch(unit);
     try {
-      if (next !== undefined && next !== unit && !next.some((parameter) => this.#inUse.has(parameter)))
+      // What is packed on the device waits for its use.
+      if (this.#away && next !== undefined && next !== unit && !next.some((parameter) => this.#inUse.has(parameter)))
         this.#ahead = this.#fetch(next);
       this.#lend(lent);
       return this.guard(fn);
@@ -162,18 +176,31 @@ export class ModelStates {
     }
   }
 
-  #lend({ copies }: Lent): void {
-    for (const [parameter, copy] of copies) {
-      parameter.lend(copy);
+  #lend({ unit, copies, unpacked, used }: Lent): void {
+    const use = (parameter: Parameter): boolean => {
+      if (this.#inUse.has(parameter)) return false;
       this.#inUse.add(parameter);
+      used.push(parameter);
+      return true;
+    };
+    for (const [storage, copy] of copies) {
+      storage.lend(copy);
+      use(storage);
+    }
+    for (const parameter of unit) {
+      const { packed, shape, dtype, device } = parameter;
+      if ((parameter === parameter.storage && copies.has(parameter)) || !use(parameter) || packed === null) continue;
+      const copy = untracked(() =>
+        dequantize(packed.values, packed.format, shape, dtype, { device, category: "params" }),
+      );
+      unpacked.set(parameter, copy);
+      parameter.lend(copy);
     }
   }
 
   #takeBack(lent: Lent): void {
-    for (const parameter of lent.copies.keys()) {
-      parameter.lend(null);
-      this.#inUse.delete(parameter);
-    }
+    for (const parameter of [...lent.copies.keys(), ...lent.unpacked.keys()]) parameter.lend(null);
+    for (const parameter of lent.used.splice(0)) this.#inUse.delete(parameter);
     free(lent);
   }
 
@@ -246,7 +273,7 @@ export class ModelStates {
   finishUpdate(): void {
     for (const flat of new Set(this.#flats.values())) flat.refresh();
     // Whoever stops after this update finds all of it.
-    if (this.spread && !this.lends) binding.waitQueue(this.#device.native, queues.compute, queues.comm);
+    if (this.spread && !this.#away) binding.waitQueue(this.#device.native, queues.compute, queues.comm);
   }
 
   /**
@@ -276,24 +303,28 @@ export class ModelStates {
       if (ahead.unit === unit && fresh) return ahead;
       free(ahead);
     }
-    const lent: Lent = { unit, copies: new Map(), sources: new Map() };
+    const lent: Lent = { unit, copies: new Map(), unpacked: new Map(), used: [], sources: new Map() };
     const from = (source: Tensor) => lent.sources.set(source, binding.version(source.native()));
     try {
       for (const parameter of unit) {
-        if (this.#inUse.has(parameter) || lent.copies.has(parameter)) continue;
-        const flat = this.#flats.get(parameter);
+        const { storage } = parameter;
+        if (this.#inUse.has(parameter) || lent.copies.has(storage)) continue;
+        const flat = this.#flats.get(storage);
         if (flat !== undefined) {
+          if (flat.isWhole) continue;
           from(flat.leaf);
           const whole = flat.gather();
           for (const [member, view] of flat.views(whole)) lent.copies.set(member, view);
           whole.dispose();
           continue;
         }
-        const { shape, dtype, device } = parameter;
+        // Packed or not, it lies on the device.
+        if (storage.tier === "device") continue;
+        const { shape, dtype, device } = storage;
         const copy = untracked(() => Tensor.empty(shape, { dtype, device, category: "params" }));
-        lent.copies.set(parameter, copy);
-        from(parameter);
-        binding.ops.copy(parameter.native(), copy.native(), queues.copyIn);
+        lent.copies.set(storage, copy);
+        from(storage);
+        binding.ops.copy(storage.native(), copy.native(), queues.copyIn);
       }
     } catch (error) {
       free(lent);
@@ -331,5 +362,5 @@ export class ModelStates {
 }
 
 function free(lent: Lent): void {
-  for (const copy of lent.copies.values()) copy.dispose();
+  for (const copy of [...lent.copies.values(), ...lent.unpacked.values()]) copy.dispose();
 }

@@ -433,6 +433,7 @@ export type ParameterTier = "device" | "host";
 export class Parameter extends Tensor {
   #tier: ParameterTier;
   #lent: Tensor | null = null;
+  #packed: Packed | null = null;
 
   /** Takes over the tensor's bytes; of an outline there are none. tier: where these lie. */
   constructor(from: Tensor | Outline, requiresGrad = true, tier: ParameterTier = "device") {
@@ -466,6 +467,33 @@ export class Parameter extends Tensor {
     return this.#tier;
   }
 
+  /** How the values are stored, where not as they are read: ops find a copy that is lent. */
+  get packed(): Packed | null {
+    return this.#packed;
+  }
+
+  /** Stores the values in `packed`, which is this parameter's from now on; it has no others. */
+  pack(packed: Packed): void {
+    this.#packed = packed;
+  }
+
+  /** What holds the values: itself, or what they are packed in. */
+  get storage(): Parameter {
+    return this.#packed?.values ?? this;
+  }
+
+  /** Gives an outline bytes of its own. */
+  allocate(): void {
+    if (this.readable) return;
+    const { shape, dtype, device } = this;
+    this.takeOver(untracked(() => Tensor.empty(shape, { dtype, device, category: "params", tier: this.#tier })));
+  }
+
+  override dispose(): void {
+    this.#packed?.values.dispose();
+    super.dispose();
+  }
+
   /** Moves the values. Those on the host are read by the ops of a model while it lends a copy (lib/sequence/states). */
   moveTo(tier: ParameterTier): void {
     if (tier === this.#tier) return;
@@ -489,6 +517,13 @@ export class Parameter extends Tensor {
   get readable(): boolean {
     return this.#lent !== null || !this.disposed;
   }
+}
+
+/** A parameter's values in blocks of 8 bits (lib/ops/quantize). */
+export interface Packed {
+  /** uint8 */
+  readonly values: Parameter;
+  readonly format: "int8" | "float8";
 }
 
 /** A tensor that is to have no bytes of its own. */

@@ -3,7 +3,7 @@
 import { copyFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { writeFolder } from "../checkpoint/atomic.js";
-import type { Config } from "../config/index.js";
+import { type Config, wantsAdapter } from "../config/index.js";
 import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
 import { ConfigError, ModelError } from "../errors.js";
 import type { AdapterConfig } from "../models/adapter.js";
@@ -31,8 +31,10 @@ function ofFields<T>(config: Config, work: (fields: ConfigFields) => T): T {
 }
 
 /** The adapters that the run trains; null: the model itself. Throws ModelError and ConfigError. */
-async function resolveAdapter({ adapter }: Config): Promise<AdapterConfig | null> {
-  if (Object.values(adapter).every((value) => value === null)) return null;
+async function resolveAdapter(config: Config): Promise<AdapterConfig | null> {
+  const { adapter } = config;
+  if (!wantsAdapter(adapter)) return null;
+  const baseFormat = config.model.baseFormat === "native" ? null : config.model.baseFormat;
   const { path, r, alpha, targetModules, modulesToSave, dropout, rslora, init } = adapter;
   if (path !== null) {
     const saved = (await readAdapterConfig(path)).config;
@@ -43,7 +45,7 @@ async function resolveAdapter({ adapter }: Config): Promise<AdapterConfig | null
       modules_to_save: modulesToSave,
       rslora,
     });
-    return { ...saved, dropout: dropout ?? saved.dropout };
+    return { ...saved, dropout: dropout ?? saved.dropout, baseFormat };
   }
   return {
     rank: r ?? 8,
@@ -53,6 +55,7 @@ async function resolveAdapter({ adapter }: Config): Promise<AdapterConfig | null
     dropout: dropout ?? 0,
     rslora: rslora ?? false,
     init: init ?? true,
+    baseFormat,
     path: null,
     file: "adapter",
   };

@@ -44,7 +44,7 @@ const parse = (text: string, ...overrides: string[]) => parseConfig(text, "run.y
 
 t.test("defaults are the design's", async (t) => {
   t.same(parse(minimal), {
-    model: { path: "./tiny", init: null, dtype: "auto", override: {} },
+    model: { path: "./tiny", init: null, dtype: "auto", override: {}, baseFormat: "native" },
     adapter: {
       path: null,
       r: null,

@@ -58,7 +58,14 @@ function stepRecord(step: number, more: Record<string, unknown> = {}) {
   };
 }
 
-const plan = { event: "plan", steps: 4, device: "cpu (avx2, 2 threads)", dtype: "float32", parameters: 1_234_567 };
+const plan = {
+  event: "plan",
+  steps: 4,
+  device: "cpu (avx2, 2 threads)",
+  dtype: "float32",
+  parameters: 1_234_567,
+  trainable: 12_345,
+};
 
 /** A trace as the recorder writes it: ops enqueued 10 us apart, allocations at the time given, or before all ops. */
 function traceText(
@@ -203,6 +210,7 @@ t.test("a page with everything in it", async (t) => {
     const text = textOf(html, "summary");
     t.match(text, "Model llama, 2 layers, hidden 64, 4/2 heads, vocabulary 32,000");
     t.match(text, "Parameters 1.23M (1,234,567), float32");
+    t.match(text, "Trained 12.3K (12,345), 1.00%");
     t.match(text, "Steps 4 of 4, finished");
     t.match(text, "Tokens 4,000");
     t.match(text, "Training time 2.0s");

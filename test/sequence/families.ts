@@ -48,6 +48,7 @@ export function adapterOf(family: FamilyName): AdapterConfig | null {
     dropout: family.startsWith("phi3") ? 0 : 0.2,
     rslora: family.startsWith("phi3"),
     init: true,
+    baseFormat: family.startsWith("llama") ? "int8" : family.startsWith("phi3") ? null : "float8",
     path: null,
     file: "adapter",
   };

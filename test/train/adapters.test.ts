@@ -207,15 +207,24 @@ t.test("states and gradients are those of the adapters alone", async (t) => {
   const rows = writeRows(path.join(at, "rows.jsonl"), 12, 41);
   const steps = { steps: 2, batchSize: 2, microBatchSize: 1 };
   const live = async (dir: string, adapter: ConfigInput["adapter"]) => {
-    const ran = await run(config(rows, path.join(at, dir), { adapter, train: steps }));
+    const model = { path: llama, baseFormat: dir === "packed" ? ("int8" as const) : ("native" as const) };
+    const ran = await run(config(rows, path.join(at, dir), { model, adapter, train: steps }));
     return (ran.steps[0] as StepMetrics).deviceLiveBytes;
   };
   using model = await loadModel(llama, { device: "meta", dtype: "float32" });
   const base = 4 * model.parameters().reduce((sum, { size }) => sum + size, 0);
   const whole = await live("whole", {});
   const adapters = await live("adapters", { r: 1, targetModules: ["q_proj"] });
+  const packed = await live("packed", { r: 1 });
+  const { config: saved } = await readAdapterConfig(path.join(at, "packed/model"));
+  t.same(
+    saved.targetModules,
+    ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+    "what all-linear, the default, stands for",
+  );
   t.ok(whole > 2.9 * base, `${whole} of ${base}`);
   t.ok(adapters < 1.1 * base, `${adapters} of ${base}`);
+  t.ok(packed < 0.8 * adapters, `${packed} packed, ${adapters} not`);
 });
 
 t.test("operations: of a frozen weight the gradient is not counted", async (t) => {
