@@ -421,6 +421,14 @@ export const configSchema = z
           `got ${value.model.baseFormat}, which is for weights that are frozen, but the model is trained itself; ` +
           "give an {adapter}, or leave this out",
       });
+    if (value.model.baseFormat !== "native" && value.memory.checkpoint.every === 0)
+      context.addIssue({
+        code: "custom",
+        path: ["memory", "checkpoint", "every"],
+        message:
+          `got 0, but {model.baseFormat} is ${value.model.baseFormat}: without checkpoints a backward would hold every ` +
+          "layer's unpacked weights; set this to 1 or more, or leave it out",
+      });
     if (value.attention === "cudnn" && (value.device === "cpu" || value.device === "meta"))
       context.addIssue({
         code: "custom",

@@ -139,10 +139,11 @@ export class Decoder extends Module {
     const { offload: tier, deviceBytes, format, directory, prefetch } = options;
     this.#store.configure({ tier, deviceBytes, format, directory, prefetch });
     const { states } = options;
-    if (states.options.params === "host" && options.checkpointEvery === 0 && isGradEnabled())
+    const why = states.needsCheckpoints;
+    if (why !== null && options.checkpointEvery === 0 && isGradEnabled())
       throw new ArgumentError(
-        "configureMemory: states.params is host and checkpointEvery 0, so the backward would hold every layer's " +
-          "parameters on the device; set checkpointEvery to 1 or more, or run under noGrad",
+        `configureMemory: ${why} and checkpointEvery 0, so the backward would hold every layer's parameters on the ` +
+          "device; set checkpointEvery to 1 or more, or run under noGrad",
       );
     const [embedding, firstLayer] = this.units as [Unit, Unit];
     const norm = this.units[this.layers.length + 1] as Unit;

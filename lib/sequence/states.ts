@@ -107,6 +107,12 @@ export class ModelStates {
     return this.#options.params === "host" || this.#zero?.level === 3;
   }
 
+  /** Why a backward needs checkpoints; null: it does not. Else what is lent would stay until it is over. */
+  get needsCheckpoints(): string | null {
+    if (this.#options.params === "host") return "states.params is host";
+    return this.#packs ? "the base is stored in 8 bits" : null;
+  }
+
   /** Whether ops find parameters, or some of them, only within `use`. */
   get lends(): boolean {
     return this.#away || this.#packs;

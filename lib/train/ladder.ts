@@ -50,8 +50,12 @@ export function fixedKeys({ checkpoint, headChunks }: Config["memory"], heads: n
   };
 }
 
+/** What of a model decides which settings there are. */
+type Layers = Pick<ModelConfig, "numHeads" | "numLayers" | "adapter">;
+
 /** Whether what the configuration fixes asks for checkpoints. */
-const needsCheckpoints = (memory: Config["memory"], fixed: Fixed): boolean =>
+const needsCheckpoints = (memory: Config["memory"], fixed: Fixed, { adapter }: Layers): boolean =>
+  (adapter?.baseFormat ?? null) !== null ||
   (fixed.offload ?? "none") !== "none" ||
   fixed.keepAttention === true ||
   (fixed.deviceBytes ?? 0) > 0 ||
@@ -70,7 +74,7 @@ export const divisors = (number: number): number[] =>
   Array.from({ length: number }, (_, i) => i + 1).filter((divisor) => number % divisor === 0);
 
 /** The ladder, in the order of added work; keys that are fixed keep their value on every rung. */
-export function ladder(memory: Config["memory"], model: Pick<ModelConfig, "numHeads" | "numLayers">): Rung[] {
+export function ladder(memory: Config["memory"], model: Layers): Rung[] {
   const fixed = fixedKeys(memory, model.numHeads);
   const start: Setting = {
     checkpointEvery: 0,
@@ -87,7 +91,7 @@ export function ladder(memory: Config["memory"], model: Pick<ModelConfig, "numHe
     last = { ...last, ...change };
     const setting = { ...last, ...fixed };
     if (setting.checkpointEvery === 0) {
-      if (fixed.checkpointEvery === undefined && needsCheckpoints(memory, fixed)) return;
+      if (fixed.checkpointEvery === undefined && needsCheckpoints(memory, fixed, model)) return;
       Object.assign(setting, { keepAttention: false, offload: "none", deviceBytes: 0, prefetch: true });
     }
     // Only a checkpoint of one layer has a choice.
@@ -111,5 +115,5 @@ export function ladder(memory: Config["memory"], model: Pick<ModelConfig, "numHe
 }
 
 /** Whether fixed keys and those chosen before still go together. */
-export const isRung = (setting: Setting, fixed: Fixed, memory: Config["memory"]): boolean =>
-  setting.checkpointEvery > 0 || (setting.offload === "none" && !needsCheckpoints(memory, fixed));
+export const isRung = (setting: Setting, fixed: Fixed, memory: Config["memory"], model: Layers): boolean =>
+  setting.checkpointEvery > 0 || (setting.offload === "none" && !needsCheckpoints(memory, fixed, model));

@@ -148,7 +148,7 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
   const rungs = ladder(memory, model);
   if (before !== undefined) {
     const again: Setting = { ...settingOf(before), ...fixed };
-    if (isRung(again, fixed, memory)) {
+    if (isRung(again, fixed, memory, model)) {
       if (bench.fits(again)) return chosen("as before", again);
       warnings.push(
         "the memory settings of the checkpoint do not fit the limits of this run; they are chosen anew, tiles apart",

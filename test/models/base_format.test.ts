@@ -15,7 +15,7 @@ import { goldenFolder } from "./helpers.js";
 const adapterOf = (baseFormat: BlockFormat | null): AdapterConfig => ({
   rank: 2,
   alpha: 4,
-  targetModules: ["q_proj"],
+  targetModules: "all-linear",
   modulesToSave: [],
   dropout: 0,
   rslora: false,
@@ -122,7 +122,8 @@ t.test("memory: a quarter of float32, a half of bfloat16, and a layer's weights 
   ] as const) {
     const device = new Device("cpu", { threads: 1 });
     const before = device.memory().live;
-    using model = initModel(fields, { device, dtype, adapter: adapterOf("int8"), memory: { checkpointEvery: 1 } });
+    const adapter = { ...adapterOf("int8"), targetModules: ["q_proj"] };
+    using model = initModel(fields, { device, dtype, adapter, memory: { checkpointEvery: 1 } });
     const packed = 12 * layer * (1 + 2 / 64);
     const live = device.memory().live - before;
     t.ok(live >= packed && live < packed * 1.05, `${live} bytes, ${packed} of them packed`);
@@ -150,6 +151,10 @@ t.test("only frozen weights", async (t) => {
   });
   t.throws(() => parseConfigObject({ ...config, model: { path: "m", baseFormat: "int4" as never } }), {
     message: /one of native, int8, float8/,
+  });
+  const packed = { ...config, model: { path: "m", baseFormat: "int8" as const }, adapter: { r: 4 } };
+  t.throws(() => parseConfigObject({ ...packed, memory: { checkpoint: { every: 0 } } }), {
+    message: /memory\.checkpoint\.every: got 0, but model\.baseFormat is int8/,
   });
   t.doesNotThrow(() => parseConfigObject({ ...config, model: { path: "m", baseFormat: "int8" }, adapter: { r: 4 } }));
 });

@@ -45,7 +45,9 @@ export const factors = {
 
 export type Row = RowOf<typeof factors>;
 
-export const admissible: Rule<typeof factors> = ({ checkpointEvery, keepAttention, offload, params }) =>
+export const admissible: Rule<typeof factors> = ({ checkpointEvery, keepAttention, offload, params, family }) =>
+  // What is packed is unpacked layer by layer.
+  !(checkpointEvery === 0 && family !== undefined && adapterOf(family)?.baseFormat) &&
   !(checkpointEvery === 0 && (keepAttention === true || offload === "host" || params === "host"));
 
 export const describe = (row: Row): string =>
@@ -259,7 +261,7 @@ export class Worlds {
         zero: 0,
         tiles: false,
         headChunks: 1,
-        checkpointEvery: 0,
+        checkpointEvery: adapterOf(family)?.baseFormat ? 1 : 0,
         keepAttention: false,
         offload: "none",
         optimizer: "none",

@@ -61,7 +61,10 @@ export const admissible: Rule<typeof factors> = ({
   deviceBytes,
   prefetch,
   params,
+  family,
 }) =>
+  // What is packed is unpacked layer by layer.
+  !(checkpointEvery === 0 && family !== undefined && adapterOf(family)?.baseFormat) &&
   !(checkpointEvery === 0 && (keepAttention === true || (offload !== undefined && offload !== "none"))) &&
   !(checkpointEvery === 0 && params === "host") &&
   !((checkpointEvery === 0 || offload === "none") && (deviceBytes === "some" || prefetch === false));
@@ -314,7 +317,8 @@ export class Settings {
 
   /** The same step with nothing on. */
   async plain({ accumulation, tied, packed, family }: Setting): Promise<Outcome> {
-    const setting = { ...plainSetting, accumulation, tied, packed, family };
+    const plainest = adapterOf(family)?.baseFormat ? { ...plainSetting, checkpointEvery: 1 as const } : plainSetting;
+    const setting = { ...plainest, accumulation, tied, packed, family };
     const key = JSON.stringify(setting);
     let found = this.#plain.get(key);
     if (found === undefined) {
