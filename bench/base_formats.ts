@@ -100,7 +100,12 @@ try {
       file: "adapter",
     };
     const before = device("cpu").memory().live;
-    const model = await loadModel(join(folder, "base"), { dtype: "float32", adapter, seed: 1, memory: { checkpointEvery: 1 } });
+    const model = await loadModel(join(folder, "base"), {
+      dtype: "float32",
+      adapter,
+      seed: 1,
+      memory: { checkpointEvery: 1 },
+    });
     const bytes = device("cpu").memory().live - before;
     const found: [number, number] = [await lossOf(model, unseen, 40), await learn(model, prose, options.train, 2e-3)];
     native ??= found;
