@@ -9,7 +9,7 @@ import type { ModelShape } from "../report/model_flops.js";
 import type { AdapterConfig } from "./adapter.js";
 import type { ModelExperts } from "./expert_fields.js";
 import { type ConfigFields, checkFields, FieldReader, show } from "./fields.js";
-import { readRope, ropeFields } from "./rope_fields.js";
+import { type ConfigOverride, readRope, ropeFields } from "./rope_fields.js";
 import type { Stored } from "./stored.js";
 
 const activations: Readonly<Record<string, Activation>> = {
@@ -99,6 +99,8 @@ export interface ModelConfig extends Sizes, Description {
   readonly headOfEmbedding?: boolean;
   /** What the fields came from, for messages. */
   readonly file: string;
+  /** What replaced fields of the file. */
+  readonly override?: ConfigOverride;
   /** The fields themselves, overrides applied; an export writes them. */
   readonly fields: ConfigFields;
   /** What stood in the file, with integers and floats apart and keys in order; null where there is no file. */

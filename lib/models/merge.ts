@@ -63,14 +63,14 @@ interface Plan {
  * base's dtype. Throws ModelError for an adapter of another base, IoError.
  */
 export async function mergeAdapter(folder: string, target: string, options: MergeOptions = {}): Promise<Merged> {
-  const { config: adapter, base: named } = await readAdapterConfig(folder);
+  const { config: adapter, base: named, override } = await readAdapterConfig(folder);
   const base = options.base ?? named;
   if (base === null)
     throw new ModelError(`${adapter.file} names no base (base_model_name_or_path); say which model it is for: --base`, {
       path: adapter.file,
     });
   await refuseFull(target);
-  const read = await resolveModelConfig(base).catch((error: unknown) => {
+  const read = await resolveModelConfig(base, override).catch((error: unknown) => {
     if (options.base !== undefined || !(error instanceof ModelError)) throw error;
     throw new ModelError(
       `${error.message}; ${adapter.file} names it as its base: say where that is, by --base`,

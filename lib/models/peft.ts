@@ -17,9 +17,12 @@ import type { CausalLM } from "./decoder.js";
 import { copyTokenizer } from "./export.js";
 import { show } from "./fields.js";
 import { randomKey } from "./random_key.js";
+import type { ConfigOverride } from "./rope_fields.js";
 import { assemble, readStored, type StoredPart, tensorsOf } from "./stored.js";
 
 const CONFIG = "adapter_config.json";
+/** Beside PEFT's files: what `model.override` had in it, since a merged model needs that too. */
+const OVERRIDE = "base_override.json";
 const WEIGHTS = "adapter_model.safetensors";
 /** What PEFT puts before the names of the base model's modules. */
 const PREFIX = "base_model.model.";
@@ -67,6 +70,8 @@ const FIXED: Readonly<Record<string, unknown>> = {
 export interface SavedAdapter {
   readonly config: AdapterConfig;
   readonly base: string | null;
+  /** Fields of the base's config.json that were others in training. */
+  readonly override: ConfigOverride;
 }
 
 const isNeutral = (value: unknown, neutral: unknown): boolean =>
@@ -114,6 +119,10 @@ export async function readAdapterConfig(folder: string): Promise<SavedAdapter> {
   const dropout = number("lora_dropout", 0, 0);
   if (dropout >= 1) fail("lora_dropout", "expected a number from 0 to below 1");
   const { target_modules: targets, base_model_name_or_path: base } = fields;
+  // The others change the base's weights when an adapter begins.
+  const { init_lora_weights: begun = true } = fields;
+  if (typeof begun !== "boolean" && !["gaussian", "eva", "orthogonal"].includes(begun as string))
+    fail("init_lora_weights", "such an adapter belongs to a base that it changed; save it as a plain one first");
   return {
     config: {
       rank,
@@ -127,7 +136,18 @@ export async function readAdapterConfig(folder: string): Promise<SavedAdapter> {
       file,
     },
     base: typeof base === "string" && base !== "" ? base : null,
+    override: await readOverride(folder),
   };
+}
+
+async function readOverride(folder: string): Promise<ConfigOverride> {
+  const file = path.join(folder, OVERRIDE);
+  try {
+    return JSON.parse(await fs.readFile(file, "utf8")) as ConfigOverride;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return {};
+    throw new ModelError(`cannot read ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
+  }
 }
 
 /** The text of adapter_config.json for what a model was trained with. */
@@ -203,8 +223,11 @@ export async function writeAdapterFiles(
   options: { tokenizer?: string | null } = {},
 ): Promise<Map<string, FileDigest>> {
   const configFile = path.join(dir, CONFIG);
+  const { override = {} } = model.config;
   try {
     await fs.writeFile(configFile, adapterConfigText(model, base));
+    if (Object.keys(override).length > 0)
+      await fs.writeFile(path.join(dir, OVERRIDE), `${JSON.stringify(override, null, 2)}\n`);
   } catch (error) {
     throw new IoError(
       `cannot write ${configFile}: ${(error as Error).message}`,

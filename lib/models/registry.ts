@@ -65,7 +65,8 @@ export function parseModelConfig(
   options: { file: string; override?: ConfigOverride; source?: JsonValue },
 ): ModelConfig {
   const fields = overrideFields(checkFields(raw, options.file), options.override);
-  return readConfig(fields, options.file, families, options.source);
+  const { override = {} } = options;
+  return { ...readConfig(fields, options.file, families, options.source), override };
 }
 
 /**

@@ -220,6 +220,7 @@ t.test("bad input: one clear error each", async (t) => {
     ["r", 2.5, /r is 2\.5/],
     ["lora_alpha", -1, /lora_alpha is -1/],
     ["lora_dropout", 1, /lora_dropout is 1/],
+    ["init_lora_weights", "pissa", /init_lora_weights is "pissa"; such an adapter belongs to a base that it changed/],
     ["modules_to_save", "lm_head", /modules_to_save/],
   ] as const)
     await t.rejects(readAdapterConfig(write(key, { [key]: value })), { name: "ModelError", message });

@@ -259,13 +259,20 @@ t.test("through the command line: train, merge, train what was merged", { timeou
     writeFileSync(path.join(at, name), canonicalJson(parseConfigObject(input)));
     return path.join(at, name);
   };
-  const trained = await ended(startCli(["train", file("a.json", config(rows, path.join(at, "run")))]));
+  const first = config(rows, path.join(at, "run"), { model: { path: llama, override: { rope_theta: 7777 } } });
+  const trained = await ended(startCli(["train", file("a.json", first)]));
   t.equal(trained.code, 0, trained.err.slice(-500));
   const merged = await ended(startCli(["merge", path.join(at, "run/model"), path.join(at, "merged"), "--json"]));
   t.equal(merged.code, 0, merged.err.slice(-500));
   const { base, ...told } = JSON.parse(merged.out.trim().split("\n").at(-1) as string);
   t.equal(base, path.resolve(llama));
   t.match(told, { event: "merge", path: path.join(at, "merged"), replaced: 0 });
+  const fields = JSON.parse(readFileSync(path.join(at, "merged/config.json"), "utf8"));
+  t.equal(
+    fields.rope_theta ?? fields.rope_parameters.rope_theta,
+    7777,
+    "what training replaced is in the merged model",
+  );
   const again = await ended(startCli(["merge", path.join(at, "run/model"), path.join(at, "merged")]));
   t.equal(again.code, 1);
   t.match(again.err, /merged is not empty/);
