@@ -153,6 +153,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
         code = await startTraining(words, options.quiet, options);
         return;
       }
+      // Of a rank that another starter (torchrun, Slurm) started.
+      if (options.rendezvousTimeout !== undefined)
+        process.env.LONGSEQ_RENDEZVOUS_TIMEOUT = String(options.rendezvousTimeout);
       const { file, overrides } = splitWords("train", words);
       code = await train(file, overrides, { quiet: options.quiet }, output, parts);
     });

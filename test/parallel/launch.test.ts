@@ -42,15 +42,41 @@ t.test("scripts, through longseq launch", async (t) => {
   }
 });
 
-t.test("two launchers, as on two machines, over the network", async (t) => {
-  const one = await run("one of two machines");
-  const dir = join(folder, "two machines");
-  const port = await new Promise<number>((resolve) => {
+/** A port where nobody listens. */
+const freePort = (): Promise<number> =>
+  new Promise((resolve) => {
     const server = createServer().listen(0, "127.0.0.1", () => {
       const { port } = server.address() as { port: number };
       server.close(() => resolve(port));
     });
   });
+
+t.test("a rank that another starter started waits as long as --rendezvous-timeout says", async (t) => {
+  const port = await freePort();
+  const env = {
+    ...process.env,
+    LONGSEQ_SECRET: "between us",
+    RANK: "1",
+    WORLD_SIZE: "2",
+    LOCAL_RANK: "0",
+    LOCAL_WORLD_SIZE: "1",
+    MASTER_ADDR: "127.0.0.1",
+    MASTER_PORT: String(port),
+  };
+  const args = [bin, "train", file, `output.dir=${join(folder, "late")}`, "--rendezvous-timeout", "0.5"];
+  const { code, stderr } = await new Promise<{ code: number; stderr: string }>((resolve) => {
+    execFile(process.execPath, args, { timeout: 120_000, env }, (error, _, stderr) =>
+      resolve({ code: error === null ? 0 : Number(error.code), stderr }),
+    );
+  });
+  t.equal(code, 1, stderr);
+  t.match(stderr, /nobody is at the meeting place 127\.0\.0\.1/);
+});
+
+t.test("two launchers, as on two machines, over the network", async (t) => {
+  const one = await run("one of two machines");
+  const dir = join(folder, "two machines");
+  const port = await freePort();
   const launch = (node: string, secret: string | undefined) =>
     new Promise<{ code: number; stderr: string }>((resolve) => {
       const args = ["--nproc", "1", "--nnodes", "2", "--node-rank", node, "--rendezvous", `127.0.0.1:${port}`];
