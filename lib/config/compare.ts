@@ -48,6 +48,7 @@ const resumeKeys: readonly string[] = [
   "adapter.dropout",
   "adapter.rslora",
   "adapter.init",
+  "adapter.dtype",
   "data.train",
   "data.tokenizer",
   "data.sequence_length",

@@ -249,6 +249,8 @@ const adapter = z
     rslora: choiceOrNull(true, false).default(null),
     /** How A begins. null: true, as PEFT's init_lora_weights. */
     init: choiceOrNull(true, "gaussian").default(null),
+    /** What A and B are stored as. null: float32. */
+    dtype: choiceOrNull("float32", "bfloat16").default(null),
   })
   .superRefine((value, context) => {
     if (value.path !== null && value.init !== null)

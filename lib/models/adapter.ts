@@ -25,6 +25,8 @@ export interface AdapterConfig {
   readonly rslora: boolean;
   /** How A begins: uniform as in PEFT, or normal with standard deviation 1 / r; B begins as 0. */
   readonly init: true | "gaussian";
+  /** What A and B are stored as: float32, which is the default, or, in a bfloat16 model, that. */
+  readonly dtype?: "float32" | "bfloat16";
   /** How the frozen matrices of layers and head are stored: in blocks of 8 bits; absent or null: as they are. */
   readonly baseFormat?: BlockFormat | null;
   /** A folder of PEFT's files that training goes on from; null: it begins afresh. */
@@ -178,8 +180,13 @@ export function attachAdapters(
   const { rank, dropout, modulesToSave, file } = config;
   const scale = scaleOf(config);
   const names = [...candidates.keys(), ...(tied === null ? [] : [HEAD])];
-  // Adapters are float32, whatever the model is.
-  const where = { ...options, dtype: "float32" } as const;
+  if (config.dtype === "bfloat16" && options.dtype !== "bfloat16")
+    throw new ConfigError(
+      `${file}.dtype: got bfloat16, but the model is ${options.dtype ?? "float32"}, which adapters are never narrower than; ` +
+        "leave it out, or set model.dtype to bfloat16",
+      { key: "dtype" },
+    );
+  const where = { ...options, dtype: config.dtype ?? "float32" };
   let head: Adapter | null = null;
   const modules = parameters.map(([parameter]) => moduleName(parameter, storedAs));
   for (const end of modulesToSave)

@@ -36,6 +36,7 @@ async function resolveAdapter(config: Config): Promise<AdapterConfig | null> {
   if (!wantsAdapter(adapter)) return null;
   const baseFormat = config.model.baseFormat === "native" ? null : config.model.baseFormat;
   const { path, r, alpha, targetModules, modulesToSave, dropout, rslora, init } = adapter;
+  const dtype = adapter.dtype ?? "float32";
   if (path !== null) {
     const saved = (await readAdapterConfig(path)).config;
     checkSameAdapter(saved, {
@@ -45,7 +46,7 @@ async function resolveAdapter(config: Config): Promise<AdapterConfig | null> {
       modules_to_save: modulesToSave,
       rslora,
     });
-    return { ...saved, dropout: dropout ?? saved.dropout, baseFormat };
+    return { ...saved, dropout: dropout ?? saved.dropout, dtype, baseFormat };
   }
   return {
     rank: r ?? 8,
@@ -55,6 +56,7 @@ async function resolveAdapter(config: Config): Promise<AdapterConfig | null> {
     dropout: dropout ?? 0,
     rslora: rslora ?? false,
     init: init ?? true,
+    dtype,
     baseFormat,
     path: null,
     file: "adapter",

@@ -54,6 +54,7 @@ t.test("defaults are the design's", async (t) => {
       dropout: null,
       rslora: null,
       init: null,
+      dtype: null,
     },
     data: {
       train: ["data/*.jsonl"],

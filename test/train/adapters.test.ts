@@ -108,6 +108,38 @@ t.test("a run goes on bit for bit, keeps the base out of its checkpoints, and sa
   t.match(saved.config, { rank: 4, alpha: 8, dropout: 0.1, targetModules: ["q_proj", "o_proj", "down_proj"] });
 });
 
+t.test("adapters in bfloat16 train as those in float32 do, and belong into a bfloat16 model alone", async (t) => {
+  const at = t.testdir({});
+  const rows = writeRows(path.join(at, "rows.jsonl"), 40, 41);
+  const adapter = { ...config(rows, at).adapter, dropout: 0 };
+  const of = (dir: string, more: Partial<ConfigInput>) =>
+    run(config(rows, path.join(at, dir), { model: { path: llama, dtype: "bfloat16" }, adapter, ...more }));
+  const wide = await of("wide", {});
+  const narrow = await of("narrow", { adapter: { ...adapter, dtype: "bfloat16" } });
+  t.equal(narrow.steps.length, 6);
+  let moved = false;
+  for (const [i, { loss, gradNorm }] of narrow.steps.entries()) {
+    const other = wide.steps[i] as StepMetrics;
+    t.ok(Math.abs((loss as number) / (other.loss as number) - 1) <= 1e-2, `loss ${loss} for ${other.loss}`);
+    t.ok(Math.abs((gradNorm as number) / (other.gradNorm as number) - 1) <= 5e-2, `${gradNorm} for ${other.gradNorm}`);
+    moved ||= loss !== other.loss;
+  }
+  t.ok(moved, "they are others");
+  using weights = await SafetensorsFile.open(path.join(at, "narrow/model/adapter_model.safetensors"));
+  t.ok([...weights.entries.values()].every(({ dtype }) => dtype === "BF16"));
+  const all = { params: "host", gradients: "host", optimizer: "host" } as const;
+  const away = await of("away", {
+    adapter: { ...adapter, dtype: "bfloat16" },
+    memory: { tileMlp: 9, tileLoss: 7, headChunks: 2, checkpoint: { every: 1 }, offload: all },
+  });
+  for (const [i, { loss }] of away.steps.entries())
+    t.ok(Math.abs((loss as number) / (narrow.steps[i]?.loss as number) - 1) <= 1e-2);
+  await t.rejects(of("float32", { model: { path: llama }, adapter: { ...adapter, dtype: "bfloat16" } }), {
+    name: "ConfigError",
+    message: /adapter\.dtype: got bfloat16, but the model is float32.*set model\.dtype to bfloat16/,
+  });
+});
+
 t.test("dropout: the same for every micro-batch size, another in every step, none in an evaluation", async (t) => {
   const at = t.testdir({});
   const rows = writeRows(path.join(at, "rows.jsonl"), 40, 41);
