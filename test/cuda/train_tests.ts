@@ -1,9 +1,11 @@
 // Models, gradients and whole training steps on a device beside the CPU: golden cases of transformers, every memory
 // setting against the plain run, and the plain run against the CPU's. For the emulator in CI, for a GPU by check:gpu.
+import * as path from "node:path";
 import t from "tap";
 import { Device, loadModel, nn } from "../../lib/index.js";
+import { readAdapterConfig } from "../../lib/models/peft.js";
 import { scopeAsync } from "../../lib/tensor/scope.js";
-import { error, withGolden } from "../models/helpers.js";
+import { error, goldenFolder, withGolden } from "../models/helpers.js";
 import { describe, plainSetting, relativeDifference, type Setting, Settings } from "../sequence/settings.js";
 
 /** The tests, on the device of this name; its backend is open. */
@@ -51,6 +53,38 @@ export function trainingTests(name: string): void {
       }
     }),
   );
+
+  for (const dtype of ["float32", "bfloat16"] as const)
+    t.test(`adapters in ${dtype} of a bfloat16 model: as near to float32 as on the CPU`, { timeout: 0 }, async (t) =>
+      withGolden("llama3", async ({ model: folder, inputIds, labels, cuSeqlens }) => {
+        const results: { loss: number; grads: Map<string, Float32Array> }[] = [];
+        const { config } = await readAdapterConfig(path.join(goldenFolder, "../adapters/llama_all"));
+        const cpu = new Device("cpu", { threads: 2 });
+        for (const [where, of, own] of [
+          [device, "bfloat16", dtype],
+          [cpu, "bfloat16", dtype],
+          [cpu, "float32", "float32"],
+        ] as const)
+          await scopeAsync(async () => {
+            const adapter = { ...config, dtype: own, dropout: 0.25 };
+            using model = await loadModel(folder, { device: where, dtype: of, adapter });
+            const loss = model.loss({ inputIds, labels, cuSeqlens });
+            loss.backward();
+            const grads = new Map<string, Float32Array>();
+            for (const [parameter, { requiresGrad, grad }] of model.namedParameters())
+              if (requiresGrad) grads.set(parameter, (await grad?.data()) as Float32Array);
+            results.push({ loss: await loss.item(), grads });
+          });
+        const [ours, theirs, exact] = results as [(typeof results)[0], (typeof results)[0], (typeof results)[0]];
+        t.ok(Math.abs(ours.loss / exact.loss - 1) <= 5e-3, `loss ${ours.loss}, in float32 ${exact.loss}`);
+        for (const [parameter, grad] of exact.grads) {
+          const [off, cpuOff] = [ours, theirs].map(({ grads }) =>
+            relativeDifference(grads.get(parameter) ?? [], grad),
+          ) as [number, number];
+          t.ok(off <= 1.5 * cpuOff + 5e-3, `gradient of ${parameter} is off by ${off}, on the CPU by ${cpuOff}`);
+        }
+      }),
+    );
 
   const plain: Setting = { ...plainSetting, accumulation: 3, tied: true, packed: true, family: "llama" };
   const settings = new Settings(undefined, 2, name);
