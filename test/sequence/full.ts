@@ -22,12 +22,18 @@ const jobs = Number(values.jobs);
 const stride = Number(values.every);
 
 const { deviceBytes, packed, prefetch, family, ...named } = factors;
+/** The families in turn, those passed over that the row is not for. */
+function familyOf(row: Partial<Setting>, i: number): Setting["family"] {
+  const inTurn = family.map((_, k) => family[(i + k) % family.length] as Setting["family"]);
+  return inTurn.find((one) => admissible({ ...row, family: one })) as Setting["family"];
+}
+
 const rows = [...product(named, (row) => admissible(row))]
   .map((row, i): Setting => {
     const setting: Setting = {
       ...row,
       packed: packed[i % 2] as boolean,
-      family: family[i % family.length] as Setting["family"],
+      family: familyOf(row, i),
       prefetch: prefetch[(i >> 2) % 2] as boolean,
       deviceBytes: deviceBytes[(i >> 1) % 2] as "some",
     };

@@ -50,10 +50,10 @@ emul_switch:
 
 namespace emul {
 
-thread_local Lane *lane = nullptr;
-thread_local uint3 block_idx = {0, 0, 0};
-thread_local dim3 block_dim;
-thread_local dim3 grid_dim;
+constinit thread_local Lane *lane = nullptr;
+constinit thread_local uint3 block_idx = {0, 0, 0};
+constinit thread_local dim3 block_dim;
+constinit thread_local dim3 grid_dim;
 
 int thread_order = 0;
 
@@ -83,6 +83,24 @@ struct Fiber {
   char *bottom() const { return memory + kGuardBytes; }
 };
 
+// Threads that can go on, first come first; each is in it at most once, and a block has at most kMost.
+class Queue {
+ public:
+  static constexpr unsigned kMost = 1024;
+  bool empty() const { return first_ == last_; }
+  void push(Lane *lane) { lanes_[last_++ % kMost] = lane; }
+  Lane *pop() { return lanes_[first_++ % kMost]; }
+
+ private:
+  Lane *lanes_[kMost];
+  unsigned first_ = 0, last_ = 0;
+};
+
+// Which threads of a warp wait in a collective, and which have returned.
+struct Warp {
+  unsigned waiting, done;
+};
+
 // Runs the blocks of one OS thread.
 struct Runner {
   void *stack_pointer = nullptr;
@@ -93,7 +111,8 @@ struct Runner {
   std::vector<Fiber *> idle;
   Fiber *running = nullptr;
   std::vector<Lane> lanes;
-  std::deque<Lane *> ready;
+  std::vector<Warp> warps;
+  Queue ready;
   std::vector<char> shared;
   void *shared_aligned = nullptr;
   int started = 0, done = 0, at_barrier = 0;
@@ -150,7 +169,7 @@ struct Runner {
       Lane &one = lanes[static_cast<size_t>(thread_order == 0 ? i : static_cast<int>(lanes.size()) - 1 - i)];
       if (one.state != Lane::kBarrier) continue;
       one.state = Lane::kReady;
-      ready.push_back(&one);
+      ready.push(&one);
     }
   }
 
@@ -166,6 +185,7 @@ struct Runner {
       async_commit();
       async_wait(0);
       self->state = Lane::kDone;
+      warps[static_cast<size_t>(self->index / kWarp)].done |= 1u << self->index % kWarp;
       ++done;
       release_barrier();
       // Warps that wait go first: they run ahead of those that have not begun.
@@ -181,12 +201,11 @@ struct Runner {
       lanes[i].state = Lane::kNew;
       lanes[i].fiber = nullptr;
     }
+    warps.assign((count + kWarp - 1) / kWarp, {0, 0});
     if (shared_aligned) std::memset(shared_aligned, 0xff, shared.size() - 1024);
     while (done < static_cast<int>(count)) {
       if (!ready.empty()) {
-        Lane *const next = ready.front();
-        ready.pop_front();
-        enter(static_cast<Fiber *>(next->fiber));
+        enter(static_cast<Fiber *>(ready.pop()->fiber));
       } else if (started < static_cast<int>(count)) {
         if (idle.empty()) {
           fibers.push_back(std::make_unique<Fiber>());
@@ -242,7 +261,8 @@ struct Runner {
   }
 };
 
-thread_local std::unique_ptr<Runner> runner;
+// Lives as long as its thread, and threads as long as the process.
+constinit thread_local Runner *runner = nullptr;
 
 void fiber_main() {
 #if EMUL_ASAN
@@ -270,7 +290,7 @@ struct Job {
 
   bool work() {
     if (next.load() >= blocks) return false;
-    if (!runner) runner = std::make_unique<Runner>();
+    if (!runner) runner = new Runner;
     bool prepared = false;
     for (;;) {
       const uint64_t i = next.fetch_add(1);
@@ -374,29 +394,34 @@ void collective(unsigned mask, void *operand, void (*complete)(void *const *oper
   me->operand = operand;
   me->complete = complete;
   me->state = Lane::kWarpWait;
+  Warp &warp = self.warps[static_cast<size_t>(first / kWarp)];
+  warp.waiting |= 1u << (me->index - first);
+  if (const int lanes = static_cast<int>(self.lanes.size()) - first; lanes < kWarp && mask >> lanes != 0) {
+    // A block that is no multiple of 32 has lanes that do not exist: CUDA leaves naming them undefined.
+    const int missing = lanes + __builtin_ctz(mask >> lanes);
+    die("%s: mask %08x names lane %d of warp %d, which does not exist", self.kernel, mask, missing, first / kWarp);
+  }
+  if ((warp.done & mask) != 0)
+    die("%s: thread %d waits for thread %d of its warp, which has returned", self.kernel, me->index,
+        first + __builtin_ctz(warp.done & mask));
+  if ((warp.waiting & mask) != mask) return self.wait();
   void *operands[kWarp] = {};
-  for (int i = 0; i < kWarp; ++i) {
-    if (!(mask >> i & 1)) continue;
-    if (first + i >= static_cast<int>(self.lanes.size())) {
-      // A block that is no multiple of 32 has lanes that do not exist: CUDA leaves naming them undefined.
-      die("%s: mask %08x names lane %d of warp %d, which does not exist", self.kernel, mask, i, first / kWarp);
-    }
+  for (unsigned left = mask; left != 0; left &= left - 1) {
+    const int i = __builtin_ctz(left);
     const Lane &other = self.lanes[static_cast<size_t>(first + i)];
-    if (other.state == Lane::kDone)
-      die("%s: thread %d waits for thread %d of its warp, which has returned", self.kernel, me->index, other.index);
-    if (other.state != Lane::kWarpWait) return self.wait();
     if (other.mask != mask || other.complete != complete)
       die("%s: threads %d and %d of a warp meet in different collectives (masks %08x and %08x)", self.kernel, me->index,
           other.index, mask, other.mask);
     operands[i] = other.operand;
   }
   complete(operands, mask);
+  warp.waiting &= ~mask;
   for (int k = 0; k < kWarp; ++k) {
     const int i = thread_order == 0 ? k : kWarp - 1 - k;
     if (!(mask >> i & 1)) continue;
     Lane &other = self.lanes[static_cast<size_t>(first + i)];
     other.state = Lane::kReady;
-    if (&other != me) self.ready.push_back(&other);
+    if (&other != me) self.ready.push(&other);
   }
 }
 

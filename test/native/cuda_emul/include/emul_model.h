@@ -50,10 +50,10 @@ struct Lane {
 };
 
 // What threadIdx, blockIdx, blockDim and gridDim read.
-extern thread_local Lane *lane;
-extern thread_local uint3 block_idx;
-extern thread_local dim3 block_dim;
-extern thread_local dim3 grid_dim;
+extern constinit thread_local Lane *lane;
+extern constinit thread_local uint3 block_idx;
+extern constinit thread_local dim3 block_dim;
+extern constinit thread_local dim3 grid_dim;
 
 // The dynamic shared memory of the running block; poisoned at its start.
 void *dynamic_shared();
