@@ -62,7 +62,8 @@ function reference(spec: AttentionCase, run: AttentionRun): Reference {
     if (allowed.length === 0) continue;
     for (let n = 0; n < heads; n++) {
       const row = (i * heads + n) * size;
-      const column = (j: number) => (j * kvHeads + Math.floor(n / group)) * size;
+      const kvHead = Math.floor(n / group);
+      const column = (j: number) => (j * kvHeads + kvHead) * size;
       let most = Number.NEGATIVE_INFINITY;
       for (const j of allowed) {
         const free = spec.scale * dot(run.q, row, run.k, column(j));
@@ -75,19 +76,20 @@ function reference(spec: AttentionCase, run: AttentionRun): Reference {
       lse[n * queries + i] = most + Math.log(total);
       const delta = dot(run.dout, row, run.o, row);
       for (const j of allowed) {
-        add(o, row, Math.exp((scores[j] as number) - most) / total, run.v, column(j));
+        const at = column(j);
+        add(o, row, Math.exp((scores[j] as number) - most) / total, run.v, at);
         const weight = Math.exp((scores[j] as number) - (run.lse[n * queries + i] as number));
-        const slope = dot(run.dout, row, run.v, column(j));
+        const slope = dot(run.dout, row, run.v, at);
         const bend = spec.softcap ? 1 - ((scores[j] as number) / spec.softcap) ** 2 : 1;
         const gradient = weight * (slope - delta) * spec.scale * bend;
-        add(dv, column(j), weight, run.dout, row);
-        add(dq, row, gradient, run.k, column(j));
-        add(dk, column(j), gradient, run.q, row);
+        add(dv, at, weight, run.dout, row);
+        add(dq, row, gradient, run.k, at);
+        add(dk, at, gradient, run.q, row);
         const terms = weight * (Math.abs(slope) + Math.abs(delta)) * Math.abs(spec.scale);
         for (let d = 0; d < size; d++) {
-          dqTerms[row + d] = (dqTerms[row + d] as number) + terms * Math.abs(run.k[column(j) + d] as number);
-          dkTerms[column(j) + d] = (dkTerms[column(j) + d] as number) + terms * Math.abs(run.q[row + d] as number);
-          dvTerms[column(j) + d] = (dvTerms[column(j) + d] as number) + weight * Math.abs(run.dout[row + d] as number);
+          dqTerms[row + d] = (dqTerms[row + d] as number) + terms * Math.abs(run.k[at + d] as number);
+          dkTerms[at + d] = (dkTerms[at + d] as number) + terms * Math.abs(run.q[row + d] as number);
+          dvTerms[at + d] = (dvTerms[at + d] as number) + weight * Math.abs(run.dout[row + d] as number);
         }
       }
     }

@@ -84,16 +84,18 @@ export function layout(shape: readonly number[], order: readonly number[], gap =
 const ordered = (shape: readonly number[]) => shape.map((_, i) => i);
 export const contiguous = (shape: readonly number[]): Layout => ({ ...layout(shape, ordered(shape)), offset: 0 });
 
-/** Where element `index` (row-major) of a shape lies. */
-function place(shape: readonly number[], at: Layout, index: number): number {
-  let rest = index;
-  let found = at.offset;
-  for (let i = shape.length - 1; i >= 0; i--) {
-    const size = shape[i] as number;
-    found += (rest % size) * (at.strides[i] as number);
-    rest = Math.floor(rest / size);
+/** Where the elements of a shape lie, row-major. */
+function placesOf(shape: readonly number[], at: Layout): Int32Array {
+  // Dim by dim, each element's place is that of the row it is in and its own step from there.
+  let places = Int32Array.of(at.offset);
+  for (const [dim, size] of shape.entries()) {
+    const stride = at.strides[dim] as number;
+    const next = new Int32Array(places.length * size);
+    let to = 0;
+    for (const start of places) for (let i = 0; i < size; i++) next[to++] = start + i * stride;
+    places = next;
   }
-  return found;
+  return places;
 }
 
 export class Strided {
@@ -115,10 +117,9 @@ export class Strided {
     const data = dtype === "float32" ? new Float32Array(this.#length) : new Uint16Array(this.#length);
     // What lies between the elements must neither be read into a result nor written: it is a NaN throughout.
     data.fill(dtype === "float32" ? Number.NaN : 0x7fc0);
-    const count = shape.reduce((a, b) => a * b, 1);
     this.#used = new Uint8Array(this.#length);
-    this.#places = Int32Array.from({ length: count }, (_, i) => place(shape, at, i));
-    for (let i = 0; i < count; i++) {
+    this.#places = placesOf(shape, at);
+    for (let i = 0; i < this.#places.length; i++) {
       const index = this.#places[i] as number;
       this.#used[index] = 1;
       if (values) data[index] = dtype === "float32" ? (values[i] as number) : toBfloat16(values[i] as number);
@@ -164,7 +165,9 @@ export class Strided {
         throw new Error(`element ${i}, outside a tensor of shape [${this.shape.join(", ")}], was overwritten`);
       }
     }
-    return Float64Array.from(this.#places, value);
+    const values = new Float64Array(this.#places.length);
+    for (let i = 0; i < values.length; i++) values[i] = value(this.#places[i] as number);
+    return values;
   }
 
   free(): void {
@@ -175,10 +178,12 @@ export class Strided {
 
 /** Uniform in [-1, 1), as the storage holds them: a reference starts from the rounded numbers. */
 export function randomValues(random: Random, count: number, dtype: Storage): Float64Array {
-  return Float64Array.from({ length: count }, () => {
+  const values = new Float64Array(count);
+  for (let i = 0; i < count; i++) {
     const x = random.next() * 2 - 1;
-    return dtype === "float32" ? Math.fround(x) : fromBfloat16(toBfloat16(x));
-  });
+    values[i] = dtype === "float32" ? Math.fround(x) : fromBfloat16(toBfloat16(x));
+  }
+  return values;
 }
 
 /** max|x - ref| / max(rms(ref), least); NaN anywhere is Infinity. Beside that, an element may be off by the rounding of
