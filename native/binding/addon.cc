@@ -80,7 +80,9 @@ AddonState::AddonState(Napi::Env env) : env_(env) {
   env.AddCleanupHook([](AddonState *state) { state->shut_down(); }, this);
 }
 
-AddonState::~AddonState() = default;
+AddonState::~AddonState() {
+  for (void *memory : free_handles_) ::operator delete(memory);
+}
 
 Napi::Error AddonState::to_error(Napi::Env env, ls_status code, const std::string &message,
                                  const std::vector<std::pair<std::string, double>> &details) {
@@ -134,43 +136,78 @@ void AddonState::shut_down() {
   }
 }
 
-int64_t integer(const Napi::Value &value, const char *name, int64_t low, int64_t high) {
-  if (value.IsBoolean()) return value.As<Napi::Boolean>().Value() ? 1 : 0;
-  if (!value.IsNumber())
-    throw Error(LS_INVALID_ARGUMENT, format("%s is %s, expected an integer", name, type_name(value).c_str()));
-  const double number = value.As<Napi::Number>().DoubleValue();
+TensorHandle *AddonState::new_handle(const ls_native_tensor &native, Storage *storage,
+                                     const std::shared_ptr<Device> &device) {
+  void *memory;
+  if (free_handles_.empty()) {
+    memory = ::operator new(sizeof(TensorHandle));
+  } else {
+    memory = free_handles_.back();
+    free_handles_.pop_back();
+  }
+  return new (memory) TensorHandle{native, storage, device};
+}
+
+void AddonState::delete_handle(TensorHandle *handle) {
+  handle->~TensorHandle();
+  free_handles_.push_back(handle);
+}
+
+Name Name::entry(uint32_t index) const {
+  Name name = *this;
+  name.index_ = index;
+  return name;
+}
+
+std::string Name::text() const {
+  std::string text = op_ ? std::string(op_) + ": " + what_ : what_;
+  if (index_ >= 0) text += format("[%lld]", static_cast<long long>(index_));
+  return text;
+}
+
+int64_t integer(const Napi::Value &value, const Name &name, int64_t low, int64_t high) {
+  double number = 0;
+  if (napi_get_value_double(value.Env(), value, &number) != napi_ok) {
+    if (value.IsBoolean()) return value.As<Napi::Boolean>().Value() ? 1 : 0;
+    throw Error(LS_INVALID_ARGUMENT,
+                format("%s is %s, expected an integer", name.text().c_str(), type_name(value).c_str()));
+  }
   if (!(std::fabs(number) <= kSafe) || number != std::floor(number))
-    throw Error(LS_INVALID_ARGUMENT, format("%s is %.17g, expected a safe integer", name, number));
+    throw Error(LS_INVALID_ARGUMENT, format("%s is %.17g, expected a safe integer", name.text().c_str(), number));
   const int64_t result = static_cast<int64_t>(number);
   if (result < low || result > high)
-    throw Error(LS_INVALID_ARGUMENT, format("%s is %lld, expected %lld to %lld", name, static_cast<long long>(result),
-                                            static_cast<long long>(low), static_cast<long long>(high)));
+    throw Error(LS_INVALID_ARGUMENT,
+                format("%s is %lld, expected %lld to %lld", name.text().c_str(), static_cast<long long>(result),
+                       static_cast<long long>(low), static_cast<long long>(high)));
   return result;
 }
 
-double number(const Napi::Value &value, const char *name) {
-  if (!value.IsNumber())
-    throw Error(LS_INVALID_ARGUMENT, format("%s is %s, expected a number", name, type_name(value).c_str()));
-  return value.As<Napi::Number>().DoubleValue();
+double number(const Napi::Value &value, const Name &name) {
+  double number = 0;
+  if (napi_get_value_double(value.Env(), value, &number) != napi_ok)
+    throw Error(LS_INVALID_ARGUMENT,
+                format("%s is %s, expected a number", name.text().c_str(), type_name(value).c_str()));
+  return number;
 }
 
-std::string string(const Napi::Value &value, const char *name) {
+std::string string(const Napi::Value &value, const Name &name) {
   if (!value.IsString())
-    throw Error(LS_INVALID_ARGUMENT, format("%s is %s, expected a string", name, type_name(value).c_str()));
+    throw Error(LS_INVALID_ARGUMENT,
+                format("%s is %s, expected a string", name.text().c_str(), type_name(value).c_str()));
   return value.As<Napi::String>().Utf8Value();
 }
 
-std::vector<int64_t> integers(const Napi::Value &value, const char *name, size_t most, bool signed_values) {
+size_t integers(const Napi::Value &value, const Name &name, int64_t *into, size_t most) {
   if (!value.IsArray())
-    throw Error(LS_INVALID_ARGUMENT, format("%s is %s, expected an array of integers", name, type_name(value).c_str()));
+    throw Error(LS_INVALID_ARGUMENT,
+                format("%s is %s, expected an array of integers", name.text().c_str(), type_name(value).c_str()));
   auto array = value.As<Napi::Array>();
-  if (array.Length() > most)
-    throw Error(LS_INVALID_ARGUMENT, format("%s has %u entries, at most %zu are possible", name, array.Length(), most));
-  std::vector<int64_t> result(array.Length());
-  const int64_t safe = static_cast<int64_t>(kSafe);
-  for (uint32_t i = 0; i < array.Length(); ++i)
-    result[i] = integer(array.Get(i), format("%s[%u]", name, i).c_str(), signed_values ? -safe : 0, safe);
-  return result;
+  const uint32_t count = array.Length();
+  if (count > most)
+    throw Error(LS_INVALID_ARGUMENT,
+                format("%s has %u entries, at most %zu are possible", name.text().c_str(), count, most));
+  for (uint32_t i = 0; i < count; ++i) into[i] = integer(array.Get(i), name.entry(i), 0, static_cast<int64_t>(kSafe));
+  return count;
 }
 
 DeviceHandle &device_of(const Napi::Value &value) {
@@ -183,12 +220,12 @@ DeviceHandle &device_of(const Napi::Value &value) {
   return *static_cast<DeviceHandle *>(pointer);
 }
 
-TensorHandle &tensor_of(const Napi::Value &value, const char *name) {
+TensorHandle &tensor_of(const Napi::Value &value, const Name &name) {
   bool matches = false;
   if (value.IsExternal()) napi_check_object_type_tag(value.Env(), value, &kTensorTag, &matches);
   if (!matches)
-    throw Error(LS_INVALID_ARGUMENT,
-                format("%s is %s, expected a longseq tensor of this thread", name, type_name(value).c_str()));
+    throw Error(LS_INVALID_ARGUMENT, format("%s is %s, expected a longseq tensor of this thread", name.text().c_str(),
+                                            type_name(value).c_str()));
   void *pointer = nullptr;
   napi_get_value_external(value.Env(), value, &pointer);
   auto &handle = *static_cast<TensorHandle *>(pointer);
@@ -196,29 +233,31 @@ TensorHandle &tensor_of(const Napi::Value &value, const char *name) {
     throw Error(LS_INVALID_ARGUMENT,
                 format("%s was disposed: its memory went back when its scope ended, when backward() walked "
                        "it, or by dispose()",
-                       name));
+                       name.text().c_str()));
   return handle;
 }
 
 Napi::Value make_tensor(Napi::Env env, const std::shared_ptr<Device> &device, Storage *storage,
                         const ls_tensor &tensor) {
-  auto *handle = new TensorHandle{{LS_BACKEND_API_VERSION, tensor, device->name().c_str()}, storage, device};
   AddonState &state = AddonState::of(env);
+  TensorHandle *handle = state.new_handle({LS_BACKEND_API_VERSION, tensor, device->name().c_str()}, storage, device);
   ++state.live_handles;
   napi_value value;
   napi_create_external(
       env, handle,
       [](napi_env, void *data, void *hint) {
-        std::unique_ptr<TensorHandle> handle(static_cast<TensorHandle *>(data));
-        if (!handle->storage) return;
+        auto *handle = static_cast<TensorHandle *>(data);
         auto *owner = static_cast<AddonState *>(hint);
-        --owner->live_handles;
-        // Scalars are the garbage collector's to free; anything larger was forgotten.
-        if (!handle->storage->scalar && handle->storage->references == 1) {
-          ++owner->leaked_tensors;
-          owner->leaked_bytes += handle->storage->rounded;
+        if (Storage *storage = handle->storage) {
+          --owner->live_handles;
+          // Scalars are the garbage collector's to free; anything larger was forgotten.
+          if (!storage->scalar && storage->references == 1) {
+            ++owner->leaked_tensors;
+            owner->leaked_bytes += storage->rounded;
+          }
+          handle->device->release(storage);
         }
-        handle->device->release(handle->storage);
+        owner->delete_handle(handle);
       },
       &state, &value);
   napi_type_tag_object(env, value, &kTensorTag);

@@ -58,6 +58,10 @@ class AddonState {
   // Cancels and empties all queues: nothing of this environment runs afterwards.
   void shut_down();
 
+  // Memory of tensor handles, of which a step makes thousands.
+  TensorHandle *new_handle(const ls_native_tensor &native, Storage *storage, const std::shared_ptr<Device> &device);
+  void delete_handle(TensorHandle *handle);
+
   Napi::FunctionReference error_factory;
   int64_t live_handles = 0;
   int64_t leaked_tensors = 0;  // found by the garbage collector instead of being disposed
@@ -67,6 +71,7 @@ class AddonState {
   Napi::Env env_;
   napi_threadsafe_function function_ = nullptr;
   int64_t pending_ = 0;
+  std::vector<void *> free_handles_;
   std::mutex devices_mutex_;  // the signal thread looks too
   std::vector<std::weak_ptr<Device>> devices_;
 };
@@ -94,15 +99,28 @@ void method(Napi::Object exports, const char *name) {
 
 // ---- arguments ----
 
-// A safe integer in low..high; `name` is for the message.
-int64_t integer(const Napi::Value &value, const char *name, int64_t low, int64_t high);
-double number(const Napi::Value &value, const char *name);
-std::string string(const Napi::Value &value, const char *name);
-// Non-negative sizes (or any safe integers, where signed_values).
-std::vector<int64_t> integers(const Napi::Value &value, const char *name, size_t most, bool signed_values = false);
+// What a message calls an argument. Its text is made only where there is a message: these checks run for every op.
+class Name {
+ public:
+  Name(const char *what) : what_(what) {}  // NOLINT: a text is a name
+  Name(const char *op, const char *what) : op_(op), what_(what) {}
+  Name entry(uint32_t index) const;
+  std::string text() const;
+
+ private:
+  const char *op_ = nullptr, *what_;
+  int64_t index_ = -1;
+};
+
+// A safe integer in low..high.
+int64_t integer(const Napi::Value &value, const Name &name, int64_t low, int64_t high);
+double number(const Napi::Value &value, const Name &name);
+std::string string(const Napi::Value &value, const Name &name);
+// Non-negative sizes, at most `most`, into `into`; returns how many.
+size_t integers(const Napi::Value &value, const Name &name, int64_t *into, size_t most);
 DeviceHandle &device_of(const Napi::Value &value);
 // Refuses what is no tensor of this environment and what was disposed.
-TensorHandle &tensor_of(const Napi::Value &value, const char *name);
+TensorHandle &tensor_of(const Napi::Value &value, const Name &name);
 
 // A new tensor handle; takes over one reference of the storage.
 Napi::Value make_tensor(Napi::Env env, const std::shared_ptr<Device> &device, Storage *storage,

@@ -32,26 +32,26 @@ Napi::Value call_op(const Napi::CallbackInfo &info, const OpDesc &op) {
   size_t index = 0, tensors = 0;
   for (const Field &field : op.fields) {
     const Napi::Value value = info[index++];
-    const std::string name = std::string(op.name) + ": " + field.name;
+    const Name name(op.name, field.name);
     if (field.is_tensor()) {
       auto *slot = reinterpret_cast<ls_tensor *>(args + field.offset);
       if (field.optional() && (value.IsNull() || value.IsUndefined())) {
         storages[tensors++] = nullptr;
         continue;
       }
-      TensorHandle &handle = tensor_of(value, name.c_str());
+      TensorHandle &handle = tensor_of(value, name);
       if (!device) device = handle.device;
       if (handle.device != device)
         throw Error(LS_INVALID_ARGUMENT,
-                    name + " lies on " + handle.device->name() + ", an argument before it on " + device->name());
+                    name.text() + " lies on " + handle.device->name() + ", an argument before it on " + device->name());
       *slot = handle.native.tensor;
       storages[tensors++] = handle.storage;
     } else if (field.kind == FieldKind::integer) {
       *reinterpret_cast<int64_t *>(args + field.offset) =
-          integer(value, name.c_str(), -((int64_t{1} << 53) - 1), (int64_t{1} << 53) - 1);
+          integer(value, name, -((int64_t{1} << 53) - 1), (int64_t{1} << 53) - 1);
     } else if (field.kind != FieldKind::optional_number || !value.IsUndefined()) {
       // An absent one is 0.
-      *reinterpret_cast<double *>(args + field.offset) = number(value, name.c_str());
+      *reinterpret_cast<double *>(args + field.offset) = number(value, name);
     }
   }
   int32_t queue = LS_QUEUE_COMPUTE;

@@ -307,7 +307,9 @@ Napi::Value create_safetensors(const Napi::CallbackInfo &info) {
     auto object = item.As<Napi::Object>();
     tensors[i].name = string(object.Get("name"), "name");
     tensors[i].dtype = dtype_argument(object.Get("dtype"));
-    tensors[i].shape = integers(object.Get("shape"), ("shape of " + tensors[i].name).c_str(), 64);
+    int64_t sizes[64];
+    const size_t dims = integers(object.Get("shape"), ("shape of " + tensors[i].name).c_str(), sizes, 64);
+    tensors[i].shape.assign(sizes, sizes + dims);
   }
   auto pairs = info[2].As<Napi::Array>();
   SafeMetadata metadata;

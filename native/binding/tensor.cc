@@ -1,4 +1,5 @@
 // Tensors for JavaScript: allocation, views, release, and the copies between typed arrays and devices.
+#include <algorithm>
 #include <cstring>
 
 #include "binding/common.h"
@@ -11,13 +12,12 @@ namespace {
 constexpr int64_t kMostBytes = int64_t{1} << 52;
 
 // Product of sizes and the element's bytes, refused where no address space could hold it.
-int64_t checked_bytes(const std::vector<int64_t> &sizes, int32_t dtype) {
-  int64_t bytes = dtype_bytes(dtype);
-  for (int64_t size : sizes) {
-    if (__builtin_mul_overflow(bytes, size, &bytes) || bytes > kMostBytes)
-      throw Error(LS_INVALID_ARGUMENT,
-                  format("shape %s of %s is larger than any memory",
-                         shape_text(sizes.data(), static_cast<int32_t>(sizes.size())).c_str(), dtype_name(dtype)));
+int64_t checked_bytes(const ls_tensor &tensor) {
+  int64_t bytes = dtype_bytes(tensor.dtype);
+  for (int32_t i = 0; i < tensor.ndim; ++i) {
+    if (__builtin_mul_overflow(bytes, tensor.sizes[i], &bytes) || bytes > kMostBytes)
+      throw Error(LS_INVALID_ARGUMENT, format("shape %s of %s is larger than any memory",
+                                              shape_text(tensor.sizes, tensor.ndim).c_str(), dtype_name(tensor.dtype)));
   }
   return bytes;
 }
@@ -39,22 +39,19 @@ void in_memory(const TensorHandle &handle) {
 // empty(device, sizes, dtype, category, tier)
 Napi::Value empty(const Napi::CallbackInfo &info) {
   auto device = device_of(info[0]).device;
-  const auto sizes = integers(info[1], "shape", LS_MAX_DIMS);
-  const auto dtype = static_cast<int32_t>(integer(info[2], "dtype", LS_F32, LS_U8));
+  ls_tensor tensor{};
+  tensor.ndim = static_cast<int32_t>(integers(info[1], "shape", tensor.sizes, LS_MAX_DIMS));
+  tensor.dtype = static_cast<int32_t>(integer(info[2], "dtype", LS_F32, LS_U8));
   const auto category = static_cast<int32_t>(integer(info[3], "category", 0, LS_CATEGORY_COUNT - 1));
   const auto tier = static_cast<int32_t>(integer(info[4], "tier", 0, LS_TIER_COUNT - 1));
-  Storage *storage = device->allocate(checked_bytes(sizes, dtype), category, tier);
-  ls_tensor tensor{};
+  Storage *storage = device->allocate(checked_bytes(tensor), category, tier);
   tensor.data = storage->data;
-  tensor.ndim = static_cast<int32_t>(sizes.size());
-  tensor.dtype = dtype;
   tensor.category = category;
   tensor.present = 1;
   int64_t stride = 1;
   for (int32_t i = tensor.ndim - 1; i >= 0; --i) {
-    tensor.sizes[i] = sizes[i];
     tensor.strides[i] = stride;
-    stride *= sizes[i];
+    stride *= tensor.sizes[i];
   }
   return make_tensor(info.Env(), device, storage, tensor);
 }
@@ -71,35 +68,33 @@ Napi::Value count_as(const Napi::CallbackInfo &info) {
 // view(tensor, sizes, strides, offset): offset in elements from the view's own first element.
 Napi::Value view(const Napi::CallbackInfo &info) {
   TensorHandle &base = tensor_of(info[0], "tensor");
-  const auto sizes = integers(info[1], "shape", LS_MAX_DIMS);
-  const auto strides = integers(info[2], "strides", LS_MAX_DIMS);
+  ls_tensor tensor = base.native.tensor;
+  std::fill_n(tensor.sizes, LS_MAX_DIMS, 0);
+  std::fill_n(tensor.strides, LS_MAX_DIMS, 0);
+  tensor.ndim = static_cast<int32_t>(integers(info[1], "shape", tensor.sizes, LS_MAX_DIMS));
+  const size_t strides = integers(info[2], "strides", tensor.strides, LS_MAX_DIMS);
   const int64_t safe = (int64_t{1} << 53) - 1;
   const int64_t offset = integer(info[3], "offset", 0, safe);
-  if (strides.size() != sizes.size()) throw Error(LS_INVALID_ARGUMENT, "view: strides and shape differ in length");
-  checked_bytes(sizes, base.native.tensor.dtype);
-  const int64_t item = dtype_bytes(base.native.tensor.dtype);
+  if (static_cast<int32_t>(strides) != tensor.ndim)
+    throw Error(LS_INVALID_ARGUMENT, "view: strides and shape differ in length");
+  checked_bytes(tensor);
+  const int64_t item = dtype_bytes(tensor.dtype);
   const int64_t start =
       item == 0 ? 0 : (static_cast<char *>(base.native.tensor.data) - static_cast<char *>(base.storage->data)) / item;
   __int128 last = static_cast<__int128>(start) + offset;
   bool none = false;
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    if (sizes[i] == 0)
+  for (int32_t i = 0; i < tensor.ndim; ++i) {
+    if (tensor.sizes[i] == 0)
       none = true;
     else
-      last += static_cast<__int128>(sizes[i] - 1) * strides[i];
+      last += static_cast<__int128>(tensor.sizes[i] - 1) * tensor.strides[i];
   }
   if (!none && last >= base.storage->bytes / item)
     throw Error(LS_INVALID_ARGUMENT,
                 format("view: shape %s at offset %lld leaves the tensor's %lld elements",
-                       shape_text(sizes.data(), static_cast<int32_t>(sizes.size())).c_str(),
-                       static_cast<long long>(start + offset), static_cast<long long>(base.storage->bytes / item)));
-  ls_tensor tensor = base.native.tensor;
+                       shape_text(tensor.sizes, tensor.ndim).c_str(), static_cast<long long>(start + offset),
+                       static_cast<long long>(base.storage->bytes / item)));
   tensor.data = none ? base.native.tensor.data : static_cast<char *>(base.native.tensor.data) + offset * item;
-  tensor.ndim = static_cast<int32_t>(sizes.size());
-  for (int32_t i = 0; i < LS_MAX_DIMS; ++i) {
-    tensor.sizes[i] = i < tensor.ndim ? sizes[i] : 0;
-    tensor.strides[i] = i < tensor.ndim ? strides[i] : 0;
-  }
   base.device->retain(base.storage);
   return make_tensor(info.Env(), base.device, base.storage, tensor);
 }

@@ -65,6 +65,19 @@ bool all_on_host(const OpDesc &desc, Storage *const *storages) {
   return any;
 }
 
+// The tensors that an op was given, for messages.
+std::string shapes_of(const OpDesc &desc, const char *args) {
+  std::string shapes;
+  for (const Field &field : desc.fields) {
+    if (!field.is_tensor()) continue;
+    const auto &tensor = *reinterpret_cast<const ls_tensor *>(args + field.offset);
+    if (!tensor.present) continue;
+    if (!shapes.empty()) shapes += ", ";
+    shapes += std::string(field.name) + " " + text(tensor);
+  }
+  return shapes;
+}
+
 }  // namespace
 
 void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
@@ -118,10 +131,8 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
       ++storage->version;
       storage->host_values.reset();  // no longer what the device holds
     }
-    const auto *tensor = reinterpret_cast<const ls_tensor *>(copy.get() + field.offset);
-    if (!task.shapes.empty()) task.shapes += ", ";
-    task.shapes += std::string(field.name) + " " + text(*tensor);
   }
+  task.shapes = [op = &desc, copy] { return shapes_of(*op, copy.get()); };
   const ls_backend *backend = device.backend();
   const OpDesc *op = &desc;
   // meta only accounts for what the CPU would do: nothing is behind its addresses.

@@ -241,7 +241,7 @@ void Queue::drain() {
     const auto failed = [&] {
       outcome.status = status == LS_CANCELLED ? LS_DEVICE_FAILURE : status;
       outcome.message = format("%s failed on rank %d%s%s%s: %s", task.name, process_rank(), running_place().c_str(),
-                               task.shapes.empty() ? "" : " with ", task.shapes.c_str(),
+                               task.shapes ? " with " : "", task.shapes ? task.shapes().c_str() : "",
                                message[0] ? message : "no further word from the backend");
       fail(outcome);
       on_failure_(outcome);

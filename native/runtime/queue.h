@@ -31,7 +31,7 @@ struct Task {
   // Non-zero: part of this optimizer update. One that has begun is finished even when the queue is cancelled.
   uint64_t update = 0;
   const char *name = "task";
-  std::string shapes;                        // for the message of a failure
+  std::function<std::string()> shapes;       // of its tensors, for the message of a failure; may be empty
   std::shared_ptr<const std::string> place;  // for it too: where in the program it was enqueued; may be null
   int64_t bytes = 0;
   double flops = 0;
