@@ -4,4 +4,4 @@
 #   LONGSEQ_SECRET=... examples/ranks/machines.sh 1 2 10.0.0.7 run.yaml   # on the other
 set -euo pipefail
 : "${LONGSEQ_SECRET:?set it to the same random text on all machines}"
-npx longseq launch --nproc "${NPROC:-2}" --nnodes "$2" --node-rank "$1" --rendezvous "$3:29500" -- train "$4"
+exec node_modules/.bin/longseq launch --nproc "${NPROC:-2}" --nnodes "$2" --node-rank "$1" --rendezvous "$3:29500" -- train "$4"

@@ -1,6 +1,8 @@
 // What the command line writes: results on stdout, everything else on stderr, and errors as one clear message.
 
-import { ConfigError, LongseqError } from "../errors.js";
+import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { ConfigError, IoError, LongseqError } from "../errors.js";
 import type { RunItem } from "../report/events.js";
 import { toLine } from "../report/metrics.js";
 
@@ -65,6 +67,25 @@ export class Output {
     this.record({ event: "error", code, message, details });
     return error instanceof ConfigError ? exitCode.usage : exitCode.failed;
   }
+}
+
+/**
+ * For a rank that torchrun, Slurm or mpirun started beside rank 0, which has the terminal: all goes to DIR/ranks/N.log, as
+ * the launcher would have it. Throws IoError.
+ */
+export function outputOfRank(dir: string, rank: number, json: boolean): Output {
+  const file = join(dir, "ranks", `${rank}.log`);
+  try {
+    mkdirSync(join(dir, "ranks"), { recursive: true });
+    writeFileSync(file, "");
+  } catch (error) {
+    throw new IoError(`cannot write ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
+  }
+  // Line by line: what was said last is there however the process ends.
+  const stream = { write: (text: string) => appendFileSync(file, text) };
+  const output = new Output(stream, stream, false);
+  output.json = json;
+  return output;
 }
 
 /** Code and message of anything thrown; `known` where the cause lies outside longseq. */

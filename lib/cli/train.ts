@@ -4,10 +4,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type Config, loadConfig } from "../config/index.js";
 import { CancelledError } from "../errors.js";
+import { placeOf } from "../parallel/environment.js";
 import type { DoneEvent, RunItem, StepMetrics } from "../report/events.js";
 import { formatDuration, formatLoss } from "../report/format.js";
 import { ProgressDisplay } from "../report/progress.js";
-import { exitCode, type Output } from "./output.js";
+import { exitCode, type Output, outputOfRank } from "./output.js";
 import { installSignals, type Stop, signalName } from "./signals.js";
 
 /** What the command line uses of `Trainer`. */
@@ -33,15 +34,23 @@ export interface TrainOptions {
   quiet: boolean;
 }
 
-/** Runs to the end, or to a signal; returns the exit code. Throws what the run throws. */
+/**
+ * Runs to the end, or to a signal; returns the exit code. Throws what the run throws. Of ranks that another starter than
+ * the launcher started, the first alone writes to `terminal`; errors of all are the caller's to show.
+ */
 export async function train(
   file: string,
   overrides: readonly string[],
   options: TrainOptions,
-  output: Output,
+  terminal: Output,
   parts: TrainParts = trainParts,
 ): Promise<number> {
   const config = loadConfig(file, overrides);
+  const place = placeOf(process.env);
+  const output =
+    place === undefined || place.hosted || place.rank === 0
+      ? terminal
+      : outputOfRank(config.output.dir, place.rank, terminal.json);
   const stop = await parts.installSignals();
   const trainer = await parts.createTrainer(config);
   const display = options.quiet ? null : new ProgressDisplay({ stream: output.stderr });

@@ -1,6 +1,6 @@
 // longseq launch: scripts, and launchers of several machines.
 import { execFile } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import t from "tap";
@@ -51,26 +51,51 @@ const freePort = (): Promise<number> =>
     });
   });
 
-t.test("a rank that another starter started waits as long as --rendezvous-timeout says", async (t) => {
-  const port = await freePort();
-  const env = {
-    ...process.env,
-    LONGSEQ_SECRET: "between us",
-    RANK: "1",
-    WORLD_SIZE: "2",
-    LOCAL_RANK: "0",
-    LOCAL_WORLD_SIZE: "1",
-    MASTER_ADDR: "127.0.0.1",
-    MASTER_PORT: String(port),
-  };
-  const args = [bin, "train", file, `output.dir=${join(folder, "late")}`, "--rendezvous-timeout", "0.5"];
-  const { code, stderr } = await new Promise<{ code: number; stderr: string }>((resolve) => {
-    execFile(process.execPath, args, { timeout: 120_000, env }, (error, _, stderr) =>
-      resolve({ code: error === null ? 0 : Number(error.code), stderr }),
+/** `longseq train` as torchrun starts a rank of two. */
+const startedByOther = (rank: number, port: number, ...args: string[]) =>
+  new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+    const env = {
+      ...process.env,
+      LONGSEQ_SECRET: "between us",
+      RANK: String(rank),
+      WORLD_SIZE: "2",
+      LOCAL_RANK: String(rank),
+      LOCAL_WORLD_SIZE: "2",
+      MASTER_ADDR: "127.0.0.1",
+      MASTER_PORT: String(port),
+    };
+    execFile(process.execPath, [bin, "train", file, ...args], { timeout: 120_000, env }, (error, stdout, stderr) =>
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
     );
   });
+
+t.test("a rank that another starter started waits as long as --rendezvous-timeout says", async (t) => {
+  const dir = join(folder, "late");
+  const { code, stderr } = await startedByOther(
+    1,
+    await freePort(),
+    `output.dir=${dir}`,
+    "--rendezvous-timeout",
+    "0.5",
+  );
   t.equal(code, 1, stderr);
   t.match(stderr, /nobody is at the meeting place 127\.0\.0\.1/);
+});
+
+t.test("of ranks that another starter started the first has the terminal, the others a log", async (t) => {
+  const one = await run("one of its own");
+  const dir = join(folder, "by another");
+  const port = await freePort();
+  const ranks = await Promise.all([0, 1].map((rank) => startedByOther(rank, port, `output.dir=${dir}`)));
+  t.same(
+    ranks.map(({ code }) => code),
+    [0, 0],
+  );
+  sameRun(t, one.dir, dir, "by another");
+  t.match(ranks[0]?.stdout, /done: /);
+  t.match(ranks[0]?.stderr, /step 1/);
+  t.same([ranks[1]?.stdout, ranks[1]?.stderr], ["", ""], "rank 1 is silent");
+  t.match(readFileSync(join(dir, "ranks/1.log"), "utf8"), /step 1[\s\S]*done: /);
 });
 
 t.test("two launchers, as on two machines, over the network", async (t) => {
