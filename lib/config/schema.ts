@@ -129,6 +129,7 @@ export interface ModelOverride {
   max_position_embeddings?: number;
   output_router_logits?: boolean;
   router_aux_loss_coef?: number;
+  tie_word_embeddings?: boolean;
 }
 
 const overrideKeys = [
@@ -137,11 +138,12 @@ const overrideKeys = [
   "max_position_embeddings",
   "output_router_logits",
   "router_aux_loss_coef",
+  "tie_word_embeddings",
 ];
 const override = leaf<ModelOverride | null, ModelOverride>(
   "a mapping with some of rope_theta (a number above 0), rope_scaling (a mapping or null), " +
-    "max_position_embeddings (a whole number of at least 1), output_router_logits (true or false) and " +
-    "router_aux_loss_coef (a number of at least 0)",
+    "max_position_embeddings (a whole number of at least 1), output_router_logits and tie_word_embeddings (true or false), " +
+    "and router_aux_loss_coef (a number of at least 0)",
   (value) => {
     if (value === null) return {};
     if (!isMapping(value) || Object.keys(value).some((key) => !overrideKeys.includes(key))) return undefined;
@@ -160,9 +162,11 @@ const override = leaf<ModelOverride | null, ModelOverride>(
       if (positions === undefined || positions < 1) return undefined;
       result.max_position_embeddings = positions;
     }
-    if (value.output_router_logits !== undefined) {
-      if (typeof value.output_router_logits !== "boolean") return undefined;
-      result.output_router_logits = value.output_router_logits;
+    for (const key of ["output_router_logits", "tie_word_embeddings"] as const) {
+      const given = value[key];
+      if (given === undefined) continue;
+      if (typeof given !== "boolean") return undefined;
+      result[key] = given;
     }
     if (value.router_aux_loss_coef !== undefined) {
       const coefficient = parseNumber(value.router_aux_loss_coef);

@@ -169,3 +169,8 @@ export function plainJson(value: JsonValue): unknown {
   if (!(value instanceof Map)) return value;
   return Object.fromEntries(Array.from(value, ([key, inner]) => [key, plainJson(inner)]));
 }
+
+/** Where in `text` a JsonError points: ":3". */
+export function lineOf(text: string, error: unknown): string {
+  return error instanceof JsonError ? `:${text.slice(0, error.at).split("\n").length}` : "";
+}

@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { editDistance } from "../config/values.js";
-import { ConfigError } from "../errors.js";
+import { ConfigError, ModelError } from "../errors.js";
 import { Adapter } from "../nn/adapter.js";
 import { Linear } from "../nn/linear.js";
 import type { Module, ModuleOptions } from "../nn/module.js";
@@ -54,7 +54,8 @@ type NameOf = (parameter: string) => Stored;
 /** What PEFT calls the module that a parameter belongs to. */
 function moduleName(parameter: string, storedAs: NameOf): string {
   if (parameter.startsWith(`${HEAD}.`)) return HEAD;
-  return storedAs(parameter).name.replace(/\.(weight|bias)$/, "");
+  const { name, module } = storedAs(parameter);
+  return module ?? name.replace(/\.(weight|bias)$/, "");
 }
 
 /** Where an adapter's parameter lies in PEFT's file, without that file's prefix; null for another parameter. */
@@ -114,6 +115,13 @@ function nearest(name: string, known: readonly string[]): string {
   return `the nearest is ${first}; there are ${known.join(", ")}`;
 }
 
+const otherBase = ({ file, targetModules }: AdapterConfig, known: readonly string[]): ModelError =>
+  new ModelError(
+    `${file}: it is an adapter for another base: its target_modules ${JSON.stringify(targetModules)} name none of this ` +
+      `model's modules, which are ${known.join(", ")}`,
+    { path: file, key: "target_modules" },
+  );
+
 /** The names that are asked for. Throws ConfigError for one that is no module's. */
 function targetsOf(config: AdapterConfig, names: readonly string[]): string[] {
   const { targetModules, modulesToSave, file } = config;
@@ -132,6 +140,7 @@ function targetsOf(config: AdapterConfig, names: readonly string[]): string[] {
       );
     }
     const matched = free.filter((name) => pattern.test(name));
+    if (matched.length === 0 && config.path !== null) throw otherBase(config, known);
     if (matched.length === 0)
       throw new ConfigError(
         `${file}.target_modules: the expression ${JSON.stringify(targetModules)} matches no module that can have an ` +
@@ -149,6 +158,7 @@ function targetsOf(config: AdapterConfig, names: readonly string[]): string[] {
         { key: "target_modules", target },
       );
   const matched = free.filter((name) => targetModules.some((target) => endsWith(name, target)));
+  if (matched.length === 0 && config.path !== null) throw otherBase(config, known);
   if (matched.length === 0)
     throw new ConfigError(
       `${file}.target_modules: ${JSON.stringify(targetModules)} names no module that can have an adapter and is not in ` +
@@ -194,6 +204,13 @@ export function attachAdapters(
       throw new ConfigError(
         `${file}.modules_to_save: ${JSON.stringify(end)} matches no module; ${nearest(end, shortNames(modules))}`,
         { key: "modules_to_save", target: end },
+      );
+  for (const [parameter] of parameters)
+    if (storedAs(parameter).each !== undefined && isSaved(moduleName(parameter, storedAs), modulesToSave))
+      throw new ConfigError(
+        `${file}.modules_to_save: ${JSON.stringify(modulesToSave)} takes in ${moduleName(parameter, storedAs)}; the ` +
+          "matrices of experts are not trained beside adapters; name modules without them, such as [mlp.gate]",
+        { key: "modules_to_save" },
       );
   const targets = targetsOf(config, names);
   for (const [parameter, tensor] of parameters)

@@ -372,6 +372,11 @@ export class CausalLM extends Module {
     return place;
   }
 
+  /** The same; undefined where there is none of that name. */
+  findPlace(name: string): Place | undefined {
+    return this.#places.get(name);
+  }
+
   /** The first name of a parameter. */
   nameOf(parameter: Parameter): string {
     for (const [name, one] of this.namedParameters()) if (one === parameter) return name;

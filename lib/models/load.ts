@@ -3,7 +3,7 @@
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
 import { type ModelFolder, openModelFolder } from "../checkpoint/safetensors.js";
-import { JsonError, type JsonValue, parseJson, plainJson } from "../data/json.js";
+import { type JsonValue, lineOf, parseJson, plainJson } from "../data/json.js";
 import { ArgumentError, IoError, ModelError } from "../errors.js";
 import type { ZeroOptions } from "../parallel/zero.js";
 import type { ModelShape } from "../report/model_flops.js";
@@ -15,6 +15,7 @@ import { flatPart } from "../tensor/tiers.js";
 import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { ModelConfig } from "./config.js";
 import { CausalLM, type MemoryOptions } from "./decoder.js";
+import { refuseNonFinite } from "./finite_weights.js";
 import { packedPieces } from "./packed.js";
 import { adapterInstead, initAdapters, loadAdapters } from "./peft.js";
 import { EMBEDDING, familyNamed, HEAD, parseModelConfig, storedIn, withAdapter } from "./registry.js";
@@ -79,11 +80,6 @@ export async function readModelConfig(folder: string, override?: ConfigOverride)
   return parseModelConfig(plainJson(source), { file, source, ...(override === undefined ? {} : { override }) });
 }
 
-/** Where in `text` a JsonError points: ":3". */
-function lineOf(text: string, error: unknown): string {
-  return error instanceof JsonError ? `:${text.slice(0, error.at).split("\n").length}` : "";
-}
-
 /** The storage dtype of a model on a device: the one asked for, or the default. */
 export function modelDtype(config: ModelConfig, options: ModelOptions): DType {
   const { dtype } = options;
@@ -126,9 +122,9 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
   const dtype = modelDtype(read, options);
   using weights = await openModelFolder(folder);
   const { adapter = null } = options;
-  const base = await untied(read, weights);
-  checkTensors(weights, base, folder);
-  const config = withAdapter(base, adapter);
+  await checkTied(read, weights);
+  checkTensors(weights, read, folder);
+  const config = withAdapter(read, adapter);
   const device = options.device ?? "cpu";
   const tier = parameterTier(options);
   const { zero = null } = options;
@@ -142,11 +138,11 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
       read: (name: string, target: Tensor, from: { begin?: number }) => weights.read(nameOf(name), target, from),
     };
     for (const { leaf, segments } of model.owned)
-      for (const { name, begin, count, offset } of segments) {
+      for (const { name: own, begin, count, offset } of segments) {
         options.signal?.throwIfAborted();
-        if (isAdapterParameter(model.place(name).parameter)) continue;
+        const place = model.place(own);
+        if (isAdapterParameter(place.parameter)) continue;
         using part = untracked(() => flatPart(leaf, offset, count));
-        const place = model.place(name);
         const format = adapter?.baseFormat;
         if (format && leaf.dtype === "uint8") {
           for (const piece of packedPieces(place.shape, format, part, begin))
@@ -154,7 +150,11 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
           continue;
         }
         await readStored(reader, place, part, begin, tier);
-        if (place.parameter.endsWith(ROUTER)) await refuseBroken(weights, nameOf(place.stored.name), { begin, count });
+        if (!place.parameter.endsWith(ROUTER)) continue;
+        // Scores that are no numbers would send tokens anywhere, and nothing would tell.
+        const name = nameOf(place.stored.name);
+        const file = path.join(folder, weights.entries.get(name)?.file ?? "");
+        await refuseNonFinite(weights, name, { file, role: ", which chooses experts,", range: { begin, count } });
       }
     initAdapters(model, options.seed ?? 0);
     await loadAdapters(model);
@@ -169,24 +169,6 @@ export async function loadModel(folder: string, options: LoadOptions = {}): Prom
 /** The end of a router's name, by the properties of modules. */
 const ROUTER = ".mlp.gate.weight";
 
-/** Scores that are no numbers would send tokens anywhere, and nothing would tell. */
-async function refuseBroken(
-  weights: ModelFolder,
-  name: string,
-  range: { begin: number; count: number },
-): Promise<void> {
-  const values = new Float32Array(await weights.readBytes(name, { ...range, dtype: "F32" }));
-  const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) return;
-  const { file, shape } = weights.entries.get(name) as { file: string; shape: readonly number[] };
-  const columns = shape[1] as number;
-  const [row, column] = [Math.floor((range.begin + at) / columns), (range.begin + at) % columns];
-  throw new ModelError(
-    `${file}: tensor ${name}, which chooses experts, has ${values[at]} at [${row}, ${column}]; it must be finite`,
-    { path: file, tensor: name, row, column },
-  );
-}
-
 /** The config that `loadModel` gives the model of a folder; where there are no weights, what config.json says. */
 export async function resolveModelConfig(folder: string, override?: ConfigOverride): Promise<ModelConfig> {
   const config = await readModelConfig(folder, override);
@@ -195,13 +177,19 @@ export async function resolveModelConfig(folder: string, override?: ConfigOverri
   const weights = await openModelFolder(folder).catch(() => undefined);
   if (weights === undefined) return config;
   using open = weights;
-  return await untied(config, open);
+  await checkTied(config, open);
+  return config;
 }
 
-/** What transformers does: a head of its own in the files wins over the field. */
-async function untied(config: ModelConfig, weights: ModelFolder): Promise<ModelConfig> {
-  if (!config.tieWordEmbeddings || (await agreesWithTying(weights, config))) return config;
-  return { ...config, tieWordEmbeddings: false, fields: { ...config.fields, tie_word_embeddings: false } };
+/** Throws ModelError where the config ties embedding and head, and the files hold two that differ. */
+async function checkTied(config: ModelConfig, weights: ModelFolder): Promise<void> {
+  if (!config.tieWordEmbeddings || (await agreesWithTying(weights, config))) return;
+  const [head, embedding] = [HEAD, EMBEDDING].map((name) => storedIn(config, name).name);
+  throw new ModelError(
+    `${config.file} says that ${head} is ${embedding} (tie_word_embeddings), but ${weights.path} holds two that differ; ` +
+      "set model.override.tie_word_embeddings to false to have both, as transformers does, or take the head out of the file",
+    { path: weights.path, tensor: head },
+  );
 }
 
 /** Whether there is no lm_head in the files, or one that equals the embedding. */

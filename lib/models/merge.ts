@@ -83,7 +83,7 @@ export async function mergeAdapter(folder: string, target: string, options: Merg
   using adapters = await openWeights(folder);
   const model = untracked(() => new CausalLM(withAdapter(read, adapter), { device: "meta", sourceFolder: base }));
   try {
-    checkAdapter(model, adapter, adapters);
+    await checkAdapter(model, adapter, adapters);
     const plans = planOf(model, weights);
     const apart = plans.some(({ name }) => read.tieWordEmbeddings && name === storedIn(read, HEAD).name);
     const fields = apart ? { ...read.fields, tie_word_embeddings: false } : read.fields;

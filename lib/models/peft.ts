@@ -6,7 +6,7 @@ import * as path from "node:path";
 import { binding } from "../binding.js";
 import type { FileDigest } from "../checkpoint/native_files.js";
 import { SafetensorsFile, SafetensorsWriter } from "../checkpoint/safetensors.js";
-import { parseJson, plainJson } from "../data/json.js";
+import { JsonError, lineOf, parseJson, plainJson } from "../data/json.js";
 import { ConfigError, IoError, ModelError } from "../errors.js";
 import type { Segment } from "../parallel/zero.js";
 import { untracked } from "../tensor/scope.js";
@@ -16,6 +16,7 @@ import { type AdapterConfig, isAdapterParameter } from "./adapter.js";
 import type { CausalLM } from "./decoder.js";
 import { copyTokenizer } from "./export.js";
 import { show } from "./fields.js";
+import { refuseNonFinite } from "./finite_weights.js";
 import { randomKey } from "./random_key.js";
 import type { ConfigOverride } from "./rope_fields.js";
 import { assemble, readStored, type StoredPart, tensorsOf } from "./stored.js";
@@ -85,14 +86,17 @@ const isNeutral = (value: unknown, neutral: unknown): boolean =>
 /** Reads adapter_config.json of a folder. Throws ModelError naming file, key and value. */
 export async function readAdapterConfig(folder: string): Promise<SavedAdapter> {
   const file = path.join(folder, CONFIG);
+  let text = "";
   let fields: Record<string, unknown>;
   try {
-    fields = plainJson(parseJson(await fs.readFile(file, "utf8"))) as Record<string, unknown>;
+    text = await fs.readFile(file, "utf8");
+    fields = plainJson(parseJson(text)) as Record<string, unknown>;
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const absent = code === "ENOENT" || code === "ENOTDIR";
+    const what = error instanceof JsonError ? `${file}${lineOf(text, error)} is not valid JSON` : `cannot read ${file}`;
     throw new ModelError(
-      absent ? `${folder} has no ${CONFIG}; give the folder of a PEFT adapter` : `cannot read ${file}: ${message}`,
+      absent ? `${folder} has no ${CONFIG}; give the folder of a PEFT adapter` : `${what}: ${message}`,
       { path: file },
       { cause: error },
     );
@@ -103,8 +107,19 @@ export async function readAdapterConfig(folder: string): Promise<SavedAdapter> {
     throw new ModelError(`${file}: ${key} is ${show(fields[key])}; ${expected}`, { path: file, key });
   };
   if (fields.peft_type !== "LORA") fail("peft_type", "longseq reads LORA adapters");
+  const { task_type: task = null } = fields;
+  if (task !== null && task !== "CAUSAL_LM") fail("task_type", "longseq trains causal language models (CAUSAL_LM)");
   for (const [key, value] of Object.entries(FIXED))
-    if (!isNeutral(fields[key], value)) fail(key, "longseq does not implement this");
+    if (!isNeutral(fields[key], value))
+      fail(
+        key,
+        ["rank_pattern", "alpha_pattern", "target_parameters"].includes(key)
+          ? "longseq does not implement this (PEFT's all-linear adds it for the matrices of experts: an adapter whose " +
+              "target_modules are a list of other modules has none)"
+          : "longseq does not implement this",
+      );
+  const { use_rslora: rslora = false } = fields;
+  if (typeof rslora !== "boolean" && rslora !== null) fail("use_rslora", "expected true or false");
   const number = (key: string, fallback: number, above: number): number => {
     const value = fields[key] ?? fallback;
     return typeof value === "number" && value >= above ? value : fail(key, "expected a number above 0");
@@ -130,7 +145,7 @@ export async function readAdapterConfig(folder: string): Promise<SavedAdapter> {
       targetModules: typeof targets === "string" ? targets : texts("target_modules"),
       modulesToSave: texts("modules_to_save"),
       dropout,
-      rslora: fields.use_rslora === true,
+      rslora: rslora === true,
       init: true,
       path: folder,
       file,
@@ -153,7 +168,7 @@ async function readOverride(folder: string): Promise<ConfigOverride> {
 /** The text of adapter_config.json for what a model was trained with. */
 function adapterConfigText(model: CausalLM, base: string | null): string {
   const adapter = model.config.adapter as AdapterConfig;
-  const { rank, alpha, targetModules, modulesToSave, dropout, rslora, init } = adapter;
+  const { rank, alpha, modulesToSave, dropout, rslora, init } = adapter;
   const conv1d = [...model.namedParameters()].some(([name]) => model.place(name).stored.transposed);
   const fields = {
     peft_type: "LORA",
@@ -168,26 +183,33 @@ function adapterConfigText(model: CausalLM, base: string | null): string {
     modules_to_save: modulesToSave.length > 0 ? modulesToSave : null,
     r: rank,
     revision: null,
-    // The names that it stands for, as PEFT writes them.
-    target_modules: targetModules === "all-linear" ? adaptedNames(model) : targetModules,
+    target_modules: targetNames(model, adapter),
     use_dora: false,
     use_rslora: rslora,
   };
   return `${JSON.stringify(fields, null, 2)}\n`;
 }
 
-/** The last parts of the names of modules that have an adapter. */
-function adaptedNames(model: CausalLM): string[] {
+/**
+ * target_modules for PEFT's file. An expression of our own is written as the names that it matched: PEFT would match it with
+ * all modules, those that cannot have an adapter among them.
+ */
+function targetNames(model: CausalLM, { targetModules, path: from }: AdapterConfig): string | readonly string[] {
+  if (typeof targetModules !== "string" || (from !== null && targetModules !== "all-linear")) return targetModules;
   const names = [...model.namedParameters()].flatMap(([name]) => {
-    const [, module] = /([^.]+)\.lora_A\.weight$/.exec(name) ?? [];
-    return module === undefined ? [] : [module];
+    const [, module] = /^(.*)\.lora_A\.weight$/.exec(name) ?? [];
+    if (module === undefined) return [];
+    return [targetModules === "all-linear" ? module.slice(module.lastIndexOf(".") + 1) : module];
   });
   return [...new Set(names)].sort();
 }
 
-/** The name of a stored tensor in PEFT's file; the head is called the same in every family there. */
-export const peftName = (model: CausalLM, name: string): string =>
-  PREFIX + (model.lmHead !== null && name === model.nameOf(model.lmHead.weight) ? "lm_head.weight" : name);
+/** The name of a stored tensor in PEFT's file, which calls modules as transformers does; the head is lm_head everywhere. */
+export function peftName(model: CausalLM, name: string): string {
+  if (model.lmHead !== null && name === model.nameOf(model.lmHead.weight)) return `${PREFIX}lm_head.weight`;
+  const module = model.findPlace(name)?.stored.module;
+  return PREFIX + (module === undefined ? name : `${module}.weight`);
+}
 
 interface AdapterTensor {
   readonly name: string;
@@ -291,7 +313,7 @@ export async function loadAdapters(model: CausalLM): Promise<void> {
   const { adapter } = model.config;
   if (!adapter || adapter.path === null) return;
   using weights = await openWeights(adapter.path);
-  checkAdapter(model, adapter, weights);
+  await checkAdapter(model, adapter, weights);
   const reader = {
     read: (name: string, target: Tensor, from: { begin?: number }) => weights.read(peftName(model, name), target, from),
   };
@@ -329,8 +351,8 @@ function initialise(
   else binding.ops.random(part.native(), -bound, bound, key, begin, false);
 }
 
-/** Every tensor is there with its shape, and no other. */
-export function checkAdapter(model: CausalLM, adapter: AdapterConfig, weights: SafetensorsFile): void {
+/** Every tensor is there with its shape, and no other; A and B are numbers throughout. Throws ModelError. */
+export async function checkAdapter(model: CausalLM, adapter: AdapterConfig, weights: SafetensorsFile): Promise<void> {
   const expected = adapterTensors(model);
   const fail = (what: string, tensor: string): never => {
     const base = model.sourceFolder ?? model.config.file;
@@ -350,6 +372,8 @@ export function checkAdapter(model: CausalLM, adapter: AdapterConfig, weights: S
   const known = new Set(expected.map(({ name }) => name));
   const extra = [...weights.entries.keys()].find((name) => !known.has(name) && !isBaseWeight(model, name));
   if (extra !== undefined) fail(`tensor ${extra} has no place in ${adapter.file}'s modules`, extra);
+  for (const { name } of expected)
+    if (/\.lora_[AB]\.weight$/.test(name)) await refuseNonFinite(weights, name, { file: weights.path });
 }
 
 /** Embeddings and heads of the base, which PEFT may store beside an adapter of theirs. */

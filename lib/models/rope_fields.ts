@@ -12,6 +12,7 @@ export interface ConfigOverride {
   /** Of a model with experts: whether its load-balancing loss is part of the loss, and by which factor. */
   readonly output_router_logits?: boolean;
   readonly router_aux_loss_coef?: number;
+  readonly tie_word_embeddings?: boolean;
 }
 
 export interface RopeFieldsOptions {
@@ -123,7 +124,7 @@ export function overrideFields(fields: ConfigFields, override: ConfigOverride = 
   const result: Record<string, unknown> = structuredClone(fields);
   const isObject = (value: unknown): value is Record<string, unknown> =>
     typeof value === "object" && value !== null && !Array.isArray(value);
-  for (const key of ["output_router_logits", "router_aux_loss_coef"] as const)
+  for (const key of ["output_router_logits", "router_aux_loss_coef", "tie_word_embeddings"] as const)
     if (override[key] !== undefined) result[key] = override[key];
   const byKind = result.rope_parameters;
   if (isObject(byKind) && isObject(byKind.full_attention)) {

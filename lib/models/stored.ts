@@ -20,6 +20,8 @@ export interface Stored {
   readonly name: string;
   /** Which of its rows; absent: all of it is this parameter. */
   readonly rows?: Rows;
+  /** What transformers calls the module that has it, where that is not the tensor's name without its last part. */
+  readonly module?: string;
   /** What the parameter is called beside the others of the tensor: "q". */
   readonly part?: string;
   /** The file has [I, O] where the parameter has [O, I]. */
@@ -52,9 +54,14 @@ export const stacked =
   (half: string, parts: Readonly<Record<string, string>> = {}) =>
   (parameter: string): Stored => {
     const [, layer, part = ""] = /^(.*)\.mlp\.experts\.(\w+)$/.exec(parameter) ?? [];
-    if (layer === undefined) return { name: parameter.replace(/\.mlp\.gate\./, `.${half}.gate.`) };
+    if (layer === undefined) {
+      const router = /^.*\.mlp\.gate(?=\.weight$)/.exec(parameter)?.[0];
+      return router === undefined
+        ? { name: parameter }
+        : { name: parameter.replace(/\.mlp\.gate\./, `.${half}.gate.`), module: router };
+    }
     const each = (index: number | string): string => `${layer}.${half}.experts.${index}.${parts[part] ?? part}.weight`;
-    return { name: each("*"), each };
+    return { name: each("*"), each, module: `${layer}.mlp.experts` };
   };
 
 /** Parts of a tensor whose rows follow each other. */

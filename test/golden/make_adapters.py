@@ -16,7 +16,7 @@ import sys
 import peft
 import torch
 from reference import dump, error, gradient_norm, load64, load_balancing, load_file, router_logits, save_file, token_losses
-from reference import train
+from reference import router64, train
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODELS = os.path.join(HERE, "models")
@@ -40,6 +40,8 @@ CASES = {
     "gemma2": ("gemma2", dict(r=3, lora_alpha=2, target_modules="all-linear")),
     "mixtral_balanced": ("mixtral_balanced", dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "o_proj"])),
     "qwen2_moe": ("qwen2_moe", dict(r=4, lora_alpha=8, target_modules="all-linear", modules_to_save=["lm_head"])),
+    # Modules are called as transformers does, not as Mixtral's checkpoints do.
+    "mixtral_gate": ("mixtral", dict(r=2, lora_alpha=4, target_modules=["v_proj"], modules_to_save=["mlp.gate"])),
 }
 
 
@@ -60,6 +62,14 @@ class Trained:
 
     def __call__(self, **arguments):
         return self.wrapped(**arguments)
+
+
+def own_routers(model):
+    """PEFT's copies of routers compute with the weights that they were copied from until they get a forward of their own."""
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = router64(module)
+    return model
 
 
 def file_name(name):
@@ -97,7 +107,7 @@ def main():
 
         model = load64(base)
         wrapped = peft.PeftModel.from_pretrained(model, folder, is_trainable=True, autocast_adapter_dtype=False).double()
-        wrapped.eval()
+        own_routers(wrapped).eval()
         vocabulary = model.config.vocab_size
         ids = [int(i) for i in torch.randint(0, vocabulary, (31,), generator=g)]
         wrapped.zero_grad(set_to_none=True)
@@ -114,7 +124,7 @@ def main():
 
         merged = peft.PeftModel.from_pretrained(load64(base), folder, autocast_adapter_dtype=False).double().merge_and_unload()
         with torch.no_grad():
-            off = error(merged.eval()(input_ids=torch.tensor(ids)[None], use_cache=False).logits[0], logits.detach())
+            off = error(own_routers(merged).eval()(input_ids=torch.tensor(ids)[None], use_cache=False).logits[0], logits.detach())
         # PEFT merges an adapter of a tied head into the embedding too.
         assert off < 1e-10 or case == "qwen2_tied_head", (case, off)
 

@@ -168,7 +168,9 @@ def router64(module):
 
 def router_logits(model):
     """Of the last forward, a tensor a layer with experts."""
-    return [m.logits for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+    routers = [m for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+    # PEFT keeps the one that a trained copy stands in for.
+    return [m.logits for m in routers if hasattr(m, "logits")]
 
 
 def load_balancing(model, batches):

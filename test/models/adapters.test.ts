@@ -8,7 +8,7 @@ import { ConfigError, IoError, ModelError } from "../../lib/errors.js";
 import type { AdapterConfig } from "../../lib/models/adapter.js";
 import { loadModel } from "../../lib/models/index.js";
 import { mergeAdapter } from "../../lib/models/merge.js";
-import { readAdapterConfig, writeAdapterFiles } from "../../lib/models/peft.js";
+import { peftName, readAdapterConfig, writeAdapterFiles } from "../../lib/models/peft.js";
 import { gradNorm } from "../../lib/nn/clip_grad.js";
 import { scopeAsync } from "../../lib/tensor/scope.js";
 import { error, goldenFolder, putStored, storedSize } from "./helpers.js";
@@ -30,7 +30,7 @@ const goldenOf = (name: string) => {
 
 const modelFolder = (name: string) => path.join(goldenFolder, name, "model");
 
-t.ok(cases.length >= 12, "all cases are there");
+t.ok(cases.length >= 13, "all cases are there");
 
 for (const name of cases)
   t.test(name, async (t) =>
@@ -63,13 +63,14 @@ for (const name of cases)
             continue;
           }
           const place = model.place(parameter);
-          const whole = grads.get(place.stored.name) ?? new Float32Array(storedSize(place));
+          const name = peftName(model, place.stored.name);
+          const whole = grads.get(name) ?? new Float32Array(storedSize(place));
           putStored(place, (await tensor.grad?.data()) as Float32Array, whole);
-          grads.set(place.stored.name, whole);
+          grads.set(name, whole);
         }
-        t.same([...grads.keys()].map((one) => `base_model.model.${one}`).sort(), [...saved.entries.keys()].sort());
+        t.same([...grads.keys()].sort(), [...saved.entries.keys()].sort());
         for (const [name, grad] of grads) {
-          const off = error(grad, await float32(`grad.base_model.model.${name}`));
+          const off = error(grad, await float32(`grad.${name}`));
           if (!(off <= 1e-4)) t.fail(`gradient of ${name}: ${off}`);
         }
         const norm = await gradNorm(model.parameters(), 0).norm.item();
@@ -194,7 +195,24 @@ t.test("bad input: one clear error each", async (t) => {
   await t.rejects(load({ modulesToSave: ["q_proj"] }), { message: /names no module/ });
   await t.rejects(load({ targetModules: ["gate"] }, modelFolder("mixtral")), { message: /"gate" matches no module/ });
 
+  for (const [name, modulesToSave] of [
+    ["mixtral", ["mlp"]],
+    ["qwen2_moe", ["experts"]],
+  ] as const)
+    await t.rejects(load({ modulesToSave }, modelFolder(name)), {
+      name: "ConfigError",
+      message: /takes in model\.layers\.\d\.mlp\.experts; the matrices of experts are not trained beside adapters/,
+    });
+  await t.rejects(load({ modulesToSave: ["block_sparse_moe"] }, modelFolder("mixtral")), {
+    message: /matches no module/,
+  });
+
   const other = modelFolder("llama2");
+  await t.rejects(load((await readAdapterConfig(at)).config, modelFolder("gpt2")), {
+    name: "ModelError",
+    message:
+      /it is an adapter for another base: its target_modules .* name none of this model's modules, which are c_attn/,
+  });
   await t.rejects(load({ ...(await readAdapterConfig(at)).config }, other), {
     name: "ModelError",
     message: /adapter for another base/,
@@ -214,7 +232,9 @@ t.test("bad input: one clear error each", async (t) => {
     ["peft_type", "IA3", /LORA/],
     ["use_dora", true, /use_dora is true/],
     ["bias", "all", /bias is "all"/],
-    ["rank_pattern", { q_proj: 4 }, /rank_pattern/],
+    ["rank_pattern", { q_proj: 4 }, /rank_pattern .*all-linear adds it for the matrices of experts/],
+    ["use_rslora", "true", /use_rslora is "true"; expected true or false/],
+    ["task_type", "SEQ_CLS", /task_type is "SEQ_CLS"; .*CAUSAL_LM/],
     ["target_parameters", ["experts"], /target_parameters/],
     ["r", 0, /r is 0/],
     ["r", 2.5, /r is 2\.5/],
@@ -229,6 +249,18 @@ t.test("bad input: one clear error each", async (t) => {
   await t.rejects(load((await readAdapterConfig(write("model", {}))).config), {
     message: /no adapter_model\.safetensors/,
   });
+  writeFileSync(path.join(write("text", {}), "adapter_config.json"), '{\n"r": 1,\n"lora_alpha"');
+  await t.rejects(readAdapterConfig(path.join(made, "text")), { message: /adapter_config\.json:3 is not valid JSON/ });
+  // A number that is none, in the last row of a B.
+  const broken = write("broken", {});
+  const bytes = readFileSync(path.join(at, "adapter_model.safetensors"));
+  const tensor = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight";
+  const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))).toString());
+  bytes.writeFloatLE(Number.NaN, 8 + Number(bytes.readBigUInt64LE(0)) + header[tensor].data_offsets[1] - 4);
+  writeFileSync(path.join(broken, "adapter_model.safetensors"), bytes);
+  const notFinite = { name: "ModelError", message: new RegExp(`tensor ${tensor} has NaN at .*must be finite`) };
+  await t.rejects(load((await readAdapterConfig(broken)).config), notFinite);
+  await t.rejects(mergeAdapter(broken, path.join(made, "out"), { base }), notFinite);
   await t.rejects(loadModel(at), { name: "ModelError", message: /holds an adapter, not a model: .*llama3\/model/ });
 
   await t.rejects(mergeAdapter(at, path.join(made, "full"), { base }), IoError);
@@ -241,4 +273,24 @@ t.test("bad input: one clear error each", async (t) => {
     message: /\/nowhere does not exist; .*--base/,
   });
   t.notOk(existsSync(path.join(made, "out")), "nothing was left behind");
+});
+
+t.test("an expression is written as the names that it matched, which is what PEFT makes of them", async (t) => {
+  const adapter: AdapterConfig = {
+    rank: 2,
+    alpha: 4,
+    targetModules: ".*self_attn.*",
+    modulesToSave: [],
+    dropout: 0,
+    rslora: false,
+    init: true,
+    path: null,
+    file: "adapter",
+  };
+  using model = await loadModel(modelFolder("phi3"), { dtype: "float32", adapter });
+  const out = t.testdir({});
+  await writeAdapterFiles(model, out, null);
+  const layers = model.model.layers.map((_, i) => i);
+  const names = layers.flatMap((i) => ["o_proj", "qkv_proj"].map((name) => `model.layers.${i}.self_attn.${name}`));
+  t.same((await readAdapterConfig(out)).config.targetModules, names);
 });

@@ -8,6 +8,7 @@ import { noGrad } from "../../lib/autograd/function.js";
 import { openModelFolder, SafetensorsFile, writeModel } from "../../lib/checkpoint/safetensors.js";
 import { ArgumentError, type LongseqError, ModelError } from "../../lib/errors.js";
 import { type CausalLM, initModel, loadModel, saveModel, writeModelFiles } from "../../lib/models/index.js";
+import { resolveModelConfig } from "../../lib/models/load.js";
 import { storedIn } from "../../lib/models/registry.js";
 import { scopeAsync } from "../../lib/tensor/scope.js";
 import { error, goldenCases, goldenFolder, withGolden } from "./helpers.js";
@@ -298,8 +299,14 @@ t.test("tied or not", async (t) => {
   const fields = { ...readJson(source, "config.json"), tie_word_embeddings: true };
   writeFileSync(path.join(source, "config.json"), JSON.stringify(fields));
 
-  using own = await loadModel(source);
-  t.equal(own.config.tieWordEmbeddings, false, "a head of its own in the file wins");
+  const differ = {
+    name: "ModelError",
+    message: /lm_head\.weight is model\.embed_tokens\.weight .*holds two that differ; set/,
+  };
+  await t.rejects(loadModel(source), differ);
+  await t.rejects(resolveModelConfig(source), differ);
+  using own = await loadModel(source, { override: { tie_word_embeddings: false } });
+  t.equal(own.config.tieWordEmbeddings, false);
   t.strictSame(await digestsOf(own), await digestsOf(model));
   await saveModel(own, path.join(dir, "own"));
   t.equal(readJson(dir, "own", "config.json").tie_word_embeddings, false);
