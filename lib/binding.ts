@@ -320,7 +320,11 @@ export interface Native extends SafetensorsNative {
   totalFlops(device: NativeDevice): number;
   resetOpCounts(device: NativeDevice): void;
   arrangement(device: NativeDevice): number;
-  repeatOps(device: NativeDevice, before: Record<string, OpCount>, times: number): void;
+  /** A mark of what is counted so far; dropOps ends it, and those made after it. */
+  markOps(device: NativeDevice): number;
+  /** What was counted since the mark is counted `times` times more. */
+  repeatOps(device: NativeDevice, mark: number, times: number): void;
+  dropOps(device: NativeDevice, mark: number): void;
   /** Where in the program what is enqueued from now on belongs, for messages; "" where it is nowhere. */
   setPlace(device: NativeDevice, step: string, layer: string): void;
   marker(device: NativeDevice, value: number): void;

@@ -16,23 +16,28 @@ export function eachTile(
   body: (tile: { start: number; length: number }) => void,
 ): void {
   const step = rows > 0 ? rows : Math.max(total, 1);
+  const walk = (start: number): void => scope(() => body({ start, length: Math.min(step, total - start) }));
+  // Four tiles and more: the first may set what the others add to, the last full one and the shorter one behind it are
+  // walked.
+  if (!device.isMeta || total <= 3 * step) {
+    for (let start = 0; start < total; start += step) walk(start);
+    return;
+  }
   const { native } = device;
-  let before = device.isMeta ? { blocks: binding.arrangement(native), ops: binding.opCounts(native) } : undefined;
-  for (let start = 0; start < total; start += step) {
-    scope(() => body({ start, length: Math.min(step, total - start) }));
-    if (before === undefined) continue;
-    // Of the full tiles to come the last is walked, and the shorter one behind it.
+  walk(0);
+  let blocks = binding.arrangement(native);
+  for (let start = step; start < total; start += step) {
+    const mark = binding.markOps(native);
+    walk(start);
     const alike = Math.floor((total - start) / step) - 2;
-    if (alike < 1) {
-      before = undefined;
-      continue;
+    if (alike >= 1) {
+      const after = binding.arrangement(native);
+      if (after === blocks) {
+        binding.repeatOps(native, mark, alike);
+        start += alike * step;
+      }
+      blocks = after;
     }
-    const blocks = binding.arrangement(native);
-    // The first tile may set what the others add to.
-    if (start > 0 && blocks === before.blocks) {
-      binding.repeatOps(native, before.ops, alike);
-      start += alike * step;
-      before = undefined;
-    } else before = { blocks, ops: binding.opCounts(native) };
+    binding.dropOps(native, mark);
   }
 }

@@ -278,9 +278,10 @@ export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Mea
     const walked = twice ? work.accumulation : Math.min(work.accumulation, 3);
     const all = function* () {
       for (let i = 1; i <= walked; i++) {
-        const before = binding.opCounts(native);
+        const mark = binding.markOps(native);
         yield micro;
-        if (i === walked && walked < work.accumulation) binding.repeatOps(native, before, work.accumulation - walked);
+        if (i === walked && walked < work.accumulation) binding.repeatOps(native, mark, work.accumulation - walked);
+        binding.dropOps(native, mark);
       }
     };
     for (let i = 0; i < 2; i++) {

@@ -131,23 +131,41 @@ Napi::Value arrangement(const Napi::CallbackInfo &info) {
   return from(info.Env(), static_cast<int64_t>(hash >> 11));
 }
 
-// repeatOps(device, before, times): what was counted since opCounts() gave `before` is counted `times` times more.
+// markOps(device) -> number: a mark of what is counted so far, for repeatOps and dropOps. Marks are a stack.
+Napi::Value mark_ops(const Napi::CallbackInfo &info) {
+  auto &marks = device_of(info[0]).device->marks();
+  marks.push_back(device_of(info[0]).device->counts());
+  return from(info.Env(), static_cast<int64_t>(marks.size() - 1));
+}
+
+// The mark of a number that markOps() gave; those made after it are gone.
+std::map<std::string, OpCount> &mark_of(Device &device, const Napi::Value &value) {
+  auto &marks = device.marks();
+  const auto mark = static_cast<size_t>(integer(value, "mark", 0, static_cast<int64_t>(marks.size()) - 1));
+  marks.resize(mark + 1);
+  return marks.back();
+}
+
+// repeatOps(device, mark, times): what was counted since the mark is counted `times` times more.
 Napi::Value repeat_ops(const Napi::CallbackInfo &info) {
-  if (!info[1].IsObject()) throw Error(LS_INVALID_ARGUMENT, "repeatOps: before must be what opCounts() gave");
-  auto before = info[1].As<Napi::Object>();
+  Device &device = *device_of(info[0]).device;
+  const auto &before = mark_of(device, info[1]);
   const auto times = static_cast<double>(integer(info[2], "times", 0, int64_t{1} << 53));
-  for (auto &[name, count] : device_of(info[0]).device->counts()) {
-    OpCount earlier;
-    if (const Napi::Value value = before.Get(name); value.IsObject()) {
-      auto entry = value.As<Napi::Object>();
-      earlier.calls = static_cast<int64_t>(number(entry.Get("calls"), "calls"));
-      earlier.flops = number(entry.Get("flops"), "flops");
-      earlier.bytes = number(entry.Get("bytes"), "bytes");
-    }
+  for (auto &[name, count] : device.counts()) {
+    const auto found = before.find(name);
+    const OpCount earlier = found == before.end() ? OpCount{} : found->second;
     count.calls += static_cast<int64_t>(times) * (count.calls - earlier.calls);
     count.flops += times * (count.flops - earlier.flops);
     count.bytes += times * (count.bytes - earlier.bytes);
   }
+  return info.Env().Undefined();
+}
+
+// dropOps(device, mark)
+Napi::Value drop_ops(const Napi::CallbackInfo &info) {
+  Device &device = *device_of(info[0]).device;
+  mark_of(device, info[1]);
+  device.marks().pop_back();
   return info.Env().Undefined();
 }
 
@@ -287,7 +305,9 @@ void init_device(Napi::Object exports) {
   method<total_flops>(exports, "totalFlops");
   method<reset_op_counts>(exports, "resetOpCounts");
   method<arrangement>(exports, "arrangement");
+  method<mark_ops>(exports, "markOps");
   method<repeat_ops>(exports, "repeatOps");
+  method<drop_ops>(exports, "dropOps");
   method<marker>(exports, "marker");
   method<last_marker>(exports, "lastMarker");
   method<synchronize>(exports, "synchronize");

@@ -215,6 +215,7 @@ void Device::release(Storage *storage) {
     // A fixed point of the program: whatever compute does next waits, whether or not the copy happens to be over.
     Queue *other = &queue(kind);
     const uint64_t sequence = storage->last_use[kind];
+    if (only_accounts() && other->ended(sequence)) continue;
     Task task;
     task.name = "wait";
     task.always = [other, sequence, compute = &queue(LS_QUEUE_COMPUTE)](const Outcome &) {
@@ -269,6 +270,7 @@ void Device::wait_for(int32_t kind, int32_t other) {
   if (kind == other || !queues_[other]) return;
   Queue *source = queues_[other].get();
   const uint64_t sequence = source->enqueued();
+  if (only_accounts() && source->ended(sequence)) return;
   Task task;
   task.name = "wait";
   task.always = [source, sequence, waiter = &queue(kind)](const Outcome &) { source->join(sequence, *waiter); };

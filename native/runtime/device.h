@@ -84,6 +84,8 @@ class Device {
   Recorder &recorder() { return recorder_; }
   Queue &queue(int32_t kind);
   std::map<std::string, OpCount> &counts() { return counts_; }
+  // What counts() was at points that somebody marked.
+  std::vector<std::map<std::string, OpCount>> &marks() { return marks_; }
   ls_exec exec_template() const;
 
   // Bytes may be 0. Up to 64 bytes come from a slab outside the allocator, so that scalars (a loss, a norm) that only
@@ -96,6 +98,8 @@ class Device {
 
   // Enqueues a task; tasks of an update bracket (begin_update), on whatever queues, are finished once one has begun.
   uint64_t enqueue(int32_t queue, Task task);
+  // Whether ops need not run: nothing is behind the addresses, and nobody records when they would have.
+  bool only_accounts() const { return meta_ && !recorder_.on(); }
   // Runs `work` in order on a queue. `work` and `always` run on the queue's thread.
   void run_on_queue(int32_t queue, const char *name, std::function<ls_status(const ls_exec &)> work,
                     std::function<void(const Outcome &)> always = {});
@@ -166,6 +170,7 @@ class Device {
   std::vector<void *> slab_free_;
   std::vector<std::weak_ptr<DiskFile>> disks_;
   std::map<std::string, OpCount> counts_;
+  std::vector<std::map<std::string, OpCount>> marks_;
   uint64_t update_ = 0, updates_ = 0;
   int update_depth_ = 0;
   std::shared_ptr<const std::string> place_;

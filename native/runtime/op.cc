@@ -78,6 +78,42 @@ std::string shapes_of(const OpDesc &desc, const char *args) {
   return shapes;
 }
 
+// What an op has beside its arguments.
+struct Surroundings {
+  const Storage *workspace;  // may be null
+  bool on_cpu;
+  std::vector<std::shared_ptr<const std::vector<int64_t>>> keep;
+  Cost cost;
+};
+
+Task task_of(const Device &device, const OpDesc &desc, const std::shared_ptr<char[]> &args, Surroundings with) {
+  Task task;
+  task.name = desc.name;
+  task.bytes = static_cast<int64_t>(with.cost.bytes);
+  task.flops = with.cost.flops;
+  task.recorded = true;
+  task.shapes = [op = &desc, args] { return shapes_of(*op, args.get()); };
+  void *workspace = with.workspace ? with.workspace->data : nullptr;
+  const int64_t workspace_bytes = with.workspace ? with.workspace->bytes : 0;
+  // meta only accounts for what the CPU would do: nothing is behind its addresses.
+  const bool runs_on_cpu = with.on_cpu && !device.meta();
+  task.run = [backend = device.backend(), op = &desc, runs_on_cpu, args, workspace, workspace_bytes,
+              keep = std::move(with.keep)](const ls_exec &base) {
+    ls_exec exec = base;
+    exec.workspace = workspace;
+    exec.workspace_bytes = workspace_bytes;
+    if (!runs_on_cpu) return op->call(backend, &exec, args.get());
+    // What the stream was given before may still write what is read here.
+    if (backend->queue_synchronize) {
+      const ls_status status = backend->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size);
+      if (status != LS_OK) return status;
+    }
+    exec.device = exec.stream = nullptr;
+    return op->call(cpu::backend(), &exec, args.get());
+  };
+  return task;
+}
+
 }  // namespace
 
 void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
@@ -103,12 +139,7 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
   std::memcpy(copy.get(), args, desc.args_bytes);
   if (desc.prepare) desc.prepare(copy.get(), storages);
 
-  Task task;
-  task.name = desc.name;
   const Cost cost = desc.cost(copy.get());
-  task.bytes = static_cast<int64_t>(cost.bytes);
-  task.flops = cost.flops;
-  task.recorded = true;
   // What lies on the host is worked on by the CPU, where the device has a memory of its own.
   const bool on_cpu = device.separate_memory() && all_on_host(desc, storages);
   Storage *workspace = nullptr;
@@ -117,8 +148,6 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
     if (const int64_t bytes = desc.workspace(copy.get(), profile); bytes > 0)
       workspace = device.allocate(bytes, LS_WORKSPACE, on_cpu ? LS_TIER_HOST : LS_TIER_DEVICE);
   }
-  void *workspace_data = workspace ? workspace->data : nullptr;
-  const int64_t workspace_bytes = workspace ? workspace->bytes : 0;
   // Host values outlive the task even when their tensor is disposed first.
   std::vector<std::shared_ptr<const std::vector<int64_t>>> keep;
   size_t index = 0;
@@ -132,31 +161,15 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
       storage->host_values.reset();  // no longer what the device holds
     }
   }
-  task.shapes = [op = &desc, copy] { return shapes_of(*op, copy.get()); };
-  const ls_backend *backend = device.backend();
-  const OpDesc *op = &desc;
-  // meta only accounts for what the CPU would do: nothing is behind its addresses.
-  const bool runs_on_cpu = on_cpu && !device.meta();
-  task.run = [backend, op, runs_on_cpu, copy, workspace_data, workspace_bytes,
-              keep = std::move(keep)](const ls_exec &base) {
-    ls_exec exec = base;
-    exec.workspace = workspace_data;
-    exec.workspace_bytes = workspace_bytes;
-    if (!runs_on_cpu) return op->call(backend, &exec, copy.get());
-    // What the stream was given before may still write what is read here.
-    if (backend->queue_synchronize) {
-      const ls_status status = backend->queue_synchronize(exec.device, exec.stream, exec.error, exec.error_size);
-      if (status != LS_OK) return status;
-    }
-    exec.device = exec.stream = nullptr;
-    return op->call(cpu::backend(), &exec, copy.get());
-  };
   if (queue != LS_QUEUE_COMPUTE) device.wait_for(queue, LS_QUEUE_COMPUTE);
   index = 0;
   for (const Field &field : desc.fields)
     if (field.is_tensor())
       if (const Storage *storage = storages[index++]) device.order(queue, storage, field.writes());
-  const uint64_t sequence = device.enqueue(queue, std::move(task));
+  const uint64_t sequence =
+      device.only_accounts()
+          ? device.queue(queue).pass()
+          : device.enqueue(queue, task_of(device, desc, copy, {workspace, on_cpu, std::move(keep), cost}));
   index = 0;
   for (const Field &field : desc.fields)
     if (field.is_tensor())

@@ -77,6 +77,17 @@ uint64_t Queue::enqueue(Task task) {
   return sequence;
 }
 
+uint64_t Queue::pass() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (completed() == enqueued()) {
+      completed_.fetch_add(1, std::memory_order_acq_rel);
+      return enqueued_.fetch_add(1, std::memory_order_acq_rel) + 1;
+    }
+  }
+  return enqueue({});
+}
+
 void Queue::wait(uint64_t sequence) {
   if (completed() >= sequence) return;
   std::unique_lock<std::mutex> lock(mutex_);
