@@ -497,7 +497,7 @@ export class CausalLM extends Module {
     const seed = dropoutSeed === undefined ? (isGradEnabled() ? this.#draws++ : null) : dropoutSeed;
     if (seed === null) return null;
     const { ids } = prepareInput(input, this.config.vocabSize);
-    return { seed, rows: tensor(tokenNumbers(input, ids.length), { device: this.device }) };
+    return { seed, rows: tensor(tokenNumbers(input, ids.length), { device: this.device, keepValues: false }) };
   }
 
   #hidden(input: ModelInput, routing: Routing | null, dropout: StepDropout | null): Tensor {
@@ -509,7 +509,7 @@ export class CausalLM extends Module {
       const layout: TokenLayout = {
         group: group?.ulysses ?? null,
         ring: ring && new RingLayout(ring, positions.length / 2, cuSeqlens),
-        positions: tensor(positions, { device }),
+        positions: tensor(positions, { device, keepValues: false }),
         frequencies: this.#frequencies.map((set, i) => set ?? this.#frequenciesOf(i, length)),
         cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
         dropout,

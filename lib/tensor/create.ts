@@ -7,6 +7,8 @@ import { type Nested, Tensor, type TensorOptions } from "./tensor.js";
 export interface FromDataOptions extends TensorOptions {
   /** Default: that of the nesting, or the length. */
   shape?: readonly number[];
+  /** Whether ops may look at the values before they run, as attention does at cu_seqlens. Default: of int64 they may. */
+  keepValues?: boolean;
 }
 
 /** From a number, nested arrays or a typed array. dtype default: that of the typed array, else float32. */
@@ -47,7 +49,8 @@ export function tensor(data: Nested | ArrayBufferView, options: FromDataOptions 
   const type = dtype ?? "float32";
   const made = Tensor.empty(wanted, { ...options, dtype: type });
   const matching = ArrayBuffer.isView(flat) && dtypeOf(flat) === type;
-  binding.write(made.native(), matching ? (flat as unknown as ArrayBufferView) : encode(flat, type), type === "int64");
+  const { keepValues = type === "int64" } = options;
+  binding.write(made.native(), matching ? (flat as unknown as ArrayBufferView) : encode(flat, type), keepValues);
   return made;
 }
 
