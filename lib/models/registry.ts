@@ -10,6 +10,7 @@ import { gemma3 } from "./gemma3.js";
 import { gptNeox } from "./gpt_neox.js";
 import { gpt2 } from "./gpt2.js";
 import { llama } from "./llama.js";
+import { ministral } from "./ministral.js";
 import { mistral } from "./mistral.js";
 import { mixtral } from "./mixtral.js";
 import { olmo2 } from "./olmo2.js";
@@ -30,6 +31,7 @@ export const HEAD = "lm_head.weight";
 export const families: readonly Family[] = [
   llama,
   mistral,
+  ministral,
   mixtral,
   qwen2,
   qwen2Moe,

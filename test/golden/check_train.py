@@ -28,6 +28,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MinistralConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -229,7 +230,7 @@ def random_rope(r):
 
 EXPERTS = ["mixtral", "qwen2_moe", "qwen3_moe"]
 FAMILIES = [
-    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi3", "olmo2", "gemma2", "gemma3", *EXPERTS,
+    "llama", "mistral", "ministral", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi3", "olmo2", "gemma2", "gemma3", *EXPERTS,
 ]
 
 
@@ -302,16 +303,18 @@ def random_config(r, family, common, layers, own_head):
 
 def to_hub(r):
     def edit(fields):
-        if fields["model_type"] not in ("llama", "mistral", "qwen2", "qwen3", "olmo2", *EXPERTS):
+        if fields["model_type"] not in ("llama", "mistral", "ministral", "qwen2", "qwen3", "olmo2", *EXPERTS):
             return fields
         rope = dict(fields.pop("rope_parameters"))
         fields["rope_theta"] = rope.pop("rope_theta")
         kind = rope.pop("rope_type")
         fields["rope_scaling"] = None if kind == "default" else {r.choice(["type", "rope_type"]): kind, **rope}
         fields["torch_dtype"] = fields.pop("dtype")
-        fields.pop("layer_types", None)
-        if fields["model_type"] in ("llama", "mistral"):
-            if fields.get("head_dim") == fields["hidden_size"] // fields["num_attention_heads"] and r.random() < 0.7:
+        if fields["model_type"] != "ministral":
+            fields.pop("layer_types", None)
+        if fields["model_type"] in ("llama", "mistral", "ministral"):
+            usual = fields.get("head_dim") == fields["hidden_size"] // fields["num_attention_heads"]
+            if usual and fields["model_type"] != "ministral" and r.random() < 0.7:
                 fields.pop("head_dim")
             if fields["model_type"] == "llama" and fields["num_key_value_heads"] == fields["num_attention_heads"]:
                 fields.pop("num_key_value_heads")
@@ -376,6 +379,12 @@ def random_case(seed, folder, family=None):
             config = MistralConfig(
                 **common, head_dim=own_head if r.random() < 0.4 else None, sliding_window=r.choice([None, 3, 7, 33])
             )
+    elif family == "ministral":
+        config = MinistralConfig(
+            # transformers computes no head_dim of its own for this family.
+            **common, head_dim=own_head if r.random() < 0.4 else hidden // heads, sliding_window=r.choice([1, 3, 7, 33]),
+            layer_types=[r.choice(["sliding_attention", "full_attention"]) for _ in range(layers)],
+        )
     elif family == "qwen2":
         config = Qwen2Config(**common, **window)
     elif family in EXPERTS:

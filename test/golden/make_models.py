@@ -18,6 +18,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MinistralConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -387,6 +388,16 @@ CASES = {
             moe_intermediate_size=11, norm_topk_prob=True, mlp_only_layers=[0], pad_token_id=0,
         ),
         dict(tokens=12),
+    ),
+    "ministral": (
+        "Ministral: a window of 6 in every second layer, head_dim apart from H / N",
+        MinistralConfig(
+            vocab_size=69, hidden_size=28, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=10, max_position_embeddings=128, rms_norm_eps=1e-5, sliding_window=6,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters=dict(rope_type="default", rope_theta=100000.0),
+        ),
+        dict(tokens=33),
     ),
 }
 

@@ -265,6 +265,7 @@ t.test("every family is listed once", (t) => {
     [
       "llama",
       "mistral",
+      "ministral",
       "mixtral",
       "qwen2",
       "qwen2_moe",
