@@ -165,19 +165,20 @@ t.test("a merged model keeps the dtype of each tensor, and what goes with the we
   t.ok(worst <= 0.51, `${worst} units in the last place`);
 });
 
+const plain: AdapterConfig = {
+  rank: 2,
+  alpha: 4,
+  targetModules: ["q_proj"],
+  modulesToSave: [],
+  dropout: 0,
+  rslora: false,
+  init: true,
+  path: null,
+  file: "adapter",
+};
+
 t.test("bad input: one clear error each", async (t) => {
   const { at, base } = goldenOf("llama_all");
-  const plain: AdapterConfig = {
-    rank: 2,
-    alpha: 4,
-    targetModules: ["q_proj"],
-    modulesToSave: [],
-    dropout: 0,
-    rslora: false,
-    init: true,
-    path: null,
-    file: "adapter",
-  };
   const load = (adapter: Partial<AdapterConfig>, folder = base) =>
     loadModel(folder, { dtype: "float32", adapter: { ...plain, ...adapter } });
   await t.rejects(load({ targetModules: ["q_prj"] }), {
@@ -276,17 +277,7 @@ t.test("bad input: one clear error each", async (t) => {
 });
 
 t.test("an expression is written as the names that it matched, which is what PEFT makes of them", async (t) => {
-  const adapter: AdapterConfig = {
-    rank: 2,
-    alpha: 4,
-    targetModules: ".*self_attn.*",
-    modulesToSave: [],
-    dropout: 0,
-    rslora: false,
-    init: true,
-    path: null,
-    file: "adapter",
-  };
+  const adapter: AdapterConfig = { ...plain, targetModules: ".*self_attn.*" };
   using model = await loadModel(modelFolder("phi3"), { dtype: "float32", adapter });
   const out = t.testdir({});
   await writeAdapterFiles(model, out, null);
