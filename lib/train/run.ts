@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { binding } from "../binding.js";
 import { pruneCheckpoints, writeFileDurably } from "../checkpoint/atomic.js";
 import { DataLoader } from "../data/index.js";
-import { CancelledError, TrainingError } from "../errors.js";
+import { CancelledError, DeviceError, TrainingError } from "../errors.js";
 import { helpExport } from "../models/index.js";
 import type { RunItem } from "../report/events.js";
 import type { Device } from "../tensor/device.js";
@@ -45,8 +45,9 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
       yield* train(training, queue);
       yield* finish(training);
     } catch (error) {
-      // That a rank is gone says more than what failed for it.
-      if (!(error instanceof CancelledError) && !session.signal.aborted) throw session.job.lost ?? error;
+      // That a rank is gone says more than what an exchange failed for; what else failed is this rank's own.
+      if (!(error instanceof CancelledError) && !session.signal.aborted)
+        throw error instanceof DeviceError ? (session.job.lost ?? error) : error;
       yield* stop(training, queue, error);
     }
   } finally {

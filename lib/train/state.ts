@@ -74,17 +74,17 @@ export async function saveCheckpoint(
   };
   let path = target;
   let failure: unknown;
-  if (job.leads) {
-    try {
+  try {
+    if (job.leads)
       path = await save(async (draft) => {
         await job.swap(draft.path);
         for (const [name, digest] of await share(draft.path)) draft.note(name, digest);
       });
-    } catch (error) {
-      failure = error;
-    }
-  } else await share((await job.swap<string | null>(null))[0] as string);
-  // The others hear of the end, and whether it was a good one.
+    else await share((await job.swap<string | null>(null))[0] as string);
+  } catch (error) {
+    failure = error;
+  }
+  // All hear of the end, and whether it was a good one: a rank that left before would be lost to the others.
   const [error] = await job.swap(failure === undefined ? null : (failure as Error).message);
   if (failure !== undefined) throw failure;
   if (typeof error === "string") throw new IoError(error, { target });
