@@ -325,6 +325,26 @@ export interface Native extends SafetensorsNative {
   /** What was counted since the mark is counted `times` times more. */
   repeatOps(device: NativeDevice, mark: number, times: number): void;
   dropOps(device: NativeDevice, mark: number): void;
+  /** Notes what is asked of the device's allocators, layer by layer, until stopLog. */
+  startLog(device: NativeDevice): void;
+  /** What follows is done for that layer; -1: for none. */
+  logLayer(device: NativeDevice, layer: number): void;
+  logPosition(device: NativeDevice): number;
+  /** Ops since a position are counted `times` times more. */
+  logRepeat(device: NativeDevice, position: number, times: number): void;
+  /** The counts of logAccounts are those from the last resetOpCounts until here. */
+  logCounted(device: NativeDevice): void;
+  /**
+   * What the logged program would come to with `copies` times `period` layers more, like those before layer `at`. null:
+   * these are not like those behind it, so that nothing is known.
+   */
+  logAccounts(
+    device: NativeDevice,
+    at: number,
+    period: number,
+    copies: number,
+  ): { memory: MemoryStats[]; ops: Record<string, OpCount> } | null;
+  stopLog(device: NativeDevice): void;
   /** Where in the program what is enqueued from now on belongs, for messages; "" where it is nowhere. */
   setPlace(device: NativeDevice, step: string, layer: string): void;
   marker(device: NativeDevice, value: number): void;

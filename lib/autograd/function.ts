@@ -1,6 +1,7 @@
 // The tape: functions with a forward and a backward, the nodes they leave, and the walk that makes gradients.
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
+import { enterLayer, layerAtWork } from "../tensor/layer.js";
 import { requireFunction, type Scope, type Scoped, setSurvivors, track, untracked } from "../tensor/scope.js";
 import { defer, Tensor } from "../tensor/tensor.js";
 
@@ -187,6 +188,8 @@ let sequence = 0;
 /** One application of a function in the graph. */
 export class Node implements Scoped {
   readonly sequence = sequence++;
+  /** The layer of a model that it is part of; -1: none. */
+  readonly layer = layerAtWork();
   readonly name: string;
   readonly context: Context;
   /** For each argument that wants a gradient: itself. */
@@ -377,8 +380,10 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
   let given: Grad[] = [];
   const owed: { dispose(): void }[] = [];
   quietly(() => {
+    const layer = layerAtWork();
     try {
       for (let node = ready.pop(); node; node = ready.pop()) {
+        enterLayer(node.layer);
         const grads = pending.get(node) ?? node.outputs.map(() => null);
         pending.delete(node);
         given = grads;
@@ -424,6 +429,7 @@ export function backward(root: Tensor, grad?: Tensor | null, options: BackwardOp
         options.onNode?.(node.name);
       }
     } finally {
+      enterLayer(layer);
       for (const slots of [given, ...pending.values()]) for (const g of slots) if (g instanceof Tensor) g.dispose();
       for (const item of owed) item.dispose();
     }

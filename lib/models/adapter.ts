@@ -8,6 +8,7 @@ import { Adapter } from "../nn/adapter.js";
 import { Linear } from "../nn/linear.js";
 import type { Module, ModuleOptions } from "../nn/module.js";
 import { type BlockFormat, packedShape } from "../ops/quantize.js";
+import { byLayer, inLayer } from "../tensor/layer.js";
 import { Parameter } from "../tensor/tensor.js";
 import type { Stored } from "./stored.js";
 
@@ -222,7 +223,8 @@ export function attachAdapters(
     let shared: Parameter | null = null;
     for (const linear of linears) {
       const [outFeatures, inFeatures] = linear.weight.shape as [number, number];
-      const adapter: Adapter = new Adapter({ ...sizes, inFeatures, outFeatures }, where, shared);
+      const make = () => new Adapter({ ...sizes, inFeatures, outFeatures }, where, shared);
+      const adapter: Adapter = inLayer(linear.weight.layer, make);
       shared = adapter.loraA;
       if (name === HEAD) head = adapter;
       else linear.adapter = adapter;
@@ -244,7 +246,7 @@ export function storeBase(
   spread: boolean,
 ): void {
   const seen = new Set<Parameter>();
-  for (const [name, parameter] of parameters) {
+  for (const [name, parameter] of byLayer(parameters, ([, { layer }]) => layer)) {
     if (seen.has(parameter)) continue;
     seen.add(parameter);
     const { shape, device, tier, requiresGrad } = parameter;

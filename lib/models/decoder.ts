@@ -23,6 +23,7 @@ import { ModelStates, type StateOptions, type Unit } from "../sequence/states.js
 import { tensor } from "../tensor/create.js";
 import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
+import { inLayer } from "../tensor/layer.js";
 import { scope, untracked } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
 import { attachAdapters, isAdapterParameter, storeBase } from "./adapter.js";
@@ -108,7 +109,7 @@ export class Decoder extends Module {
     this.layers = Array.from({ length: numLayers }, (_, layer) => {
       const experts = config.experts?.layers[layer] ? { ...config.experts, layer: withExperts++ } : null;
       const own = { window: windows[layer] ?? 0, rope: layerRopes[layer] ?? null, experts };
-      return new DecoderLayer({ ...config, ...own }, options);
+      return inLayer(layer, () => new DecoderLayer({ ...config, ...own }, options));
     });
     this.norm = new Norm(hiddenSize, config.norm, options);
     this.#embeddingScale = config.embeddingScale;
@@ -151,10 +152,12 @@ export class Decoder extends Module {
       let x_TH = states.use(embedding, firstLayer, () => this.#embed(ids, options));
       const every = Math.max(1, options.checkpointEvery);
       for (let first = 0; first < this.layers.length; first += every) {
-        const y_TH = this.#segment(x_TH, first, this.layers.slice(first, first + every), layout, options);
-        // What a backward needs of it is saved under handles of its own.
-        x_TH.dispose();
-        x_TH = y_TH;
+        x_TH = inLayer(first, () => {
+          const y_TH = this.#segment(x_TH, first, this.layers.slice(first, first + every), layout, options);
+          // What a backward needs of it is saved under handles of its own.
+          x_TH.dispose();
+          return y_TH;
+        });
       }
       return states.use(norm, options.head, () => this.norm.forward(x_TH));
     };

@@ -5,8 +5,9 @@ import { ArgumentError } from "../errors.js";
 import { allReduceInto } from "../ops/all_reduce.js";
 import { axpbyInto } from "../ops/axpby.js";
 import type { Communicator } from "../parallel/communicator.js";
+import { byLayer } from "../tensor/layer.js";
 import { Tensor } from "../tensor/tensor.js";
-import { gradientsOf, scalarIn } from "../tensor/tiers.js";
+import { gradientsOf, layerOfGradient, scalarIn } from "../tensor/tiers.js";
 
 export interface GradNorm {
   /** Global L2 norm before clipping, [] float64. */
@@ -38,7 +39,8 @@ export function gradNorm(params: Iterable<Tensor>, maxNorm: number, options: Gra
   // Each tier sums its own; almost always there is one.
   for (const tier of new Set(grads.map((placed) => placed.tier))) {
     const sum = tier === "device" ? total : Tensor.full([], 0, { device, dtype: "float64", tier });
-    for (const placed of grads) if (placed.tier === tier) binding.ops.normSquared(placed.grad.native(), sum.native());
+    for (const placed of byLayer(grads, layerOfGradient))
+      if (placed.tier === tier) binding.ops.normSquared(placed.grad.native(), sum.native());
     if (sum === total) continue;
     const back = scalar("float64");
     binding.ops.copy(sum.native(), back.native());

@@ -2,9 +2,10 @@
 // host memory. It runs where they are: gradients and weights that lie elsewhere cross in pieces, beside the arithmetic.
 import { binding } from "../binding.js";
 import { ArgumentError } from "../errors.js";
+import { byLayer } from "../tensor/layer.js";
 import { scope, untracked } from "../tensor/scope.js";
 import { Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
-import { clearGradients, flatPart, gradientsOf, queues, scalarIn, windowElements } from "../tensor/tiers.js";
+import { clearGradients, flatPart, gradientsOf, layerOf, queues, scalarIn, windowElements } from "../tensor/tiers.js";
 
 export interface AdamWOptions {
   learningRate?: number;
@@ -126,7 +127,7 @@ export class AdamW {
       try {
         untracked(() => {
           const step = empty([], "int64").fill(0);
-          this.#states = this.#params.map((param) => {
+          this.#states = Array.from(byLayer(this.#params, layerOf), (param) => {
             const state: State = {
               param,
               m: empty(param.shape, "float32").fill(0),
@@ -244,7 +245,7 @@ export class AdamW {
       if (weightsCome) copyPart(param, begin, slot.weights as Tensor, 0, count, inward);
     };
     let used = 0;
-    for (const [i, piece] of pieces.entries()) {
+    for (const [i, piece] of byLayer(pieces.entries(), ([, { param }]) => layerOf(param))) {
       if (i === 0 && crosses(piece)) bring(piece);
       // Before this piece's arithmetic is enqueued, for which a copy would wait.
       const next = pieces[i + 1];

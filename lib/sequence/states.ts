@@ -8,9 +8,10 @@ import { allReduceInto } from "../ops/all_reduce.js";
 import { dequantize } from "../ops/quantize.js";
 import { FlatParameters, type Owned, ownedWhole, type ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
+import { byLayer } from "../tensor/layer.js";
 import { untracked } from "../tensor/scope.js";
 import { type Parameter, type ParameterTier, Tensor } from "../tensor/tensor.js";
-import { gradientsOf, outboxOf, queues } from "../tensor/tiers.js";
+import { gradientsOf, layerOfGradient, outboxOf, queues } from "../tensor/tiers.js";
 
 /** Where the states of a run live; none: on the device. */
 export interface StateOptions {
@@ -36,6 +37,8 @@ interface Lent {
   /** What they are copies of, and the version of it. */
   sources: Map<Tensor, number>;
 }
+
+const layerOfFlat = ({ leaf }: FlatParameters): number => leaf.layer;
 
 /** The states of one model, apart from the optimizer's. */
 export class ModelStates {
@@ -74,7 +77,8 @@ export class ModelStates {
     const nameOf = new Map(named.map(([name, { storage }]) => [storage, name]));
     // What is frozen has no gradient to exchange.
     const kindOf = ({ requiresGrad, dtype }: Parameter): string => `${requiresGrad} ${dtype}`;
-    for (const unit of units.map((one) => one.map(({ storage }) => storage)))
+    const storages = units.map((one) => one.map(({ storage }) => storage));
+    for (const unit of byLayer(storages, ([first]) => first?.layer ?? -1))
       for (const kind of new Set(unit.map(kindOf))) {
         // Once each: modules may share a parameter.
         const own = [...new Set(unit)].filter((one) => kindOf(one) === kind && !this.#flats.has(one));
@@ -267,17 +271,17 @@ export class ModelStates {
     const zero = this.#zero;
     if (zero === null) return;
     if (zero.level === 0)
-      for (const { grad } of gradientsOf(this.#named.map(([, parameter]) => parameter)))
+      for (const { grad } of byLayer(gradientsOf(this.#named.map(([, parameter]) => parameter)), layerOfGradient))
         allReduceInto(grad, zero.group);
     else {
-      for (const flat of new Set(this.#flats.values())) this.#reduce(new Set([flat]));
+      for (const flat of byLayer(new Set(this.#flats.values()), layerOfFlat)) this.#reduce(new Set([flat]));
       this.#settle();
     }
   }
 
   /** What this rank holds was updated: where every rank keeps all values, they get the others'. */
   finishUpdate(): void {
-    for (const flat of new Set(this.#flats.values())) flat.refresh();
+    for (const flat of byLayer(new Set(this.#flats.values()), layerOfFlat)) flat.refresh();
     // Whoever stops after this update finds all of it.
     if (this.spread && !this.#away) binding.waitQueue(this.#device.native, queues.compute, queues.comm);
   }
@@ -297,7 +301,7 @@ export class ModelStates {
   }
 
   giveBack(): void {
-    for (const lent of this.#held.splice(0)) this.#takeBack(lent);
+    for (const lent of byLayer(this.#held.splice(0), ({ unit }) => unit[0]?.layer ?? -1)) this.#takeBack(lent);
   }
 
   /** A unit's copies, fetched ahead or from now on. What was fetched for another use is given back. */

@@ -5,6 +5,7 @@ import { binding, type NativeTensor } from "../binding.js";
 import { ArgumentError } from "../errors.js";
 import { type Category, categoryCode, type Device, device as openDevice, type Tier, tierCode } from "./device.js";
 import { arrayOver, type DataArray, type DType, dtypeBytes, dtypeCode, dtypeOf, encode } from "./dtype.js";
+import { layerAtWork } from "./layer.js";
 import { type Scope, type Scoped, track, untracked } from "./scope.js";
 
 export interface TensorOptions {
@@ -434,6 +435,8 @@ export class Parameter extends Tensor {
   #tier: ParameterTier;
   #lent: Tensor | null = null;
   #packed: Packed | null = null;
+  /** The layer of a model that it was made for; -1: none. */
+  readonly layer = layerAtWork();
 
   /** Takes over the tensor's bytes; of an outline there are none. tier: where these lie. */
   constructor(from: Tensor | Outline, requiresGrad = true, tier: ParameterTier = "device") {

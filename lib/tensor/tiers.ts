@@ -1,8 +1,9 @@
 // Between the tiers of a device: the queues that copy, and what a copy on its way still needs.
 import { binding } from "../binding.js";
 import type { Device } from "./device.js";
+import { byLayer } from "./layer.js";
 import { untracked } from "./scope.js";
-import { type ParameterTier, Tensor } from "./tensor.js";
+import { Parameter, type ParameterTier, Tensor } from "./tensor.js";
 
 /** In the order of ls_queue_kind. */
 export const queues = { compute: 0, copyOut: 1, copyIn: 2, comm: 3 } as const;
@@ -100,11 +101,15 @@ export interface PlacedGradient {
   tier: ParameterTier;
 }
 
+/** The layer of a model that a leaf belongs to; -1: none. */
+export const layerOf = (leaf: Tensor): number => (leaf instanceof Parameter ? leaf.layer : -1);
+export const layerOfGradient = ({ leaf }: PlacedGradient): number => layerOf(leaf);
+
 /** The gradients that there are, in the order of the leaves. */
 export function gradientsOf(leaves: Iterable<Tensor>): PlacedGradient[] {
   const asked = new Set<Outbox>();
   const found: PlacedGradient[] = [];
-  for (const leaf of new Set(leaves)) {
+  for (const leaf of byLayer(new Set(leaves), layerOf)) {
     if (leaf.hostGrad !== null) {
       const outbox = outboxOf(leaf.device);
       // A backward without hooks left a share behind.
@@ -122,7 +127,7 @@ export function gradientsOf(leaves: Iterable<Tensor>): PlacedGradient[] {
 /** Frees the gradients, wherever they are. */
 export function clearGradients(leaves: Iterable<Tensor>): void {
   const devices = new Set<Device>();
-  for (const leaf of leaves) {
+  for (const leaf of byLayer(leaves, layerOf)) {
     devices.add(leaf.device);
     leaf.grad?.dispose();
     leaf.hostGrad?.dispose();

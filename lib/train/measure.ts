@@ -1,7 +1,7 @@
 // What a step needs, from the step itself on the `meta` device: the real program with the real allocators, nothing
 // computed. Peaks are those of a run on the CPU to the byte; of one on a GPU too, but for what its libraries take.
 
-import { type ByCategory, binding, type OpCount } from "../binding.js";
+import { type ByCategory, binding, type MemoryStats, type OpCount } from "../binding.js";
 import type { Config } from "../config/index.js";
 import type { Batch, Dataset } from "../data/index.js";
 import { CausalLM } from "../models/decoder.js";
@@ -10,9 +10,11 @@ import { Mesh, type SequenceGroup } from "../parallel/mesh.js";
 import { partLength, type ShardedBatch } from "../sequence/shard.js";
 import { Device, type DeviceOptions } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
+import { whileListening } from "../tensor/layer.js";
 import { untracked } from "../tensor/scope.js";
 import type { Peaks } from "./limits.js";
 import type { MemoryPlan } from "./memory_plan.js";
+import { marginsOf, type Shorter, shorter } from "./shorter.js";
 import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer } from "./step.js";
 import type { RanksOf } from "./world.js";
 
@@ -175,6 +177,8 @@ export interface Measurement {
   ops: Record<string, OpCount>;
   /** Most bytes of checkpoints that stayed on the device as they are. */
   resident: number;
+  /** Layers of the model that was walked. */
+  layers: number;
 }
 
 /** The model and the numbers of a run that its memory depends on. */
@@ -207,101 +211,136 @@ function unlike(plan: MemoryPlan, work: Workload): BatchSize[] {
   return [...new Set([...found, others.at(-1)])].filter((size) => size !== undefined);
 }
 
-/** Opens the model on `meta` with everything that a run has, and closes it behind `use`. */
-function onMeta<T>(
-  subject: Subject,
-  plan: MemoryPlan,
-  use: (run: {
-    device: Device;
-    model: CausalLM;
-    mesh: Mesh;
-    batch: (size: BatchSize) => Batch;
-    step: (micro: Iterable<Batch>, validTokens: number) => void;
-  }) => T,
-): T {
+/** A run on `meta`. */
+interface MetaRun {
+  device: Device;
+  model: CausalLM;
+  mesh: Mesh;
+  batch: (size: BatchSize) => Batch;
+  step: (micro: Iterable<Batch>, validTokens: number) => void;
+  /** What was asked of the allocators so far; null: not known of the longer model. */
+  accounts: () => Accounts | null;
+}
+
+/** What a run came to. */
+type Accounts = Pick<Measurement, "peaks" | "categories" | "ops">;
+
+/**
+ * Opens the model on `meta` with everything that a run has, and closes it behind `use`. short: the model to be opened,
+ * which stands for the subject's.
+ */
+function onMeta<T>(subject: Subject, plan: MemoryPlan, short: Shorter | null, use: (run: MetaRun) => T): T {
   const device = metaDevice(subject.on);
+  const { native } = device;
   const { ranks } = subject;
   const mesh = ranks === undefined ? Mesh.alone : Mesh.ofMeta(ranks);
   const zero = ranks === undefined || mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
-  device.trim();
-  device.resetPeaks();
-  const tier = plan.states.params === "host" ? "host" : "device";
-  const model = untracked(() => new CausalLM(subject.model, { device, dtype: subject.dtype, tier, zero }));
-  model.configureMemory({ ...plan, directory: null });
-  const owned = model.trained;
-  const optimizer = makeOptimizer(owned, subject.train, plan);
+  const accounts = (): Accounts | null => {
+    const { at, period, copies } = short ?? { at: 0, period: 1, copies: 0 };
+    const found = binding.logAccounts(native, at, period, copies);
+    return found && { ...peaksOf(found.memory), ops: found.ops };
+  };
+  const walk = (): T => {
+    const tier = plan.states.params === "host" ? "host" : "device";
+    const config = short?.model ?? subject.model;
+    const model = untracked(() => new CausalLM(config, { device, dtype: subject.dtype, tier, zero }));
+    model.configureMemory({ ...plan, directory: null });
+    const owned = model.trained;
+    const optimizer = makeOptimizer(owned, subject.train, plan);
+    try {
+      optimizer.prepare();
+      const step = (micro: Iterable<Batch>, validTokens: number) => {
+        const { clipGradNorm, learningRate } = subject.train;
+        const made = enqueueStep({ model, optimizer, owned, mesh, micro, validTokens, clipGradNorm, learningRate });
+        for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
+      };
+      return use({ device, model, mesh, batch: (size) => batchOf(size, mesh.sequence), step, accounts });
+    } finally {
+      disposeRun(model, optimizer);
+    }
+  };
+  binding.startLog(native);
   try {
-    optimizer.prepare();
-    const step = (micro: Iterable<Batch>, validTokens: number) => {
-      const { clipGradNorm, learningRate } = subject.train;
-      const made = enqueueStep({
-        model,
-        optimizer,
-        owned,
-        mesh,
-        micro,
-        validTokens,
-        clipGradNorm,
-        learningRate,
-      });
-      for (const scalar of [made.loss, made.norm, made.finite]) scalar.dispose();
-    };
-    return use({ device, model, mesh, batch: (size) => batchOf(size, mesh.sequence), step });
+    return whileListening((layer) => binding.logLayer(native, layer), walk);
   } finally {
-    disposeRun(model, optimizer);
+    binding.stopLog(native);
     mesh.close();
     mesh.world?.close();
   }
 }
 
 /** What the allocators have seen at most. */
-function peaksOf(device: Device): Pick<Measurement, "peaks" | "categories"> {
-  const [onDevice, onHost, onDisk] = [device.memory(), device.memory("host"), device.memory("disk")];
+function peaksOf([onDevice, onHost, onDisk]: readonly MemoryStats[]): Pick<Measurement, "peaks" | "categories"> {
+  const of = (stats: MemoryStats | undefined) => stats as MemoryStats;
   return {
-    peaks: { device: onDevice.peak, host: onHost.peak, disk: onDisk.peak },
+    peaks: { device: of(onDevice).peak, host: of(onHost).peak, disk: of(onDisk).peak },
     categories: {
-      device: onDevice.categoryAtPeak,
-      host: onHost.categoryAtPeak,
-      disk: onDisk.categoryAtPeak,
+      device: of(onDevice).categoryAtPeak,
+      host: of(onHost).categoryAtPeak,
+      disk: of(onDisk).categoryAtPeak,
     },
   };
 }
 
+/**
+ * Calls `walk` with the shortest model that stands for the subject's and is found to do so, at last with that itself.
+ */
+function withFewest<T>({ model }: Subject, plan: MemoryPlan, walk: (short: Shorter | null) => T | null): T {
+  for (const margins of whole ? [] : marginsOf(plan)) {
+    const short = shorter(model, plan, margins);
+    const found = short && walk(short);
+    if (found !== null) return found;
+  }
+  return walk(null) as T;
+}
+
 /** Takes two steps on `meta`, one of each size that is unlike the largest, and evaluates. */
 export function measure(subject: Subject, plan: MemoryPlan, work: Workload): Measurement {
-  return onMeta(subject, plan, ({ device, model, mesh, batch, step }) => {
-    const { native } = device;
-    const micro = batch(work.micro);
-    // The third micro-batch finds what every later one finds, and so does the second step. Where a step goes through its
-    // micro-batches twice, for the balance of experts, all are walked.
-    const twice = (model.config.experts?.auxiliaryCoefficient ?? 0) > 0;
-    const walked = twice ? work.accumulation : Math.min(work.accumulation, 3);
-    const all = function* () {
-      for (let i = 1; i <= walked; i++) {
-        const mark = binding.markOps(native);
-        yield micro;
-        if (i === walked && walked < work.accumulation) binding.repeatOps(native, mark, work.accumulation - walked);
-        binding.dropOps(native, mark);
+  return withFewest(subject, plan, (short) =>
+    onMeta(subject, plan, short, ({ device, model, mesh, batch, step, accounts }) => {
+      const { native } = device;
+      const micro = batch(work.micro);
+      // The third micro-batch finds what every later one finds, and so does the second step. Where a step goes through
+      // its micro-batches twice, for the balance of experts, all are walked.
+      const twice = (model.config.experts?.auxiliaryCoefficient ?? 0) > 0;
+      const walked = twice ? work.accumulation : Math.min(work.accumulation, 3);
+      const all = function* () {
+        for (let i = 1; i <= walked; i++) {
+          const from = binding.logPosition(native);
+          yield micro;
+          if (i === walked && walked < work.accumulation) binding.logRepeat(native, from, work.accumulation - walked);
+        }
+      };
+      for (let i = 0; i < 2; i++) {
+        device.resetOpCounts();
+        step(all(), micro.validTokens * work.accumulation);
       }
-    };
-    for (let i = 0; i < 2; i++) {
-      device.resetOpCounts();
-      step(all(), micro.validTokens * work.accumulation);
-    }
-    const ops = device.opCounts();
-    const resident = model.checkpointBytesOnDevice;
-    // Shorter batches could fill device_bytes better, with what they save elsewhere not enough for it: no run lets them.
-    model.configureMemory({ deviceBytes: Math.min(plan.deviceBytes, resident) });
-    // The second micro-batch of a step finds gradients.
-    for (const size of unlike(plan, work)) step(Array(Math.min(work.accumulation, 2)).fill(batch(size)), size.tokens);
-    if (work.evaluation) evaluationLoss(model, batch(work.evaluation), mesh.sequence).dispose();
-    const found = peaksOf(device);
-    // Of sizes that were not tried each may leave the chunks that small blocks share filled otherwise.
-    const spare = work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
-    const withSpare = (peak: number) => (peak > 0 ? peak + spare : 0);
-    const needs = { device: withSpare(found.peaks.device), host: withSpare(found.peaks.host) };
-    return { ...found, needs, ops, resident };
-  });
+      binding.logCounted(native);
+      const resident = model.checkpointBytesOnDevice;
+      // Shorter batches could fill device_bytes better, with what they save elsewhere not enough for it: no run lets
+      // them.
+      model.configureMemory({ deviceBytes: Math.min(plan.deviceBytes, resident) });
+      // The second micro-batch of a step finds gradients.
+      for (const size of unlike(plan, work)) step(Array(Math.min(work.accumulation, 2)).fill(batch(size)), size.tokens);
+      if (work.evaluation) evaluationLoss(model, batch(work.evaluation), mesh.sequence).dispose();
+      const found = accounts();
+      if (found === null) return null;
+      // Of sizes that were not tried each may leave the chunks that small blocks share filled otherwise.
+      const spare = work.others.length > 0 ? SPARE_CHUNKS * Math.max(CHUNK_BYTES, device.info.pageBytes) : 0;
+      const withSpare = (peak: number) => (peak > 0 ? peak + spare : 0);
+      const needs = { device: withSpare(found.peaks.device), host: withSpare(found.peaks.host) };
+      // Checkpoints are equally large: where all stay, those of more layers are as many times more.
+      const walkedLayers = model.config.numLayers;
+      const checkpoints = (layers: number) => Math.ceil(layers / Math.max(1, plan.checkpointEvery));
+
+      return {
+        ...found,
+        needs,
+        resident: (resident / checkpoints(walkedLayers)) * checkpoints(subject.model.numLayers),
+        layers: walkedLayers,
+      };
+    }),
+  );
 }
 
 /** Peaks of the steps as they will come, of a short run whose sizes vary; undefined for other runs. */
@@ -311,10 +350,19 @@ export function rehearse(
   { steps, evaluation }: Workload,
 ): Pick<Measurement, "peaks" | "categories" | "needs"> | undefined {
   if (steps === null) return undefined;
-  return onMeta(subject, plan, ({ device, model, mesh, batch, step }) => {
-    for (const micro of steps) step(micro.map(batch), together(micro).tokens);
-    if (evaluation) evaluationLoss(model, batch(evaluation), mesh.sequence).dispose();
-    const found = peaksOf(device);
-    return { ...found, needs: found.peaks };
-  });
+  return withFewest(subject, plan, (short) =>
+    onMeta(subject, plan, short, ({ model, mesh, batch, step, accounts }) => {
+      for (const micro of steps) step(micro.map(batch), together(micro).tokens);
+      if (evaluation) evaluationLoss(model, batch(evaluation), mesh.sequence).dispose();
+      const found = accounts();
+      return found && { peaks: found.peaks, categories: found.categories, needs: found.peaks };
+    }),
+  );
+}
+
+let whole = false;
+
+/** For tests: whether every layer is walked. */
+export function walkAllLayers(all: boolean): void {
+  whole = all;
 }

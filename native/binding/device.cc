@@ -62,10 +62,7 @@ Napi::Value device_info(const Napi::CallbackInfo &info) {
   return object;
 }
 
-// memoryStats(device, tier)
-Napi::Value memory_stats(const Napi::CallbackInfo &info) {
-  Napi::Env env = info.Env();
-  const MemoryStats &stats = device_of(info[0]).device->allocator(tier_of(info[1])).stats();
+Napi::Object stats_object(Napi::Env env, const MemoryStats &stats) {
   auto object = Napi::Object::New(env);
   object.Set("live", from(env, stats.live));
   object.Set("reserved", from(env, stats.reserved));
@@ -84,6 +81,11 @@ Napi::Value memory_stats(const Napi::CallbackInfo &info) {
   return object;
 }
 
+// memoryStats(device, tier)
+Napi::Value memory_stats(const Napi::CallbackInfo &info) {
+  return stats_object(info.Env(), device_of(info[0]).device->allocator(tier_of(info[1])).stats());
+}
+
 Napi::Value set_limit(const Napi::CallbackInfo &info) {
   device_of(info[0]).device->allocator(tier_of(info[1])).set_limit(integer(info[2], "limit", 0, int64_t{1} << 53));
   return info.Env().Undefined();
@@ -99,17 +101,21 @@ Napi::Value reset_peaks(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
-// opCounts(device) -> {op: {calls, flops, bytes}}
-Napi::Value op_counts(const Napi::CallbackInfo &info) {
-  auto object = Napi::Object::New(info.Env());
-  for (const auto &[name, count] : device_of(info[0]).device->counts()) {
-    auto entry = Napi::Object::New(info.Env());
-    entry.Set("calls", from(info.Env(), count.calls));
+Napi::Object counts_object(Napi::Env env, const OpCounts &counts) {
+  auto object = Napi::Object::New(env);
+  for (const auto &[name, count] : counts) {
+    auto entry = Napi::Object::New(env);
+    entry.Set("calls", from(env, count.calls));
     entry.Set("flops", count.flops);
     entry.Set("bytes", count.bytes);
     object.Set(name, entry);
   }
   return object;
+}
+
+// opCounts(device) -> {op: {calls, flops, bytes}}
+Napi::Value op_counts(const Napi::CallbackInfo &info) {
+  return counts_object(info.Env(), device_of(info[0]).device->counts());
 }
 
 Napi::Value total_flops(const Napi::CallbackInfo &info) {
@@ -119,7 +125,9 @@ Napi::Value total_flops(const Napi::CallbackInfo &info) {
 }
 
 Napi::Value reset_op_counts(const Napi::CallbackInfo &info) {
-  device_of(info[0]).device->counts().clear();
+  Device &device = *device_of(info[0]).device;
+  if (device.log()) device.log()->counts_reset();
+  device.counts().clear();
   return info.Env().Undefined();
 }
 
@@ -139,7 +147,7 @@ Napi::Value mark_ops(const Napi::CallbackInfo &info) {
 }
 
 // The mark of a number that markOps() gave; those made after it are gone.
-std::map<std::string, OpCount> &mark_of(Device &device, const Napi::Value &value) {
+OpCounts &mark_of(Device &device, const Napi::Value &value) {
   auto &marks = device.marks();
   const auto mark = static_cast<size_t>(integer(value, "mark", 0, static_cast<int64_t>(marks.size()) - 1));
   marks.resize(mark + 1);
@@ -150,14 +158,8 @@ std::map<std::string, OpCount> &mark_of(Device &device, const Napi::Value &value
 Napi::Value repeat_ops(const Napi::CallbackInfo &info) {
   Device &device = *device_of(info[0]).device;
   const auto &before = mark_of(device, info[1]);
-  const auto times = static_cast<double>(integer(info[2], "times", 0, int64_t{1} << 53));
-  for (auto &[name, count] : device.counts()) {
-    const auto found = before.find(name);
-    const OpCount earlier = found == before.end() ? OpCount{} : found->second;
-    count.calls += static_cast<int64_t>(times) * (count.calls - earlier.calls);
-    count.flops += times * (count.flops - earlier.flops);
-    count.bytes += times * (count.bytes - earlier.bytes);
-  }
+  const OpCounts now = device.counts();
+  add_counts(device.counts(), now, before, static_cast<double>(integer(info[2], "times", 0, int64_t{1} << 53)));
   return info.Env().Undefined();
 }
 
@@ -166,6 +168,64 @@ Napi::Value drop_ops(const Napi::CallbackInfo &info) {
   Device &device = *device_of(info[0]).device;
   mark_of(device, info[1]);
   device.marks().pop_back();
+  return info.Env().Undefined();
+}
+
+// startLog(device): notes what is asked of its allocators, until stopLog.
+Napi::Value start_log(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->start_log();
+  return info.Env().Undefined();
+}
+
+AllocationLog &log_of(const Napi::CallbackInfo &info) {
+  AllocationLog *log = device_of(info[0]).device->log();
+  if (!log) throw Error(LS_INVALID_ARGUMENT, "the device keeps no allocation log; call startLog first");
+  return *log;
+}
+
+// logLayer(device, layer): what follows is done for that layer; -1: for none.
+Napi::Value log_layer(const Napi::CallbackInfo &info) {
+  log_of(info).enter(static_cast<int32_t>(integer(info[1], "layer", -1, 1 << 30)));
+  return info.Env().Undefined();
+}
+
+// logPosition(device) -> number: where the log stands, for logRepeat.
+Napi::Value log_position(const Napi::CallbackInfo &info) {
+  return from(info.Env(), static_cast<int64_t>(log_of(info).position()));
+}
+
+// logRepeat(device, position, times): ops since then are counted `times` times more.
+Napi::Value log_repeat(const Napi::CallbackInfo &info) {
+  const int64_t position = integer(info[1], "position", 0, int64_t{1} << 53);
+  log_of(info).repeat(static_cast<size_t>(position), static_cast<double>(integer(info[2], "times", 0, 1 << 30)));
+  return info.Env().Undefined();
+}
+
+// logCounted(device): the counts of logAccounts end here.
+Napi::Value log_counted(const Napi::CallbackInfo &info) {
+  log_of(info).counts_end();
+  return info.Env().Undefined();
+}
+
+// logAccounts(device, at, period, copies) -> {memory: [stats by tier], ops}; null where the layers differ. See Insertion.
+Napi::Value log_accounts(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Insertion insertion;
+  insertion.period = static_cast<int32_t>(integer(info[2], "period", 1, 1 << 20));
+  insertion.at = static_cast<int32_t>(integer(info[1], "at", 0, 1 << 20));
+  insertion.copies = static_cast<int32_t>(integer(info[3], "copies", 0, 1 << 20));
+  const auto accounts = log_of(info).accounts(insertion);
+  if (!accounts) return env.Null();
+  auto memory = Napi::Array::New(env, LS_TIER_COUNT);
+  for (uint32_t tier = 0; tier < LS_TIER_COUNT; ++tier) memory.Set(tier, stats_object(env, accounts->memory[tier]));
+  auto object = Napi::Object::New(env);
+  object.Set("memory", memory);
+  object.Set("ops", counts_object(env, accounts->counts));
+  return object;
+}
+
+Napi::Value stop_log(const Napi::CallbackInfo &info) {
+  device_of(info[0]).device->stop_log();
   return info.Env().Undefined();
 }
 
@@ -308,6 +368,13 @@ void init_device(Napi::Object exports) {
   method<mark_ops>(exports, "markOps");
   method<repeat_ops>(exports, "repeatOps");
   method<drop_ops>(exports, "dropOps");
+  method<start_log>(exports, "startLog");
+  method<log_layer>(exports, "logLayer");
+  method<log_position>(exports, "logPosition");
+  method<log_repeat>(exports, "logRepeat");
+  method<log_counted>(exports, "logCounted");
+  method<log_accounts>(exports, "logAccounts");
+  method<stop_log>(exports, "stopLog");
   method<marker>(exports, "marker");
   method<last_marker>(exports, "lastMarker");
   method<synchronize>(exports, "synchronize");

@@ -188,13 +188,14 @@ void *Device::slab_take() {
 
 Storage *Device::allocate(int64_t bytes, int32_t category, int32_t tier) {
   auto storage = std::make_unique<Storage>();
-  *storage = Storage{this, nullptr, bytes, 0, tier, category, 1, 0, false, nullptr, {}, {}};
+  *storage = Storage{this, nullptr, bytes, 0, tier, category, 1, 0, false, nullptr, {}, {}, -1};
   if (bytes > 0 && bytes <= kScalarBytes && tier == LS_TIER_DEVICE) {
     storage->scalar = true;
     storage->data = slab_take();
   } else if (bytes > 0) {
     storage->data = allocator(tier).allocate(bytes, category, &storage->rounded);
     if (recorder_.on()) recorder_.allocation(category, tier, storage->rounded);
+    if (log_) storage->block = log_->allocated(tier, category, bytes);
   }
   return storage.release();
 }
@@ -203,6 +204,7 @@ void Device::recategorize(Storage *storage, int32_t category) {
   const int32_t before = std::exchange(storage->category, category);
   if (before == category || storage->scalar || !storage->data) return;
   allocator(storage->tier).recategorize(storage->rounded, before, category);
+  if (log_) log_->recategorized(storage->block, category);
   if (!recorder_.on()) return;
   recorder_.allocation(before, storage->tier, -storage->rounded);
   recorder_.allocation(category, storage->tier, storage->rounded);
@@ -228,8 +230,19 @@ void Device::release(Storage *storage) {
   } else if (storage->data) {
     if (recorder_.on()) recorder_.allocation(storage->category, storage->tier, -storage->rounded);
     allocator(storage->tier).release(storage->data, storage->category);
+    if (log_) log_->released(storage->block);
   }
   delete storage;
+}
+
+void Device::start_log() {
+  stop_log();
+  log_ = std::make_unique<AllocationLog>(name_, info_.page_bytes, &counts_, logged_);
+}
+
+void Device::stop_log() {
+  if (log_) logged_ = log_->end_block();
+  log_.reset();
 }
 
 uint64_t Device::enqueue(int32_t kind, Task task) {

@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "longseq/backend.h"
+#include "runtime/allocation_log.h"
 #include "runtime/allocator.h"
 #include "runtime/attention_engine.h"
+#include "runtime/op_count.h"
 #include "runtime/queue.h"
 #include "runtime/recorder.h"
 #include "runtime/thread_pool.h"
@@ -38,13 +40,7 @@ struct Storage {
   // compute queue.
   uint64_t last_use[LS_QUEUE_COUNT];
   uint64_t last_write[LS_QUEUE_COUNT];
-};
-
-// What ran, by op. Counted when enqueued, so equal on every backend.
-struct OpCount {
-  int64_t calls = 0;
-  double flops = 0;  // matrix products only
-  double bytes = 0;  // read and written
+  int64_t block = -1;  // in the device's allocation log
 };
 
 // What a workspace depends on beside the arguments.
@@ -83,9 +79,14 @@ class Device {
   Allocator &allocator(int32_t tier) { return *allocators_[tier]; }
   Recorder &recorder() { return recorder_; }
   Queue &queue(int32_t kind);
-  std::map<std::string, OpCount> &counts() { return counts_; }
+  OpCounts &counts() { return counts_; }
   // What counts() was at points that somebody marked.
-  std::vector<std::map<std::string, OpCount>> &marks() { return marks_; }
+  std::vector<OpCounts> &marks() { return marks_; }
+  // Notes from now on what is asked of the allocators; what was there before is left out.
+  void start_log();
+  // Null: none was started.
+  AllocationLog *log() { return log_.get(); }
+  void stop_log();
   ls_exec exec_template() const;
 
   // Bytes may be 0. Up to 64 bytes come from a slab outside the allocator, so that scalars (a loss, a norm) that only
@@ -169,8 +170,10 @@ class Device {
   std::vector<Reservation> reservations_;
   std::vector<void *> slab_free_;
   std::vector<std::weak_ptr<DiskFile>> disks_;
-  std::map<std::string, OpCount> counts_;
-  std::vector<std::map<std::string, OpCount>> marks_;
+  OpCounts counts_;
+  std::vector<OpCounts> marks_;
+  std::unique_ptr<AllocationLog> log_;
+  int64_t logged_ = 0;  // blocks of earlier logs
   uint64_t update_ = 0, updates_ = 0;
   int update_depth_ = 0;
   std::shared_ptr<const std::string> place_;

@@ -1,0 +1,149 @@
+// A model of many layers is accounted for by a walk of a few: to the byte and to the operation what a walk of all gives.
+
+import t from "tap";
+import { type ConfigInput, parseConfigObject } from "../../lib/config/index.js";
+import type { ModelConfig } from "../../lib/models/config.js";
+import { fullWorkload, measure, type Subject, walkAllLayers } from "../../lib/train/measure.js";
+import type { MemoryPlan } from "../../lib/train/memory_plan.js";
+import { resolveModel } from "../../lib/train/model.js";
+import { runDtype } from "../../lib/train/target.js";
+import type { RanksOf } from "../../lib/train/world.js";
+import { coveringArray, type RowOf, type Rule } from "../sequence/covering.js";
+import { T } from "./plan_config.js";
+
+const LAYERS = 30;
+
+const families: Record<string, Record<string, unknown>> = {
+  llama: { model_type: "llama", intermediate_size: 160 },
+  tied: { model_type: "llama", intermediate_size: 160, tie_word_embeddings: true },
+  mistral: { model_type: "mistral", intermediate_size: 160, sliding_window: 50 },
+  // Windows from a layer on, in every second layer, in five of six.
+  qwen3: {
+    model_type: "qwen3",
+    intermediate_size: 160,
+    use_sliding_window: true,
+    sliding_window: 50,
+    max_window_layers: 4,
+  },
+  gemma2: { model_type: "gemma2", intermediate_size: 160, head_dim: 16, sliding_window: 50 },
+  gemma3: { model_type: "gemma3_text", intermediate_size: 160, head_dim: 16, sliding_window: 50 },
+  gpt2: { model_type: "gpt2" },
+  olmo2: { model_type: "olmo2", intermediate_size: 160 },
+};
+
+const factors = {
+  family: Object.keys(families),
+  dtype: ["float32", "bfloat16"],
+  adapter: ["none", "float", "int8"],
+  checkpointEvery: [0, 1, 2, 3],
+  keepAttention: [false, true],
+  offload: ["none", "host", "disk"],
+  format: ["native", "int8"],
+  prefetch: [true, false],
+  headChunks: [1, 2],
+  optimizer: ["none", "host"],
+  params: ["none", "host"],
+  gradients: ["none", "host"],
+  accumulation: [1, 5],
+  evaluation: [false, true],
+  tokens: [T, 61],
+  ranks: [
+    "alone",
+    "data 2, ZeRO 0",
+    "ulysses 2, ZeRO 3",
+    "ring 2, ZeRO 1",
+    "ulysses 2 x data 2, ZeRO 2",
+    "ulysses 4 x ring 2, ZeRO 3",
+    "ring 4, ZeRO 2",
+    "data 4, ZeRO 1",
+  ],
+} as const;
+type Row = RowOf<typeof factors>;
+
+const admissible: Rule<typeof factors> = ({
+  checkpointEvery,
+  keepAttention,
+  offload,
+  prefetch,
+  params,
+  format,
+  adapter,
+}) =>
+  !(checkpointEvery === 0 && ((offload !== undefined && offload !== "none") || keepAttention === true)) &&
+  !(checkpointEvery === 0 && (params === "host" || adapter === "int8" || format === "int8")) &&
+  !((checkpointEvery === 0 || offload === "none") && prefetch === false);
+
+const worlds: Record<Row["ranks"], RanksOf | undefined> = {
+  alone: undefined,
+  "data 2, ZeRO 0": { data: 2, ring: 1, ulysses: 1, zero: 0 },
+  "ulysses 2, ZeRO 3": { data: 1, ring: 1, ulysses: 2, zero: 3 },
+  "ring 2, ZeRO 1": { data: 1, ring: 2, ulysses: 1, zero: 1 },
+  "ulysses 2 x data 2, ZeRO 2": { data: 2, ring: 1, ulysses: 2, zero: 2 },
+  "ulysses 4 x ring 2, ZeRO 3": { data: 1, ring: 2, ulysses: 4, zero: 3 },
+  "ring 4, ZeRO 2": { data: 1, ring: 4, ulysses: 1, zero: 2 },
+  "data 4, ZeRO 1": { data: 4, ring: 1, ulysses: 1, zero: 1 },
+};
+
+const planOf = (row: Row): MemoryPlan => ({
+  tileMlp: 200,
+  tileLoss: 150,
+  checkpointEvery: row.checkpointEvery,
+  keepAttention: row.keepAttention,
+  offload: row.offload,
+  deviceBytes: 0,
+  format: row.format,
+  directory: null,
+  prefetch: row.prefetch,
+  headChunks: row.headChunks,
+  states: { optimizer: row.optimizer, params: row.params, gradients: row.gradients },
+});
+
+async function subjectOf(row: Row): Promise<{ subject: Subject; input: ReturnType<typeof parseConfigObject> }> {
+  const input: ConfigInput = {
+    model: {
+      init: {
+        vocab_size: 96,
+        hidden_size: 64,
+        num_hidden_layers: LAYERS,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: 4096,
+        ...families[row.family],
+      },
+      dtype: row.dtype,
+      ...(row.adapter === "int8" && { baseFormat: "int8" }),
+    },
+    ...(row.adapter !== "none" && {
+      adapter: { r: 4, targetModules: "all-linear" },
+    }),
+    data: { train: ["none"], sequenceLength: row.tokens, ...(row.evaluation && { eval: ["none"] }) },
+    train: { steps: 3, learningRate: 1e-3, batchSize: row.accumulation * (worlds[row.ranks]?.data ?? 1) },
+    output: { dir: "none" },
+  };
+  const config = parseConfigObject(input);
+  const model: ModelConfig = await resolveModel(config);
+  const ranks = worlds[row.ranks];
+  const subject = { model, dtype: runDtype(config, model, "cpu"), train: config.train, ...(ranks && { ranks }) };
+  return { subject, input: config };
+}
+
+t.test("a walk of a few layers and one of all", async (t) => {
+  t.teardown(() => walkAllLayers(false));
+  const rows = coveringArray(factors, admissible);
+  t.ok(rows.length >= 60, `${rows.length} settings`);
+  let fewer = 0;
+  for (const row of rows) {
+    const { subject, input } = await subjectOf(row);
+    const work = fullWorkload(input);
+    const plan = planOf(row);
+    walkAllLayers(true);
+    const { layers, ...all } = measure(subject, plan, work);
+    walkAllLayers(false);
+    const { layers: walked, ...few } = measure(subject, plan, work);
+    t.equal(layers, LAYERS);
+    if (walked < LAYERS) fewer++;
+    t.same(few, all, JSON.stringify({ ...row, walked }));
+  }
+  t.comment(`${fewer} of ${rows.length} with fewer layers`);
+  t.ok(fewer > 0.7 * rows.length, `${fewer} of ${rows.length} walked fewer layers`);
+});
