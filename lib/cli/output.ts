@@ -33,6 +33,7 @@ export class Output {
   /** Machine-readable lines on stdout and nothing else there. */
   json = false;
   readonly #debug: boolean;
+  #status = false;
 
   constructor(stdout: LineStream, stderr: LineStream, debug: boolean) {
     this.stdout = stdout;
@@ -42,13 +43,23 @@ export class Output {
     forgiveClosedPipe(stderr);
   }
 
+  /** What is done at the moment, on a terminal alone: the next line, or `null`, takes its place. */
+  status(text: string | null): void {
+    if (!this.stderr.isTTY || (text === null && !this.#status)) return;
+    const { columns = 80 } = this.stderr;
+    this.stderr.write(`\r\x1b[K${text?.slice(0, columns - 1) ?? ""}`);
+    this.#status = text !== null;
+  }
+
   /** A line for people, on stdout; with --json on stderr. */
   line(text: string): void {
+    this.status(null);
     (this.json ? this.stderr : this.stdout).write(`${text}\n`);
   }
 
   /** A remark for people, on stderr. */
   note(text: string): void {
+    this.status(null);
     this.stderr.write(`${text}\n`);
   }
 

@@ -34,6 +34,18 @@ function categories(bytes: Record<string, number>): string {
     .join(", ");
 }
 
+/** Milliseconds before a plan says what it is at. */
+const SILENT = 1000;
+
+/** Says on a terminal what is tried, where it takes longer than one would wait without a word. */
+function sayWhatIsTried(output: Output): NonNullable<PlanFacts["onTry"]> {
+  const begin = performance.now();
+  return (plan, { micro }) => {
+    if (performance.now() - begin >= SILENT)
+      output.status(`trying ${grouped(micro.tokens)} tokens: ${describeSetting(plan)}`);
+  };
+}
+
 /** Prints the plan; returns the exit code. Throws ConfigError where no choice fits the limits. */
 export async function plan(
   file: string,
@@ -81,6 +93,7 @@ export async function plan(
     ...(world > 1 && { ranks }),
     rates,
     on: standIn(config, profile),
+    onTry: sayWhatIsTried(output),
   };
   const choice = chooseMemory(config, facts);
   choice.warnings.forEach(warn);
@@ -154,6 +167,7 @@ export async function plan(
     );
   }
   const longest = longestSequence(config, facts, (length) => fullWorkload(config, length));
+  output.status(null);
   if (longest !== null) {
     output.record({ event: "longest", tokens: longest.tokens, rung: longest.rung.name });
     if (!output.json)

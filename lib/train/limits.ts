@@ -90,9 +90,15 @@ export class Limits {
     };
   }
 
+  /** Bytes that `peaks` leave of a tier, below 0 where they do not fit; of the one that has less left where none is named. */
+  slack(peaks: Peaks, tier?: keyof Peaks): number {
+    const device = (this.device ?? this.total - peaks.host) - peaks.device;
+    const host = (this.host ?? Math.max(0, this.total - peaks.device)) - peaks.host;
+    return tier === undefined ? Math.min(device, host) : { device, host }[tier];
+  }
+
   fits(peaks: Peaks): boolean {
-    const { device, host } = this.excess(peaks);
-    return device === 0 && host === 0;
+    return this.slack(peaks) >= 0;
   }
 
   /** What the allocators are told, for a run that is to reach `peaks`: spare memory is shared as the needs are. */

@@ -6,10 +6,10 @@ import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
 import { formatBytes } from "../report/format.js";
 import { checkKeys, divisors, type Fixed, fixedKeys, isRung, ladder, type Rung } from "./ladder.js";
-import type { Limits, Peaks } from "./limits.js";
+import type { Peaks } from "./limits.js";
 import type { Measurement } from "./measure.js";
 import { describeSetting, type MemoryPlan, type Setting, settingOf } from "./memory_plan.js";
-import { bisect, type PlanFacts, Trials } from "./trials.js";
+import { bisect, furthest, type PlanFacts, Trials } from "./trials.js";
 
 export interface Choice {
   plan: MemoryPlan;
@@ -21,11 +21,8 @@ export interface Choice {
   warnings: string[];
 }
 
-/** Resolution of the bytes that stay on the device: this part of the limit. */
-const DEVICE_BYTES_PARTS = 256;
-
 /** Takes back what was given up on the way to `rung` and is not needed, the most work first. */
-function relax(rung: Rung, fixed: Fixed, model: ModelConfig, limits: Limits, bench: Trials): Rung {
+function relax(rung: Rung, fixed: Fixed, model: ModelConfig, bench: Trials): Rung {
   let best = rung;
   const attempt = (change: Partial<Setting>): boolean => {
     const next = { ...best, ...change };
@@ -50,10 +47,16 @@ function relax(rung: Rung, fixed: Fixed, model: ModelConfig, limits: Limits, ben
   if (best.offload !== "none" && fixed.deviceBytes === undefined) {
     // All of them, or as many as fit.
     if (attempt({ deviceBytes: Number.MAX_SAFE_INTEGER })) return best;
-    const part = Math.max(1, Math.floor((limits.device ?? limits.total) / DEVICE_BYTES_PARTS));
-    const given = (less: number) => part * (DEVICE_BYTES_PARTS - less);
-    const fits = (less: number) => !bench.exhausted && bench.fits({ ...best, deviceBytes: given(less) });
-    attempt({ deviceBytes: given(bisect(0, DEVICE_BYTES_PARTS, fits)) });
+    // As many as fit: each is as large as the others.
+    const { resident } = bench.of({ ...best, deviceBytes: Number.MAX_SAFE_INTEGER });
+    const count = Math.ceil(model.numLayers / best.checkpointEvery);
+    const bytes = (checkpoints: number) => Math.ceil((checkpoints * resident) / count);
+    const slackAt = (checkpoints: number) =>
+      bench.exhausted ? Number.NaN : bench.slack({ ...best, deviceBytes: bytes(checkpoints) }, "device");
+    const none = bench.slack(best, "device");
+    const guess = Math.floor(none / bytes(1));
+    const some = furthest(0, count, slackAt, { guess, known: [{ index: 0, slack: none }] });
+    if (some > 0) attempt({ deviceBytes: bytes(some) });
   }
   return best;
 }
@@ -161,7 +164,7 @@ export function chooseMemory(config: Config, facts: PlanFacts, before?: MemoryPl
   throw tooSmall(rungs, bench, facts);
 
   function relaxed(rung: Rung): Choice {
-    return chosen(rung.name, relax(rung, fixed, model, limits, bench));
+    return chosen(rung.name, relax(rung, fixed, model, bench));
   }
 }
 

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import type { Config } from "../config/index.js";
 import type { ModelConfig } from "../models/config.js";
 import type { DType } from "../tensor/dtype.js";
-import type { Limits } from "./limits.js";
+import { atLeast, sameOnHost } from "./bounds.js";
+import type { Limits, Peaks } from "./limits.js";
 import { type Measurement, measure, rehearse, type Subject, type Workload } from "./measure.js";
 import { complete, type MemoryPlan, type Setting } from "./memory_plan.js";
 import { type Rates, smallestTile } from "./rates.js";
@@ -38,6 +39,8 @@ export interface PlanFacts {
   rates: Rates;
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Subject["on"];
+  /** Told of each setting before it is tried. */
+  onTry?: (plan: MemoryPlan, work: Workload) => void;
 }
 
 /** Tiles, states and what else does not move on the ladder. */
@@ -63,6 +66,9 @@ function basePlan(config: Config, facts: PlanFacts, before: MemoryPlan | undefin
 export class Trials {
   runs = 0;
   readonly #known = new Map<string, Measurement>();
+  readonly #measured: [Setting, Measurement][] = [];
+  /** Bytes that are there in any setting, once one was measured. */
+  #statesOnHost = 0;
   readonly #rehearsed = new Map<string, Measurement>();
   readonly #config: Config;
   readonly #facts: PlanFacts;
@@ -108,15 +114,36 @@ export class Trials {
     const key = JSON.stringify(plan);
     let found = this.#known.get(key);
     if (found === undefined) {
+      this.#facts.onTry?.(plan, this.#facts.work);
       found = measure(this.#subject, plan, this.#facts.work);
       this.runs++;
+      this.#measured.push([setting, found]);
+      const { params, optimizer } = found.categories.host;
+      this.#statesOnHost = (params ?? 0) + (optimizer ?? 0);
       this.#known.set(key, found);
     }
     return found;
   }
 
   fits(setting: Setting): boolean {
-    return this.#facts.limits.fits(this.of(setting).needs);
+    return this.slack(setting) >= 0;
+  }
+
+  /** Bytes that a setting leaves, as Limits has them; NaN: it does not fit, by how much is not known. */
+  slack(setting: Setting, tier?: keyof Peaks): number {
+    return this.#hopeless(setting) ? Number.NaN : this.#facts.limits.slack(this.of(setting).needs, tier);
+  }
+
+  /** Whether it is known without a step that a setting does not fit. */
+  #hopeless(setting: Setting): boolean {
+    const { model, dtype, work, limits, ranks } = this.#facts;
+    const tokens = work.micro.tokens / ((ranks?.ring ?? 1) * (ranks?.ulysses ?? 1));
+    const { device, host: out } = atLeast(model, dtype, tokens, this.plan(setting));
+    if (!limits.fits({ device, host: out + this.#statesOnHost })) return true;
+    const { host } = limits;
+    return (
+      host !== undefined && this.#measured.some(([known, { needs }]) => needs.host > host && sameOnHost(known, setting))
+    );
   }
 
   get exhausted(): boolean {
@@ -133,4 +160,59 @@ export function bisect(low: number, high: number, good: (index: number) => boole
     else least = middle + 1;
   }
   return most;
+}
+
+/** Guesses from a line, before halves are tried. */
+const MOST_GUESSES = 8;
+
+/** Something that is left at an index. */
+interface Slack {
+  index: number;
+  slack: number;
+}
+
+/**
+ * The largest index above `low` and below `high` that leaves something (`slackAt` is 0 or more), else `low`. Slack falls
+ * with the index, nearly in a line; NaN: none, nobody knows by how much. guess: the first index to be tried, where none is
+ * `known`. at, indexOf: what the line is over, rising with the index, and the last index whose value is not above one.
+ */
+export function furthest(
+  low: number,
+  high: number,
+  slackAt: (index: number) => number,
+  {
+    guess = low + 1,
+    known = [],
+    at = (i) => i,
+    indexOf = Math.floor,
+  }: {
+    guess?: number;
+    known?: readonly Slack[];
+    at?: (index: number) => number;
+    indexOf?: (x: number) => number;
+  },
+): number {
+  let [least, most] = [low, high];
+  let points = [...known];
+  const take = ({ index, slack }: Slack): void => {
+    if (slack >= 0) least = Math.max(least, index);
+    else most = Math.min(most, index);
+  };
+  points.forEach(take);
+  points = points.filter(({ slack }) => !Number.isNaN(slack));
+  for (let tries = 1; most - least > 1; tries++) {
+    const [a, b] = points.sort((one, other) => Math.abs(one.slack) - Math.abs(other.slack));
+    const slope = a && b ? (b.slack - a.slack) / (at(b.index) - at(a.index)) : 0;
+    let next = tries === 1 ? guess : Math.floor((least + most) / 2);
+    if (a !== undefined && slope < 0 && tries < MOST_GUESSES) {
+      const onLine = indexOf(at(a.index) - a.slack / slope);
+      // One beyond what is known asks whether the next one fits; more says that the line is none.
+      if (onLine >= least && onLine <= most) next = onLine;
+    }
+    const index = Math.max(least + 1, Math.min(most - 1, next));
+    const tried = { index, slack: slackAt(index) };
+    take(tried);
+    if (!Number.isNaN(tried.slack)) points.push(tried);
+  }
+  return least;
 }

@@ -276,8 +276,7 @@ class AllocationLog::Player {
       }
     }
     const auto number = static_cast<size_t>(&section - log_.sections_.data());
-    if (number >= log_.counts_from_ && number < log_.counts_to_)
-      add_counts(counts_, section.counts, {}, section.times);
+    if (number >= log_.counts_from_ && number < log_.counts_to_) add_counts(counts_, section.counts, {}, section.times);
     return true;
   }
 

@@ -14,8 +14,8 @@
 
 namespace longseq {
 
-// The layers `at - period` .. `at - 1` and the `period` behind them are to be alike; `copies` times so many more are put
-// between them.
+// The layers `at - period` .. `at - 1` and the `period` behind them are to be alike; `copies` times so many more are
+// put between them.
 struct Insertion {
   int32_t at = 0;
   int32_t period = 1;
@@ -71,7 +71,7 @@ class AllocationLog {
     int64_t first_block;
     OpCounts counts;
     double times = 1;
-    bool fixed = false;   // somebody asked for its number
+    bool fixed = false;  // somebody asked for its number
     int32_t sweep = -1;  // set by find_sweeps()
   };
   // Sections of layers one behind the other, upwards or downwards. A section of no layer is a sweep of its own.

@@ -4,6 +4,7 @@ import { writeFileSync } from "node:fs";
 import * as path from "node:path";
 import t from "tap";
 import { main } from "../../lib/cli/main.js";
+import { Output } from "../../lib/cli/output.js";
 import { run as train } from "../train/helpers.js";
 
 const T = 1100;
@@ -159,4 +160,20 @@ t.test("for a GPU that is not here it says what it assumes", async (t) => {
   const auto = await run(["plan", file, "memory.device_limit=auto"]);
   t.equal(auto.code, 2);
   t.match(auto.err, /^error: memory\.device_limit: auto is the GPU's free memory, but .* memory\.device_limit=139GiB/);
+});
+
+t.test("on a terminal what is being tried stands in a line of its own until the next one", async (t) => {
+  let written = "";
+  const stream = { isTTY: true, columns: 20, write: (text: string) => (written += text) };
+  const output = new Output(stream, stream, false);
+  output.status(null);
+  t.equal(written, "", "nothing to take away");
+  output.status("trying this and much else");
+  t.equal(written, "\r\x1b[Ktrying this and muc", "one column is left free");
+  written = "";
+  output.line("done");
+  t.equal(written, "\r\x1b[Kdone\n");
+  written = "";
+  new Output({ write: stream.write }, { write: stream.write }, false).status("trying");
+  t.equal(written, "", "no terminal");
 });
