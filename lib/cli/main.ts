@@ -101,7 +101,8 @@ Example:
   longseq doctor
   longseq train run.yaml train.steps=10 --json > metrics.jsonl
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by a signal with the state saved.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by a signal with the state saved
+(a second signal ends at once: what was done since the last checkpoint is lost).`,
     )
     .exitOverride()
     .configureOutput({

@@ -1,8 +1,8 @@
 // What the command line writes: results on stdout, everything else on stderr, and errors as one clear message.
 
-import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { ConfigError, IoError, LongseqError } from "../errors.js";
+import { appendFileSync } from "node:fs";
+import { ConfigError, LongseqError } from "../errors.js";
+import { openRankLog } from "../parallel/rank_log.js";
 import type { RunItem } from "../report/events.js";
 import { toLine } from "../report/metrics.js";
 
@@ -85,13 +85,7 @@ export class Output {
  * the launcher would have it. Throws IoError.
  */
 export function outputOfRank(dir: string, rank: number, json: boolean): Output {
-  const file = join(dir, "ranks", `${rank}.log`);
-  try {
-    mkdirSync(join(dir, "ranks"), { recursive: true });
-    writeFileSync(file, "");
-  } catch (error) {
-    throw new IoError(`cannot write ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
-  }
+  const file = openRankLog(dir, rank);
   // Line by line: what was said last is there however the process ends.
   const stream = { write: (text: string) => appendFileSync(file, text) };
   const output = new Output(stream, stream, false);

@@ -1,6 +1,7 @@
 // `longseq train`: runs the Trainer, shows its progress and turns its end into an exit code.
 
 import { existsSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { type Config, loadConfig } from "../config/index.js";
 import { CancelledError } from "../errors.js";
@@ -65,6 +66,8 @@ export async function train(
   };
   stop.signal.addEventListener("abort", announce, { once: true });
   let failed = true;
+  let stoppedByAnother = false;
+  const { joined, leave } = await import("../parallel/job.js");
   try {
     for await (const item of trainer.run({ signal: stop.signal })) {
       output.record(item);
@@ -75,22 +78,24 @@ export async function train(
     }
     failed = false;
   } catch (error) {
-    // Giving up was what the signal asked for; every other failure is one.
-    if (!(error instanceof CancelledError) || stop.received() === null) throw error;
+    // Giving up was what a signal asked for, to this rank or to another; every other failure is one.
+    if (!(error instanceof CancelledError)) throw error;
+    stoppedByAnother = stop.received() === null && ((await joined())?.stopAsked ?? false);
+    if (stop.received() === null && !stoppedByAnother) throw error;
     failed = false;
   } finally {
-    const { leave } = await import("../parallel/job.js");
     await leave({ failed });
     stop.signal.removeEventListener("abort", announce);
     display?.stop();
   }
-  const number = stop.received();
+  // Another rank's signal is not known here: that of schedulers is named.
+  const number = stop.received() ?? (stoppedByAnother ? constants.signals.SIGTERM : null);
   // A signal that comes when all is done stops nothing.
   if (number !== null && (done === null || done.stopped === true)) {
     const { dir } = config.output;
     saved ||= last !== null || existsSync(join(dir, "checkpoints"));
     output.note(
-      `stopped by ${signalName(number)}${last ? ` after step ${last.step}` : ""}; ` +
+      `stopped ${stoppedByAnother ? "with the rank that a signal reached" : `by ${signalName(number)}`}${last ? ` after step ${last.step}` : ""}; ` +
         (saved
           ? `the state is saved in ${dir}, and the same command goes on from there`
           : "no step was done, so nothing is saved"),

@@ -78,8 +78,18 @@ export interface ConfigDifference {
 }
 
 /** The model, data and optimizer settings in which `a` and `b` differ; empty if `b` may resume a run of `a`. */
-export function configDifference(a: Config, b: Config): ConfigDifference[] {
-  return resumeKeys
+export const configDifference = (a: Config, b: Config): ConfigDifference[] => differencesOf(resumeKeys, a, b);
+
+/** All settings in which `a` and `b` differ. */
+export const allDifferences = (a: Config, b: Config): ConfigDifference[] =>
+  differencesOf(
+    leafPaths().map((path) => path.map(toSnake).join(".")),
+    a,
+    b,
+  );
+
+function differencesOf(keys: readonly string[], a: Config, b: Config): ConfigDifference[] {
+  return keys
     .map((key) => {
       const path = key.split(".").map(toCamel);
       return { key, a: valueAt(a, path), b: valueAt(b, path) };

@@ -27,6 +27,8 @@ interface Dialect {
   readonly port: string;
   /** Where nobody says. */
   readonly defaultPort?: string;
+  /** Nobody else sets these names: one without the other is a mistake. */
+  readonly whole?: boolean;
   readonly hosted: boolean;
 }
 
@@ -39,6 +41,7 @@ const dialects: readonly Dialect[] = [
     localWorld: "LONGSEQ_LOCAL_WORLD_SIZE",
     host: ["LONGSEQ_RENDEZVOUS_HOST"],
     port: "LONGSEQ_RENDEZVOUS_PORT",
+    whole: true,
     hosted: true,
   },
   // torchrun
@@ -49,6 +52,7 @@ const dialects: readonly Dialect[] = [
     localWorld: "LOCAL_WORLD_SIZE",
     host: ["MASTER_ADDR"],
     port: "MASTER_PORT",
+    whole: true,
     hosted: false,
   },
   // mpirun
@@ -87,6 +91,14 @@ function wholeNumber(name: string, text: string | undefined, least: number, belo
 
 /** The place that the environment names; undefined for a process that is alone. Throws ConfigError. */
 export function placeOf(env: NodeJS.ProcessEnv): Place | undefined {
+  for (const { rank, world, whole } of dialects) {
+    const [there, missing] = env[rank] === undefined ? [world, rank] : [rank, world];
+    if (whole && env[there] !== undefined && env[missing] === undefined && env[world] !== "1")
+      throw new ConfigError(
+        `the environment has ${there}=${env[there]} but no ${missing}; set both for a rank of a job, or neither to train alone`,
+        { name: missing },
+      );
+  }
   const names = dialects.find(({ rank, world }) => env[rank] !== undefined && env[world] !== undefined);
   if (names === undefined) return undefined;
   const world = wholeNumber(names.world, env[names.world], 1, 1e6);

@@ -134,6 +134,11 @@ export class Job {
     if (this.#phase !== "run") listener?.();
   }
 
+  /** Whether some rank, maybe this one, asked all to stop. */
+  get stopAsked(): boolean {
+    return this.#rendezvous?.stopAsked ?? false;
+  }
+
   /** Asks all ranks to stop: each hears of it by `onStop`. Alone nobody has to be asked. */
   requestStop(): void {
     if (this.#phase === "run") this.#rendezvous?.requestStop();
@@ -191,14 +196,23 @@ export class Job {
     return (await this.swap(found))[0] as T;
   }
 
-  /** Throws ConfigError where a rank has another value: `what` says of what. */
-  async agree(what: string, value: unknown): Promise<void> {
-    const values = (await this.swap(value)).map((one) => JSON.stringify(one));
-    const other = values.findIndex((text) => text !== values[0]);
-    if (other >= 0)
-      throw new ConfigError(`rank ${other} has another ${what} than rank 0: ${values[other]} against ${values[0]}`, {
-        rank: other,
-      });
+  /**
+   * Throws ConfigError where a rank has another value: `what` says of what. differ: what differs, in words, where values
+   * are too long to be shown whole.
+   */
+  async agree<T>(
+    what: string,
+    value: T,
+    differ: (other: T, first: T) => string = (other, first) =>
+      `${JSON.stringify(other)} against ${JSON.stringify(first)}`,
+  ): Promise<void> {
+    const values = await this.swap(value);
+    const [first] = values as [T];
+    const rank = values.findIndex((one) => JSON.stringify(one) !== JSON.stringify(first));
+    if (rank < 0) return;
+    throw new ConfigError(`rank ${rank} has another ${what} than rank 0: ${differ(values[rank] as T, first)}`, {
+      rank,
+    });
   }
 
   /** Gives up what is exchanged: the other ranks end too. */
@@ -235,10 +249,12 @@ export function init(env: NodeJS.ProcessEnv = process.env): Promise<Job> {
   return current;
 }
 
+/** The job that `init` joined; undefined: none. */
+export const joined = async (): Promise<Job | undefined> => current?.catch(() => undefined);
+
 /** Leaves the job that `init` joined, if any, so that the process can end. */
 export async function leave(how: { failed: boolean }): Promise<void> {
-  const joined = await current?.catch(() => undefined);
-  joined?.close(how);
+  (await joined())?.close(how);
 }
 
 /** Memory that they share for ranks of one machine, else the network. Throws ConfigError. */

@@ -2,11 +2,11 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
+import { createWriteStream, readFileSync, statSync } from "node:fs";
 import { constants } from "node:os";
-import { join } from "node:path";
 import { ConfigError } from "../errors.js";
 import { timeoutOf } from "./job.js";
+import { openRankLog } from "./rank_log.js";
 import { RendezvousServer } from "./rendezvous.js";
 
 /** After one rank failed, the others have so long to end by themselves, then so long after SIGTERM. Milliseconds. */
@@ -36,6 +36,10 @@ interface Ended {
   signal: NodeJS.Signals | null;
 }
 
+/** Whether a rank ended by itself because of a signal, its state saved. */
+const hasStopped = ({ code, signal }: Ended): boolean =>
+  signal === null && [constants.signals.SIGINT, constants.signals.SIGTERM].some((number) => code === 128 + number);
+
 /**
  * Runs `nproc` ranks to their end, again where they failed and `restarts` are left, and returns the exit code: rank 0's,
  * or that of the first that failed. Rank 0 has the terminal; the others write to DIR/ranks/N.log. SIGINT and SIGTERM
@@ -63,12 +67,15 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
   const secret = given || randomBytes(32).toString("hex");
   const world = nproc * nodes.count;
   const first = nproc * nodes.rank;
+  /** Of ranks without a terminal, with what stood in them before. */
+  const logs = new Map<number, { file: string; begin: number }>();
+  for (let rank = first + 1; rank < first + nproc; rank++) {
+    const file = openRankLog(folder, rank);
+    logs.set(rank, { file, begin: statSync(file).size });
+  }
   const server = nodes.rank === 0 ? await RendezvousServer.open(world, secret, nodes.host, nodes.port) : null;
   server?.expectAll(timeout);
   const port = server?.port ?? nodes.port;
-  const logs = join(folder, "ranks");
-  mkdirSync(logs, { recursive: true });
-  const logOf = (rank: number): string => join(logs, `${rank}.log`);
   const children: ChildProcess[] = [];
   const running = new Set<ChildProcess>();
   const all = (signal: NodeJS.Signals) => {
@@ -106,8 +113,10 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       });
       children.push(child);
       running.add(child);
-      if (local > 0) {
-        const log = createWriteStream(logOf(rank));
+      const file = logs.get(rank)?.file;
+      if (file !== undefined) {
+        // Another job may be at work in the same folder, which this one will be told: its words stay.
+        const log = createWriteStream(file, { flags: "a" });
         child.stdout?.pipe(log, { end: false });
         child.stderr?.pipe(log, { end: false });
         child.once("close", () => log.end());
@@ -129,31 +138,33 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
         if (end.code !== 0) server?.ended(rank);
         if (end.code !== 0 && failed === undefined) {
           failed = end;
-          // The others learn of it by themselves; who does not is ended.
-          timers.push(
-            setTimeout(all, PATIENCE + (stopping ? 60_000 : 0), "SIGTERM"),
-            setTimeout(all, 2 * PATIENCE + (stopping ? 60_000 : 0), "SIGKILL"),
-          );
+          // The others learn of it by themselves; who does not is ended. Whoever stops saves first.
+          const saving = stopping || hasStopped(end) ? 60_000 : 0;
+          timers.push(setTimeout(all, PATIENCE + saving, "SIGTERM"), setTimeout(all, 2 * PATIENCE + saving, "SIGKILL"));
         }
         return end;
       });
     });
-    const codes = (await Promise.all(ends)).map(({ code }) => code);
-    const leader = codes[0] as number;
+    const ended = await Promise.all(ends);
+    const leader = (ended[0] as Ended).code;
     if (stopping && (leader === 0 || leader >= 128)) return leader;
     // It came before training began: there was nothing to save.
     if (stopping && cutOff) return 128 + constants.signals[stopping];
     if (failed === undefined) return 0;
+    // A signal reached some rank, and all stopped in good order.
+    if (ended.every((end) => end.code === 0 || hasStopped(end))) return failed.code;
     const { rank, signal } = failed;
     // Rank 0 said on the terminal why it ended, unless something else ended it.
     if (rank > first || signal !== null) {
       const how = signal === null ? `with exit code ${failed.code}` : `killed by ${signal}`;
       const why = signal === "SIGKILL" ? " (as the system does where memory runs out: see dmesg)" : "";
-      const log = rank > first ? `; its last words, from ${logOf(rank)}:` : "";
+      const log = logs.has(rank) ? `; its last words, from ${logs.get(rank)?.file}:` : "";
       note(`rank ${rank} ended first, ${how}${why}${log}`);
     }
-    if (rank > first) {
-      for (const line of lastWords(readFileSync(logOf(rank), "utf8"))) note(`  ${line}`);
+    const log = logs.get(rank);
+    if (log !== undefined) {
+      const written = readFileSync(log.file).subarray(log.begin).toString("utf8");
+      for (const line of lastWords(written)) note(`  ${line}`);
     }
     return failed.code === 2 ? 2 : failed.code >= 128 ? 1 : failed.code;
   } finally {

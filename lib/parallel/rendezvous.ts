@@ -306,7 +306,7 @@ export class Rendezvous {
     const socket = await reach(host, port, until, orphaned);
     socket.setNoDelay(true);
     const own = new Rendezvous(socket);
-    await new Promise<void>((resolve, reject) => {
+    const welcomed = new Promise<void>((resolve, reject) => {
       const late = setTimeout(
         () => reject(new DeviceError(`${host}:${port} does not answer as the meeting place of a job does`)),
         Math.max(1, until - performance.now()),
@@ -340,6 +340,13 @@ export class Rendezvous {
         }
       });
     });
+    try {
+      await welcomed;
+    } catch (error) {
+      // Whoever is there may never close it.
+      socket.destroy();
+      throw error;
+    }
     // Alone it keeps no process alive.
     socket.unref();
     return own;

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { binding } from "../binding.js";
+import { allDifferences } from "../config/compare.js";
 import type { Config } from "../config/index.js";
 import { openData } from "../data/index.js";
 import { ArgumentError, ConfigError, DataError } from "../errors.js";
@@ -64,7 +65,11 @@ export function giveBack(device: Device, config: Config): void {
 export async function checkJob({ config, job }: Session): Promise<void> {
   checkRanks(config, job.world);
   await job.agree("version of longseq", `${packageVersion()}, native ${binding.apiVersion}`);
-  await job.agree("configuration", { ...config, threads: null });
+  await job.agree("configuration", { ...config, threads: "auto" as const }, (other, first) =>
+    allDifferences(other, first)
+      .map(({ key, a, b }) => `${key} is ${JSON.stringify(a)} against ${JSON.stringify(b)}`)
+      .join("; "),
+  );
 }
 
 export function openDevice(session: Session): Device {

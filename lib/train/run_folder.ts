@@ -1,10 +1,12 @@
 // The folder of a run: made, locked, and looked through for the checkpoint to go on from.
 
-import { mkdirSync, openSync, readdirSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { openSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { binding } from "../binding.js";
 import { cleanStale, newestValid, writeFileDurably } from "../checkpoint/atomic.js";
 import { ConfigError, IoError } from "../errors.js";
+import { makeFolders } from "../folders.js";
+import { RANKS } from "../parallel/rank_log.js";
 import type { Session } from "./session.js";
 import { checkSameRun, readState, type TrainerState } from "./state.js";
 
@@ -12,28 +14,6 @@ import { checkSameRun, readState, type TrainerState } from "./state.js";
 export interface Resumed {
   path: string;
   state: TrainerState;
-}
-
-/** Of a run of several ranks: what each but the first printed. */
-export const RANKS = "ranks";
-
-/** mkdir with all parents; Node's recursive form never ends where a file system answers ENOENT, as /proc does. */
-export function makeFolders(folder: string): void {
-  try {
-    mkdirSync(folder);
-    return;
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "EEXIST") return;
-    if (code !== "ENOENT" || dirname(folder) === folder) throw error;
-  }
-  makeFolders(dirname(folder));
-  // The second refusal is the answer.
-  try {
-    mkdirSync(folder);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-  }
 }
 
 /** Opens the folder, by rank 0. Returns the checkpoint to go on from; undefined to start afresh. */

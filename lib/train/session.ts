@@ -54,7 +54,10 @@ export class Session {
     const stop = new AbortController();
     job.onStop = () => stop.abort();
     this.signal = signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]);
-    this.signal.addEventListener("abort", () => job.requestStop(), { once: true });
+    const ask = () => job.requestStop();
+    this.signal.addEventListener("abort", ask, { once: true });
+    // It may have come while the ranks met.
+    if (this.signal.aborted) ask();
   }
 
   /** Gives up the queued work of an aborted run. */

@@ -207,7 +207,8 @@ Napi::Value log_counted(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
-// logAccounts(device, at, period, copies) -> {memory: [stats by tier], ops}; null where the layers differ. See Insertion.
+// logAccounts(device, at, period, copies) -> {memory: [stats by tier], ops}; null where the layers differ. See
+// Insertion.
 Napi::Value log_accounts(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Insertion insertion;

@@ -21,12 +21,12 @@ t.test("wrong numbers of ranks", async (t) => {
 });
 
 /** Starts a long run and calls `act` with its ranks' process ids after its first step. */
-function disturbed(name: string, act: (pids: number[], launcher: number) => void): Promise<Ended> {
+function disturbed(name: string, act: (pids: number[], launcher: number) => void, more: string[] = []): Promise<Ended> {
   const dir = join(folder, name);
   return new Promise((resolve) => {
     const child = spawn(
       process.execPath,
-      [bin, "train", file, `output.dir=${dir}`, "--nproc", "2", "train.steps=100000", "train.eval_every=0"],
+      [bin, "train", file, `output.dir=${dir}`, "--nproc", "2", "train.steps=100000", "train.eval_every=0", ...more],
       { stdio: ["ignore", "ignore", "pipe"] },
     );
     let stderr = "";
@@ -100,6 +100,39 @@ t.test("a job that fails goes on from its newest checkpoint, to the same bits", 
   t.equal(code, 0, stderr);
   t.match(stderr, /the job failed; it is started again \(1 of 1 times\)/);
   t.same([...weights(dir)], [...weights(unbroken.dir)]);
+});
+
+t.test("a signal to any rank stops all of them in good order, and nothing is started again", async (t) => {
+  for (const victim of [0, 1]) {
+    const { code, stderr, dir } = await disturbed(
+      `asked ${victim}`,
+      (all) => process.kill(all[victim] as number, "SIGTERM"),
+      ["--max-restarts", "1"],
+    );
+    t.equal(code, 143, stderr);
+    t.notMatch(stderr, /started again|error:/);
+    const last = steps(dir).at(-1)?.step as number;
+    t.ok(readdirSync(join(dir, "checkpoints")).includes(`step-${last}`), `step ${last} is saved`);
+    t.match(stderr, victim === 0 ? "stopped by SIGTERM" : "stopped with the rank that a signal reached");
+  }
+});
+
+t.test("a folder that cannot be made, and one in use", async (t) => {
+  const nowhere = await run("nowhere", "--nproc", "2", "output.dir=/proc/nothing");
+  t.equal(nowhere.code, 1);
+  t.match(nowhere.stderr, /output\.dir: cannot write \/proc\/nothing\/ranks\/1\.log: ENOENT/);
+  const dir = join(folder, "shared");
+  let second: Promise<Ended> | undefined;
+  const first = await disturbed("shared", (_, launcher) => {
+    const before = readFileSync(join(dir, "ranks/1.log"), "utf8");
+    second = run("shared", "--nproc", "2", "train.steps=100000", "train.eval_every=0").then((ended) => {
+      t.ok(readFileSync(join(dir, "ranks/1.log"), "utf8").startsWith(before), "the words of the first job stay");
+      process.kill(launcher, "SIGTERM");
+      return ended;
+    });
+  });
+  t.equal(first.code, 143);
+  t.match((await second)?.stderr, /another run is training into/);
 });
 
 t.test("Ctrl-C: the state is saved once, and the run goes on from there", async (t) => {

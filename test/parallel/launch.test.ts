@@ -82,6 +82,29 @@ t.test("a rank that another starter started waits as long as --rendezvous-timeou
   t.match(stderr, /nobody is at the meeting place 127\.0\.0\.1/);
 });
 
+t.test("whoever listens there and is no meeting place keeps nobody", async (t) => {
+  const server = createServer(() => {});
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as { port: number };
+  const dir = join(folder, "silence");
+  const { code, stderr } = await startedByOther(1, port, `output.dir=${dir}`, "--rendezvous-timeout", "0.5");
+  t.equal(code, 1, stderr);
+  t.match(stderr, /does not answer as the meeting place of a job does/);
+  server.close();
+});
+
+t.test("what ranks do not agree on is named", async (t) => {
+  const port = await freePort();
+  const dir = join(folder, "other settings");
+  const ranks = await Promise.all(
+    [0, 1].map((rank) => startedByOther(rank, port, `output.dir=${dir}`, `train.learning_rate=${rank + 1}e-3`)),
+  );
+  t.match(
+    ranks[0]?.stderr,
+    /error: rank 1 has another configuration than rank 0: train\.learning_rate is 0\.002 against 0\.001\n/,
+  );
+});
+
 t.test("of ranks that another starter started the first has the terminal, the others a log", async (t) => {
   const one = await run("one of its own");
   const dir = join(folder, "by another");

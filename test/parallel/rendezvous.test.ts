@@ -165,4 +165,8 @@ t.test("the environment's variables", async (t) => {
   t.throws(() => placeOf({ RANK: "2", WORLD_SIZE: "2", MASTER_PORT: "1" }), { message: /RANK is "2"; .* from 0 to 1/ });
   t.throws(() => placeOf({ RANK: "x", WORLD_SIZE: "2" }), { message: /RANK is "x"/ });
   t.throws(() => placeOf({ RANK: "0", WORLD_SIZE: "2" }), { message: /MASTER_PORT is missing/ });
+  t.equal(placeOf({ WORLD_SIZE: "1" }), undefined, "alone");
+  t.throws(() => placeOf({ WORLD_SIZE: "2" }), { code: "CONFIG", message: /WORLD_SIZE=2 but no RANK; set both/ });
+  t.throws(() => placeOf({ RANK: "1" }), { code: "CONFIG", message: /RANK=1 but no WORLD_SIZE/ });
+  t.throws(() => placeOf({ LONGSEQ_RANK: "1" }), { code: "CONFIG", message: /no LONGSEQ_WORLD_SIZE/ });
 });
