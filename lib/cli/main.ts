@@ -3,8 +3,10 @@
 import { existsSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { isOverride, loadConfig } from "../config/index.js";
+import { parseCount, parseSize } from "../config/values.js";
 import { packageVersion } from "../version.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
+import type { PlanOptions } from "./plan.js";
 import { type TrainParts, train, trainParts } from "./train.js";
 
 /** What `main` works with; the process's own by default. */
@@ -47,6 +49,23 @@ const hostAndPort = (text: string) => {
   if (found === null || Number(found[2]) < 1 || Number(found[2]) > 65535)
     throw new InvalidArgumentError("Expected HOST:PORT.");
   return { host: found[1] as string, port: Number(found[2]) };
+};
+
+const tokenCount = (text: string) => {
+  const tokens = parseCount(text);
+  if (tokens === undefined || tokens < 1) throw new InvalidArgumentError("Expected tokens, such as 500K or 1M.");
+  return tokens;
+};
+
+const byteCount = (text: string) => {
+  const bytes = parseSize(text);
+  if (bytes === undefined || bytes < 1) throw new InvalidArgumentError("Expected bytes, such as 80GiB or 80GB.");
+  return bytes;
+};
+
+const solvable = (text: string) => {
+  if (text !== "sequence" && text !== "gpus") throw new InvalidArgumentError("Expected sequence or gpus.");
+  return text;
 };
 
 interface RankOptions {
@@ -193,16 +212,25 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .command("plan")
     .description("say what training would take: memory, the choices of `auto`, time, the longest sequence")
     .argument("[words...]")
-    .usage("CONFIG [key.sub=value ...] [options]")
+    .usage("CONFIG | --model FOLDER [key.sub=value ...] [options]")
     .option("--data", "open the data, instead of taking every sequence to be full and one document", false)
+    .option("--model <folder>", "a folder with a config.json; without CONFIG what else is needed is left open")
+    .option("--sequence <tokens>", "tokens of a sequence, such as 1M", tokenCount)
+    .option("--gpus <count>", "GPUs, which share each sequence", wholeNumber(1))
+    .option("--gpus-per-node <count>", "GPUs of a machine, which share its memory", wholeNumber(1), 8)
+    .option("--device-memory <bytes>", "memory of a GPU, such as 80GiB", byteCount)
+    .option("--host-memory <bytes>", "memory of a machine, such as 1900GiB", byteCount)
+    .option("--solve <what>", "sequence: the longest that fits; gpus: the fewest that do", solvable)
+    .option("--compare", "several CONFIGs side by side", false)
     .addHelpText(
       "after",
-      `${overridesHelp}\nExample:\n  longseq plan run.yaml data.sequence_length=1M memory.device_limit=8GiB`,
+      `${overridesHelp}\nExample:\n  longseq plan run.yaml data.sequence_length=1M memory.device_limit=8GiB\n` +
+        "  longseq plan --model llama --sequence 1M --gpus 8 --device-memory 80GiB --host-memory 1900GiB",
     )
-    .action(async (words: string[], options: { data: boolean }) => {
-      const { file, overrides } = splitWords("plan", words);
+    .action(async (words: string[], options: PlanOptions) => {
       const { plan } = await import("./plan.js");
-      code = await plan(file, overrides, options, output);
+      const files = words.filter((word) => !isOverride(word));
+      code = await plan(files, words.filter(isOverride), options, output);
     });
 
   program

@@ -1,26 +1,47 @@
-// `longseq plan`: what training as configured would take, by steps on the `meta` device; nothing is loaded or computed.
+// `longseq plan`: what training as configured, or of a model on machines that are elsewhere, would take, by steps on the
+// `meta` device; nothing is loaded or computed.
 
-import { availableParallelism } from "node:os";
-import { loadConfig } from "../config/index.js";
+import { basename } from "node:path";
+import { stringify } from "yaml";
+import { type Config, loadConfig, parseConfig } from "../config/index.js";
 import { type Dataset, openData } from "../data/index.js";
-import { shapeOf } from "../models/load.js";
+import { ConfigError } from "../errors.js";
+import type { ModelConfig } from "../models/config.js";
 import { formatBytes, formatDuration, formatSi } from "../report/format.js";
-import { modelFlops } from "../report/model_flops.js";
 import { dataOptions } from "../train/data_options.js";
-import { longestSequence } from "../train/longest.js";
-import { fullWorkload, type Workload, workloadOf } from "../train/measure.js";
+import {
+  allPlacings,
+  factsOf,
+  fewestGpus,
+  type Job,
+  type JobPlan,
+  longestAnyStates,
+  longestOf,
+  planAnyStates,
+  planJob,
+} from "../train/job_plan.js";
+import { workloadOf } from "../train/measure.js";
 import { describeSetting } from "../train/memory_plan.js";
 import { resolveModel } from "../train/model.js";
-import { chooseMemory } from "../train/plan.js";
-import { estimatedSeconds, ratesOf } from "../train/rates.js";
-import { planTarget, runDtype, standIn } from "../train/target.js";
-import { nominalTokens, type PlanFacts } from "../train/trials.js";
-import { describeRanks, ranksOf, wantedRanks } from "../train/world.js";
-import { exitCode, type Output } from "./output.js";
+import { usableBytes } from "../train/target.js";
+import type { PlanFacts } from "../train/trials.js";
+import { describeRanks } from "../train/world.js";
+import { exitCode, type Output, UsageError } from "./output.js";
 
 export interface PlanOptions {
   /** Open the data, instead of taking every sequence to be full. */
   data: boolean;
+  /** A folder with a config.json, instead of what the configuration names, or of a configuration. */
+  model?: string;
+  /** Tokens. */
+  sequence?: number;
+  gpus?: number;
+  gpusPerNode: number;
+  /** Bytes: of a GPU, and of a machine. */
+  deviceMemory?: number;
+  hostMemory?: number;
+  solve?: "sequence" | "gpus";
+  compare: boolean;
 }
 
 const grouped = (value: number) => value.toLocaleString("en-US");
@@ -46,78 +67,214 @@ function sayWhatIsTried(output: Output): NonNullable<PlanFacts["onTry"]> {
   };
 }
 
-/** Prints the plan; returns the exit code. Throws ConfigError where no choice fits the limits. */
+/** The configuration that a file and options describe together, on so many GPUs. */
+function configOf(file: string | undefined, overrides: readonly string[], options: PlanOptions, gpus?: number): Config {
+  const { model, sequence, gpusPerNode, deviceMemory, hostMemory } = options;
+  const read = (more: readonly string[]): Config => {
+    const all = [...more, ...overrides];
+    if (file !== undefined) return loadConfig(file, all);
+    // What a plan needs nothing of.
+    const text = "{data: {train: [data.jsonl]}, train: {epochs: 1}, device: cuda, output: {dir: run}}";
+    return parseConfig(text, "--model", all);
+  };
+  const own: string[] = [];
+  if (model !== undefined) own.push(`model.path=${JSON.stringify(model)}`, "model.init=null");
+  if (sequence !== undefined) own.push(`data.sequence_length=${sequence}`);
+  if (gpus === undefined && deviceMemory === undefined && hostMemory === undefined) return read(own);
+  own.push("device=cuda");
+  const { data } = read(own).parallel;
+  const world = gpus ?? data;
+  if (world % data !== 0)
+    throw new UsageError(
+      `--gpus is ${world}, which parallel.data (${data}) does not divide; give a multiple of ${data}`,
+    );
+  own.push(`parallel.sequence=${world / data}`);
+  if (deviceMemory !== undefined) own.push(`memory.device_limit=${usableBytes(deviceMemory, world)}`);
+  if (hostMemory !== undefined) own.push(`memory.host_limit=${Math.floor(hostMemory / Math.min(world, gpusPerNode))}`);
+  return read(own);
+}
+
+/** What a configuration file has to say for this plan to come true, as YAML. */
+function settingsOf({ data, model, parallel, memory, output, train }: Config, { choice, ranks }: JobPlan): string {
+  const { plan } = choice;
+  const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
+  return stringify({
+    model: { path: model.path, ...(model.init && { init: model.init }) },
+    data: { train: [...data.train], sequence_length: data.sequenceLength },
+    train: { ...(train.steps ? { steps: train.steps } : { epochs: train.epochs }), batch_size: train.batchSize },
+    device: "cuda",
+    parallel: {
+      sequence: ranks.ring * ranks.ulysses,
+      data: parallel.data,
+      ring: ranks.ring,
+      zero: ranks.zero,
+    },
+    memory: {
+      device_limit: memory.deviceLimit,
+      host_limit: memory.hostLimit,
+      tile_mlp: plan.tileMlp || "off",
+      tile_loss: plan.tileLoss || "off",
+      head_chunks: plan.headChunks,
+      checkpoint: {
+        every: plan.checkpointEvery,
+        ...(plan.checkpointEvery > 0 && {
+          keep_attention: plan.keepAttention,
+          offload: all ? "none" : plan.offload,
+          ...(plan.offload !== "none" && !all && { device_bytes: plan.deviceBytes }),
+        }),
+      },
+      offload: { ...plan.states },
+    },
+    output: { dir: output.dir },
+  });
+}
+
+/** A job that was asked for, and its name in a comparison. */
+interface Asked {
+  name: string;
+  config: Config;
+  /** Whether the place of the states is left open: of a job without a configuration. */
+  open: boolean;
+  jobOn: (config: Config) => Job;
+  /** The same on so many GPUs. */
+  onGpus: (gpus: number) => Config;
+}
+
+/** Prints the plans; returns the exit code. Throws ConfigError where no choice fits the limits. */
 export async function plan(
-  file: string,
+  files: readonly string[],
   overrides: readonly string[],
   options: PlanOptions,
   output: Output,
 ): Promise<number> {
-  const config = loadConfig(file, overrides);
-  const model = await resolveModel(config);
+  if (files.length === 0 && options.model === undefined)
+    throw new UsageError("missing what to plan; usage: longseq plan CONFIG [key.sub=value ...], or --model FOLDER");
+  if (files.length > 1 && !options.compare)
+    throw new UsageError(`got ${files.map((file) => JSON.stringify(file)).join(" and ")}; give --compare for several`);
+  if (options.solve === "gpus" && options.gpus !== undefined)
+    throw new UsageError("--gpus together with --solve gpus; give only one of them");
+  if (options.solve === "sequence" && options.sequence !== undefined)
+    throw new UsageError("--sequence together with --solve sequence; give only one of them");
+  const solved: { name: string; config: Config; plan: JobPlan; longest: number | null }[] = [];
+  for (const file of files.length === 0 ? [undefined] : files) {
+    const asked = await open(file, overrides, options, output);
+    const { config, plan: own } = solve(asked, options, output);
+    show(asked, config, own, options, output);
+    const longest = options.solve === "sequence" ? config.data.sequenceLength : showLongest(asked, config, own, output);
+    if (file === undefined && !output.json) output.line(`as a configuration:\n\n${settingsOf(config, own)}`);
+    if (options.compare && !output.json) output.line("");
+    solved.push({ name: asked.name, config, plan: own, longest });
+  }
+  if (options.compare && !output.json) compare(solved, output);
+  return exitCode.done;
+}
+
+/** Reads the configuration, the model and, where asked, the data. */
+async function open(
+  file: string | undefined,
+  overrides: readonly string[],
+  options: PlanOptions,
+  output: Output,
+): Promise<Asked> {
+  const first = options.solve === "gpus" ? 1 : options.gpus;
+  // What is solved for is left open: any length that all ranks can share.
+  const length = options.sequence ?? (file === undefined ? 2 ** 20 : undefined);
+  const given = { ...options, ...(length !== undefined && { sequence: length }) };
+  const config = configOf(file, overrides, given, first);
+  const model: ModelConfig = await resolveModel(config);
+  const told = new Set<string>();
+  const warn = (message: string) => {
+    // The same of each number of GPUs that is tried.
+    if (told.has(message)) return;
+    told.add(message);
+    output.note(`warning: ${message}`);
+    output.record({ event: "warning", message });
+  };
+  const rows = options.data ? await look(config) : {};
+  const onTry = sayWhatIsTried(output);
+  return {
+    name: file === undefined ? basename(options.model as string) : basename(file),
+    config,
+    open: file === undefined && !overrides.some((word) => word.startsWith("memory.offload")),
+    jobOn: (on) => ({ config: on, model, ...rows, onTry, warn }),
+    onGpus: (gpus) => configOf(file, overrides, given, gpus),
+  };
+}
+
+/** What steps are made of, from the data. */
+async function look(config: Config): Promise<Pick<Job, "work" | "longestRow">> {
   const opened: Dataset[] = [];
-  let work: Workload = fullWorkload(config);
-  let tokens = nominalTokens(config);
   try {
-    if (options.data) {
-      const open = async (evaluation: boolean) => {
-        const dataset = await openData(dataOptions(config, evaluation));
-        opened.push(dataset);
-        return dataset;
-      };
-      const data = await open(false);
-      const evaluation = config.data.eval.length > 0 ? await open(true) : undefined;
-      const { steps, epochs, batchSize } = config.train;
-      work = workloadOf(config, data, evaluation, steps ?? data.totalSteps(epochs as number, batchSize));
-      tokens = nominalTokens(config, data.longest);
-    }
+    for (const evaluation of config.data.eval.length > 0 ? [false, true] : [false])
+      opened.push(await openData(dataOptions(config, evaluation)));
+    const [data, evaluation] = opened as [Dataset, Dataset | undefined];
+    const { steps, epochs, batchSize } = config.train;
+    const work = workloadOf(config, data, evaluation, steps ?? data.totalSteps(epochs as number, batchSize));
+    return { work, longestRow: data.longest };
   } finally {
     for (const dataset of opened) await dataset.close();
   }
-  const warn = (warning: string) => {
-    output.note(`warning: ${warning}`);
-    output.record({ event: "warning", message: warning });
-  };
-  const world = wantedRanks(config) ?? config.parallel.data;
-  const ranks = ranksOf(config, world, model, tokens);
-  const { name, profile, limits, assumed } = planTarget(config, world, warn);
+}
+
+/** The job with what was left to us, and its plan. */
+function solve({ config, open, jobOn, onGpus }: Asked, options: PlanOptions, output: Output) {
+  let found = config;
+  if (options.solve === "gpus") {
+    const jobs = (gpus: number): Job[] => {
+      const job = jobOn(onGpus(gpus));
+      return open ? allPlacings(job) : [job];
+    };
+    const gpus = fewestGpus(jobs, options.gpusPerNode);
+    if (gpus === null)
+      throw new ConfigError(
+        `--solve gpus: ${grouped(config.data.sequenceLength)} tokens fit on no number of GPUs up to 4,096; give more ` +
+          "--device-memory or --host-memory, or a shorter --sequence",
+      );
+    found = onGpus(gpus);
+    output.record({ event: "solved", gpus });
+    if (!output.json) output.line(`fewest: ${gpus} ${gpus === 1 ? "GPU" : "GPUs"}`);
+  }
+  const job = jobOn(found);
+  if (options.solve === "sequence") {
+    const own = open ? null : longestOf(job, factsOf(job));
+    const longest = open
+      ? longestAnyStates(job)
+      : own && { tokens: own.tokens, config: { ...found, data: { ...found.data, sequenceLength: own.tokens } } };
+    if (longest === null)
+      throw new ConfigError(
+        "--solve sequence: not even one token fits; give more --device-memory or --host-memory, more GPUs, or a smaller " +
+          "model",
+      );
+    output.record({ event: "solved", tokens: longest.tokens });
+    if (!output.json) output.line(`longest: ${grouped(longest.tokens)} tokens`);
+    return { config: longest.config, plan: planJob(jobOn(longest.config)) };
+  }
+  return open ? planAnyStates(job) : { config: found, plan: planJob(job) };
+}
+
+/** The tier that leaves less of its limit. */
+function binding({ choice, facts }: JobPlan): { tier: "device" | "host"; used: number } {
+  const shares = facts.limits.shares(choice.measured.needs);
+  const { device, host } = choice.measured.needs;
+  const used = { device: device / shares.device, host: host / shares.host };
+  return used.host > used.device ? { tier: "host", used: used.host } : { tier: "device", used: used.device };
+}
+
+const total = ({ seconds: { attention, products, rest } }: JobPlan): number => attention + products + rest;
+
+function show({ jobOn }: Asked, config: Config, plan: JobPlan, options: PlanOptions, output: Output): void {
+  const { choice, facts, target, world, ranks, rates, threads, seconds } = plan;
+  const { name, profile, assumed } = target;
+  const { warn } = jobOn(config);
   if (assumed !== null) warn(assumed);
-  const dtype = runDtype(config, model, name);
-  const rates = ratesOf(profile ? "cuda" : "cpu");
-  const facts: PlanFacts = {
-    model,
-    dtype,
-    work,
-    tokens: Math.ceil(tokens / (ranks.ring * ranks.ulysses)),
-    limits,
-    ...(world > 1 && { ranks }),
-    rates,
-    on: standIn(config, profile),
-    onTry: sayWhatIsTried(output),
-  };
-  const choice = chooseMemory(config, facts);
   choice.warnings.forEach(warn);
-  const { peaks, needs, categories: by, ops } = choice.measured;
+  const { dtype, limits, work } = facts;
+  const { peaks, needs, categories: by } = choice.measured;
   const shares = limits.shares(needs);
-  // The rates of a GPU are those of all of it.
-  const threads = profile
-    ? 1
-    : config.threads === "auto"
-      ? Math.max(1, Math.floor(availableParallelism() / world))
-      : config.threads;
-  const seconds = estimatedSeconds(rates, dtype, ops, threads);
-  const flops = world * Object.values(ops).reduce((sum, op) => sum + op.flops, 0);
   const { micro, accumulation } = work;
-  const each = Math.floor(micro.tokens / micro.documents);
-  const documents = Array.from({ length: micro.documents }, (_, i) =>
-    i > 0 ? each : micro.tokens - each * (micro.documents - 1),
-  );
-  const needed = ranks.data * accumulation * modelFlops(shapeOf(model), documents);
-  // A copy reads and writes.
-  const copied = (ops.copy?.bytes ?? 0) / 2;
-  const collectives = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_receive"];
-  const exchanged = collectives.reduce((sum, op) => sum + (ops[op]?.bytes ?? 0), 0) / 2;
   const { states, ...setting } = choice.plan;
+  const tokens = micro.tokens * accumulation * ranks.data;
+  const binds = binding(plan);
   output.record({
     event: "plan",
     ...setting,
@@ -137,43 +294,79 @@ export async function plan(
     hostCategories: by.host,
     deviceLimitBytes: shares.device,
     hostLimitBytes: shares.host,
-    modelFlops: needed,
-    hardwareFlops: flops,
-    copiedBytes: copied,
-    ...(world > 1 && { ranks, exchangedBytes: exchanged }),
-    estimatedSeconds: seconds,
+    binds: binds.tier,
+    modelFlops: plan.modelFlops,
+    hardwareFlops: plan.hardwareFlops,
+    copiedBytes: plan.copiedBytes,
+    ...(world > 1 && { ranks, exchangedBytes: plan.exchangedBytes }),
+    estimatedSeconds: total(plan),
+    secondsByPart: seconds,
+    tokensPerSecond: tokens / total(plan),
     threads,
   });
-  if (!output.json) {
-    const micros = accumulation > 1 ? `${accumulation} micro-batches of ` : "";
-    output.line(
-      `a step: ${micros}${grouped(micro.tokens)} tokens, ${dtype} on ${profile ? name : "the cpu"}` +
-        (options.data ? "" : " (every sequence full and one document; --data looks)"),
-    );
-    if (world > 1) output.line(`ranks:  ${describeRanks(ranks)}; what follows is for each of them`);
-    output.line(`choice: ${describeSetting(choice.plan)}`);
-    output.line(`device: ${formatBytes(peaks.device)} of ${formatBytes(shares.device)} (${categories(by.device)})`);
-    if (peaks.host > 0)
-      output.line(`host:   ${formatBytes(peaks.host)} of ${formatBytes(shares.host)} (${categories(by.host)})`);
-    if (peaks.disk > 0) output.line(`disk:   ${formatBytes(peaks.disk)}`);
-    output.line(
-      `work:   ${formatSi(needed)}FLOP a step for the model, ${formatSi(flops)}FLOP with what is run again; ` +
-        `${formatBytes(copied)} copied${world > 1 ? `, ${formatBytes(exchanged)} exchanged` : ""}`,
-    );
-    output.line(
-      `time:   ${formatDuration(seconds)} a step, an estimate ` +
-        `${profile ? "" : `for ${threads} ${threads === 1 ? "thread" : "threads"} `}` +
-        `by rates of ${rates.measured}`,
-    );
-  }
-  const longest = longestSequence(config, facts, (length) => fullWorkload(config, length));
+  if (output.json) return;
+  const micros = accumulation > 1 ? `${accumulation} micro-batches of ` : "";
+  output.line(
+    `a step: ${micros}${grouped(micro.tokens)} tokens, ${dtype} on ${profile ? name : "the cpu"}` +
+      (options.data ? "" : " (every sequence full and one document; --data looks)"),
+  );
+  if (world > 1) output.line(`ranks:  ${describeRanks(ranks)}; what follows is for each of them`);
+  output.line(`choice: ${describeSetting(choice.plan)}`);
+  output.line(`device: ${formatBytes(peaks.device)} of ${formatBytes(shares.device)} (${categories(by.device)})`);
+  if (peaks.host > 0)
+    output.line(`host:   ${formatBytes(peaks.host)} of ${formatBytes(shares.host)} (${categories(by.host)})`);
+  if (peaks.disk > 0) output.line(`disk:   ${formatBytes(peaks.disk)}`);
+  output.line(`binds:  ${binds.tier} memory, of whose limit ${(100 * binds.used).toFixed(0)}% are used`);
+  output.line(
+    `work:   ${formatSi(plan.modelFlops)}FLOP a step for the model, ${formatSi(plan.hardwareFlops)}FLOP with what is run again; ` +
+      `${formatBytes(plan.copiedBytes)} copied${world > 1 ? `, ${formatBytes(plan.exchangedBytes)} exchanged` : ""}`,
+  );
+  const parts = Object.entries(seconds).map(([what, time]) => `${what} ${formatDuration(time)}`);
+  output.line(
+    `time:   ${formatDuration(total(plan))} a step (${parts.join(", ")}), an estimate ` +
+      `${profile ? "" : `for ${threads} ${threads === 1 ? "thread" : "threads"} `}` +
+      `by rates of ${rates.measured}`,
+  );
+}
+
+/** Says how long sequences could be; null: not even a token fits. */
+function showLongest({ jobOn }: Asked, config: Config, plan: JobPlan, output: Output): number | null {
+  const longest = longestOf(jobOn(config), plan);
   output.status(null);
-  if (longest !== null) {
-    output.record({ event: "longest", tokens: longest.tokens, rung: longest.rung.name });
-    if (!output.json)
-      output.line(
-        `length: ${grouped(longest.tokens)} tokens a sequence would fit these limits, with "${longest.rung.name}"`,
-      );
-  }
-  return exitCode.done;
+  if (longest === null) return null;
+  output.record({ event: "longest", tokens: longest.tokens, rung: longest.rung.name });
+  if (!output.json)
+    output.line(
+      `length: ${grouped(longest.tokens)} tokens a sequence would fit these limits, with "${longest.rung.name}"`,
+    );
+  return longest.tokens;
+}
+
+/** The plans in columns side by side. */
+function compare(
+  solved: readonly { name: string; config: Config; plan: JobPlan; longest: number | null }[],
+  output: Output,
+): void {
+  const rows: [string, (one: (typeof solved)[number]) => string][] = [
+    ["", ({ name }) => name],
+    ["tokens a sequence", ({ plan }) => grouped(plan.facts.work.micro.tokens)],
+    ["ranks", ({ plan }) => String(plan.world)],
+    ["ring x ulysses", ({ plan }) => `${plan.ranks.ring} x ${plan.ranks.ulysses}`],
+    ["ZeRO", ({ plan }) => String(plan.ranks.zero)],
+    ["device memory", ({ plan }) => formatBytes(plan.choice.measured.peaks.device)],
+    ["host memory", ({ plan }) => formatBytes(plan.choice.measured.peaks.host)],
+    ["binds", ({ plan }) => binding(plan).tier],
+    ["time a step", ({ plan }) => formatDuration(total(plan))],
+    ["longest sequence", ({ longest }) => (longest === null ? "none" : grouped(longest))],
+    ["rung", ({ plan }) => plan.choice.rung],
+  ];
+  const table = rows.map(([what, of]) => [what, ...solved.map(of)]);
+  const widths = (table[0] as string[]).map((_, i) => Math.max(...table.map((row) => (row[i] as string).length)));
+  for (const row of table)
+    output.line(
+      row
+        .map((cell, i) => cell.padEnd(widths[i] as number))
+        .join("  ")
+        .trimEnd(),
+    );
 }

@@ -5,16 +5,21 @@ import { type DType, dtypeBytes } from "../tensor/dtype.js";
 import type { Peaks } from "./limits.js";
 import type { MemoryPlan, Setting } from "./memory_plan.js";
 
+/** Bytes of what goes into a layer. */
+const inputBytes = ({ hiddenSize }: ModelConfig, dtype: DType, tokens: number): number =>
+  tokens * hiddenSize * dtypeBytes(dtype);
+
 /** Bytes that a step of so many tokens (of a rank) takes at least: its checkpoints alone. */
 export function atLeast(
-  { numLayers, numHeads, headDim, hiddenSize }: ModelConfig,
+  model: ModelConfig,
   dtype: DType,
   tokens: number,
   plan: Setting & Pick<MemoryPlan, "format">,
 ): Peaks {
+  const { numLayers, numHeads, headDim } = model;
   const { checkpointEvery: every, keepAttention, offload, deviceBytes, format } = plan;
   if (every === 0) return { device: 0, host: 0 };
-  const input = tokens * hiddenSize * dtypeBytes(dtype);
+  const input = inputBytes(model, dtype, tokens);
   const attention = keepAttention && every === 1 ? tokens * numHeads * headDim * dtypeBytes(dtype) : 0;
   // As they are, all behind the last layer.
   const all = format === "native" ? Math.ceil(numLayers / every) * (input + attention) : 0;
@@ -24,6 +29,29 @@ export function atLeast(
     device: Math.max(again, offload === "none" ? all : 0),
     host: offload === "host" && deviceBytes === 0 ? all : 0,
   };
+}
+
+/**
+ * Bytes that `longer` takes of the device beyond `shorter` at least, which differ by the layers in a checkpoint alone: the
+ * inputs of the others, while a segment is run again. undefined: they differ otherwise, or not at all.
+ */
+export function moreOnDevice(
+  model: ModelConfig,
+  dtype: DType,
+  tokens: number,
+  shorter: Setting,
+  longer: Setting,
+): number | undefined {
+  const alike =
+    shorter.checkpointEvery === 1 &&
+    longer.checkpointEvery > 1 &&
+    shorter.headChunks === longer.headChunks &&
+    shorter.offload === longer.offload &&
+    shorter.prefetch === longer.prefetch &&
+    shorter.deviceBytes === longer.deviceBytes &&
+    !shorter.keepAttention &&
+    !longer.keepAttention;
+  return alike ? (longer.checkpointEvery - 1) * inputBytes(model, dtype, tokens) : undefined;
 }
 
 const TIERS = ["none", "host", "disk"];

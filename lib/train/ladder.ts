@@ -5,6 +5,7 @@ import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
 import { formatBytes } from "../report/format.js";
 import { nearestDivisor } from "../sequence/attention_chunks.js";
+import { spares } from "./bounds.js";
 import type { Setting } from "./memory_plan.js";
 
 /** A place on the ladder. */
@@ -117,3 +118,7 @@ export function ladder(memory: Config["memory"], model: Layers): Rung[] {
 /** Whether fixed keys and those chosen before still go together. */
 export const isRung = (setting: Setting, fixed: Fixed, memory: Config["memory"], model: Layers): boolean =>
   setting.checkpointEvery > 0 || (setting.offload === "none" && !needsCheckpoints(memory, fixed, model));
+
+/** The rungs that no other spares more than: where none of these fits, none does. */
+export const leading = (rungs: readonly Rung[], { numLayers }: Pick<ModelConfig, "numLayers">): Rung[] =>
+  rungs.filter((rung) => !rungs.some((other) => other !== rung && spares(other, rung, numLayers)));

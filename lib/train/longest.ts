@@ -1,8 +1,7 @@
 // The longest sequence that would fit the limits of a run.
 
 import type { Config } from "../config/index.js";
-import { spares } from "./bounds.js";
-import { ladder, type Rung } from "./ladder.js";
+import { ladder, leading, type Rung } from "./ladder.js";
 import type { Workload } from "./measure.js";
 import { furthest, type PlanFacts, Trials } from "./trials.js";
 
@@ -23,12 +22,13 @@ const LINEAR = [2 ** 17, 2 ** 18] as const;
 
 /**
  * Tokens of the longest sequence, to 1%, that fits the limits on some rung, and the first such rung; null where not even
- * a token does. `workAt`: the workload of sequences of so many tokens.
+ * a token does, or none that is longer than `above`. `workAt`: the workload of sequences of so many tokens.
  */
 export function longestSequence(
   config: Config,
   facts: PlanFacts,
   workAt: (tokens: number) => Workload,
+  above = 0,
 ): { tokens: number; rung: Rung } | null {
   const { model } = facts;
   const rungs = ladder(config.memory, model);
@@ -45,18 +45,16 @@ export function longestSequence(
   const slackAt = (index: number, rung: Rung): number => {
     return benchAt(lengthAt(index)).slack(rung);
   };
-  // Those that no other spares more than go furthest.
-  const leading = rungs.filter(
-    (rung) => !rungs.some((other) => other !== rung && spares(other, rung, model.numLayers)),
-  );
-  let best = 0;
-  for (const rung of leading.reverse()) {
+  const begin = indexOf(above);
+  let best = begin;
+  // What has fewer layers run again is asked first: the others then need only be looked at there.
+  for (const rung of leading(rungs, model).sort((a, b) => a.checkpointEvery - b.checkpointEvery)) {
     if (best > 0 && !(best < LENGTHS && slackAt(best + 1, rung) >= 0)) continue;
     const ends = LINEAR.map((tokens) => Math.min(LENGTHS, indexOf(tokens * parts)));
     const known = ends.map((index) => ({ index, slack: slackAt(index, rung) }));
     best = furthest(best, LENGTHS + 1, (index) => slackAt(index, rung), { known, at: lengthAt, indexOf });
   }
   const fits = (rung: Rung) => slackAt(best, rung) >= 0;
-  const found = best > 0 && rungs.find(fits);
+  const found = best > begin && rungs.find(fits);
   return found ? { tokens: lengthAt(best), rung: found } : null;
 }

@@ -5,7 +5,7 @@ import type { Config } from "../config/index.js";
 import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
 import { formatBytes } from "../report/format.js";
-import { checkKeys, divisors, type Fixed, fixedKeys, isRung, ladder, type Rung } from "./ladder.js";
+import { checkKeys, divisors, type Fixed, fixedKeys, isRung, ladder, leading, type Rung } from "./ladder.js";
 import type { Peaks } from "./limits.js";
 import type { Measurement } from "./measure.js";
 import { describeSetting, type MemoryPlan, type Setting, settingOf } from "./memory_plan.js";
@@ -72,10 +72,16 @@ function byCategory(categories: Record<string, number>): string {
     .join(", ");
 }
 
+/** Whether some setting of what is left open fits; asked of those alone that no other spares more than. */
+export function canFit(config: Config, facts: PlanFacts): boolean {
+  const bench = new Trials(config, facts, undefined);
+  return leading(ladder(config.memory, facts.model), facts.model).some((rung) => bench.fits(rung));
+}
+
 /** Says which limit is short, what the most saving rung needs, and what would do. */
 function tooSmall(rungs: readonly Rung[], bench: Trials, facts: PlanFacts): ConfigError {
   const { limits } = facts;
-  const tried = rungs.map((rung) => ({ rung, measured: bench.of(rung) }));
+  const tried = leading(rungs, facts.model).map((rung) => ({ rung, measured: bench.of(rung) }));
   const excess = ({ measured }: (typeof tried)[number]) => limits.excess(measured.needs);
   type Tier = "device" | "host";
   const least = (among: typeof tried, tier: Tier) =>

@@ -36,16 +36,35 @@ export function smallestTile(rates: Rates, dtype: DType): number {
   return least[0];
 }
 
+/** Seconds by what is done in them. */
+export interface SecondsByPart {
+  attention: number;
+  products: number;
+  /** What only reads and writes. */
+  rest: number;
+}
+
 /** Seconds of a step's ops by these rates, on `threads` threads. Copies between tiers are taken to run beside compute. */
-export function estimatedSeconds(rates: Rates, dtype: DType, ops: Record<string, OpCount>, threads: number): number {
+export function secondsByPart(
+  rates: Rates,
+  dtype: DType,
+  ops: Record<string, OpCount>,
+  threads: number,
+): SecondsByPart {
   const gemm = (rates.gemm[dtype] ?? rates.gemm.float32)?.flops as number;
   const attention = (rates.attention[dtype] ?? rates.attention.float32) as Rates["attention"][string];
-  let seconds = 0;
+  const seconds = { attention: 0, products: 0, rest: 0 };
   for (const [name, { flops, bytes }] of Object.entries(ops)) {
-    if (name === "attention") seconds += flops / attention.forward;
-    else if (name === "attention_backward") seconds += flops / attention.backward;
-    else if (flops > 0) seconds += flops / gemm;
-    else seconds += bytes / rates.streamBytes;
+    if (name === "attention") seconds.attention += flops / attention.forward / threads;
+    else if (name === "attention_backward") seconds.attention += flops / attention.backward / threads;
+    else if (flops > 0) seconds.products += flops / gemm / threads;
+    else seconds.rest += bytes / rates.streamBytes / threads;
   }
-  return seconds / threads;
+  return seconds;
+}
+
+/** The same in one. */
+export function estimatedSeconds(rates: Rates, dtype: DType, ops: Record<string, OpCount>, threads: number): number {
+  const { attention, products, rest } = secondsByPart(rates, dtype, ops, threads);
+  return attention + products + rest;
 }

@@ -44,14 +44,17 @@ export const deviceOptions = ({ threads, attention, train }: Config): DeviceOpti
 export const standIn = (config: Config, profile: CudaProfile | undefined): Subject["on"] =>
   profile && { profile, attention: config.attention, deterministic: config.train.deterministic === true };
 
+/** What a run may use of a GPU's free bytes: libraries and NCCL take the rest. */
+export const usableBytes = (free: number, world: number): number =>
+  Math.max(1, free - LIBRARY_BYTES - (world > 1 ? Math.floor(free / NCCL_PART) : 0));
+
 /** The limits of a run on this device: `local` of the job's `world` ranks share the memory of the machine. */
 export function limitsOn(config: Config, device: Device, { local = 1, world = 1 } = {}): Limits {
   const free = device.info.memoryFreeBytes;
-  const libraries = LIBRARY_BYTES + (world > 1 ? Math.floor(free / NCCL_PART) : 0);
   return new Limits(
     config.memory,
     Math.floor(availableMemory() / local),
-    device.isGpu ? Math.max(1, free - libraries) : undefined,
+    device.isGpu ? usableBytes(free, world) : undefined,
   );
 }
 
@@ -86,7 +89,7 @@ export function planTarget(config: Config, ranks: number, onWarning: (message: s
     if (config.memory.deviceLimit === "auto")
       throw new ConfigError(
         `memory.device_limit: auto is the GPU's free memory, but ${name} cannot be opened here (${(error as Error).message}); ` +
-          "to plan for a GPU elsewhere give what it has free, such as memory.device_limit=139GiB for an H200",
+          "to plan for a GPU elsewhere give its memory, such as --device-memory 139GiB for an H200",
         {},
         { cause: error },
       );

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Config } from "../config/index.js";
 import type { ModelConfig } from "../models/config.js";
 import type { DType } from "../tensor/dtype.js";
-import { atLeast, sameOnHost } from "./bounds.js";
+import { atLeast, moreOnDevice, sameOnHost } from "./bounds.js";
 import type { Limits, Peaks } from "./limits.js";
 import { type Measurement, measure, rehearse, type Subject, type Workload } from "./measure.js";
 import { complete, type MemoryPlan, type Setting } from "./memory_plan.js";
@@ -140,10 +140,12 @@ export class Trials {
     const tokens = work.micro.tokens / ((ranks?.ring ?? 1) * (ranks?.ulysses ?? 1));
     const { device, host: out } = atLeast(model, dtype, tokens, this.plan(setting));
     if (!limits.fits({ device, host: out + this.#statesOnHost })) return true;
-    const { host } = limits;
-    return (
-      host !== undefined && this.#measured.some(([known, { needs }]) => needs.host > host && sameOnHost(known, setting))
-    );
+    const { host, device: most } = limits;
+    return this.#measured.some(([known, { needs }]) => {
+      if (host !== undefined && needs.host > host && sameOnHost(known, setting)) return true;
+      const more = moreOnDevice(model, dtype, tokens, known, setting);
+      return most !== undefined && more !== undefined && needs.device + more > most;
+    });
   }
 
   get exhausted(): boolean {
@@ -199,6 +201,7 @@ export function furthest(
     else most = Math.min(most, index);
   };
   points.forEach(take);
+  let wasOutside = false;
   points = points.filter(({ slack }) => !Number.isNaN(slack));
   for (let tries = 1; most - least > 1; tries++) {
     const [a, b] = points.sort((one, other) => Math.abs(one.slack) - Math.abs(other.slack));
@@ -206,8 +209,10 @@ export function furthest(
     let next = tries === 1 ? guess : Math.floor((least + most) / 2);
     if (a !== undefined && slope < 0 && tries < MOST_GUESSES) {
       const onLine = indexOf(at(a.index) - a.slack / slope);
-      // One beyond what is known asks whether the next one fits; more says that the line is none.
-      if (onLine >= least && onLine <= most) next = onLine;
+      const outside = onLine < least || onLine > most;
+      // What is known of the side where it leads is asked for once; after that it is no line.
+      if (!outside || !wasOutside) next = onLine;
+      wasOutside = outside;
     }
     const index = Math.max(least + 1, Math.min(most - 1, next));
     const tried = { index, slack: slackAt(index) };

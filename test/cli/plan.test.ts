@@ -159,7 +159,7 @@ t.test("for a GPU that is not here it says what it assumes", async (t) => {
   t.ok((told.device_categories as Record<string, number>).workspace, "products on a GPU take workspace");
   const auto = await run(["plan", file, "memory.device_limit=auto"]);
   t.equal(auto.code, 2);
-  t.match(auto.err, /^error: memory\.device_limit: auto is the GPU's free memory, but .* memory\.device_limit=139GiB/);
+  t.match(auto.err, /^error: memory\.device_limit: auto is the GPU's free memory, but .* --device-memory 139GiB/);
 });
 
 t.test("on a terminal what is being tried stands in a line of its own until the next one", async (t) => {

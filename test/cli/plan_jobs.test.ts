@@ -1,0 +1,179 @@
+// `longseq plan` of jobs that are elsewhere: a model's config.json and machines given by options, what is solved for, and
+// what it refuses.
+
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import * as path from "node:path";
+import t from "tap";
+import { main } from "../../lib/cli/main.js";
+
+const folder = mkdtempSync(path.join(tmpdir(), "longseq-jobs-"));
+t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+const model = path.join(folder, "model");
+
+t.before(async () => {
+  const { mkdirSync } = await import("node:fs");
+  mkdirSync(model);
+  mkdirSync(path.join(folder, "empty"));
+  writeFileSync(
+    path.join(model, "config.json"),
+    JSON.stringify({
+      model_type: "llama",
+      vocab_size: 512,
+      hidden_size: 1024,
+      intermediate_size: 2816,
+      num_hidden_layers: 4,
+      num_attention_heads: 8,
+      num_key_value_heads: 4,
+      max_position_embeddings: 4096,
+      torch_dtype: "bfloat16",
+    }),
+  );
+});
+
+interface Ran {
+  code: number;
+  out: string;
+  err: string;
+}
+
+async function run(...argv: string[]): Promise<Ran> {
+  let [out, err] = ["", ""];
+  const code = await main(["plan", ...argv], {
+    stdout: { write: (text) => (out += text) },
+    stderr: { write: (text) => (err += text) },
+  });
+  return { code, out, err };
+}
+
+type Event = Record<string, unknown> & { event: string };
+const events = ({ out }: Ran): Event[] =>
+  out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Event);
+const only = (ran: Ran, event: string): Event => {
+  const found = events(ran).find((one) => one.event === event);
+  if (found === undefined) throw new Error(`no ${event} in ${ran.out}`);
+  return found;
+};
+
+const small = ["--device-memory", "2GiB", "--host-memory", "16GiB"];
+
+t.test("a folder with config.json alone, and the configuration that makes it come true", async (t) => {
+  const words = ["--model", model, "--sequence", "64K", "--gpus", "2", ...small];
+  const text = await run(...words);
+  t.equal(text.code, 0, text.err);
+  t.match(text.out, /^a step: 64,000 tokens, bfloat16 on cuda/);
+  t.match(text.out, /\nranks: {2}2 ranks: data 1 x ring 1 x ulysses 2, ZeRO 3/);
+  t.match(text.out, /\nbinds: {2}(device|host) memory, of whose limit \d+% are used/);
+  t.match(text.out, /\ntime: .* \(attention .*, products .*, rest .*\)/);
+  const [, settings = ""] = text.out.split("as a configuration:\n\n");
+  const file = path.join(folder, "settings.yaml");
+  writeFileSync(file, settings);
+  const [first, again] = [await run(...words, "--json"), await run(file, "--json")];
+  t.equal(again.code, 0, again.err);
+  const [one, other] = [only(first, "plan"), only(again, "plan")];
+  for (const key of ["device_peak_bytes", "host_peak_bytes", "tokens", "ranks", "states", "checkpoint_every"])
+    t.same(other[key], one[key], key);
+  // Half of the machine's for each of two.
+  t.equal(one.host_limit_bytes, 8 * 2 ** 30);
+  t.ok(Number(one.tokens_per_second) > 0);
+});
+
+t.test("states go to the host where they must, and no sooner", async (t) => {
+  const states = async (memory: string) =>
+    only(await run("--model", model, "--sequence", "8K", "--device-memory", memory, "--json"), "plan").states;
+  t.same(await states("8GiB"), { optimizer: "none", params: "none", gradients: "none" });
+  t.same(await states("1152MiB"), { optimizer: "host", params: "none", gradients: "none" });
+  const given = await run(
+    "--model",
+    model,
+    "--sequence",
+    "8K",
+    "--device-memory",
+    "8GiB",
+    "memory.offload.optimizer=host",
+    "--json",
+  );
+  t.equal((only(given, "plan").states as { optimizer: string }).optimizer, "host", "what is said is done");
+});
+
+t.test("the longest sequence, and the fewest GPUs", async (t) => {
+  const longest = only(await run("--model", model, "--solve", "sequence", ...small, "--json"), "solved");
+  const tokens = longest.tokens as number;
+  const at = (length: number) => run("--model", model, "--sequence", String(Math.floor(length)), ...small, "--json");
+  t.equal((await at(tokens)).code, 0, `${tokens} tokens fit`);
+  const beyond = await at(tokens * 1.03);
+  t.equal(beyond.code, 2, `${tokens * 1.03} do not`);
+  t.match(beyond.err, /memory\.(device|host)_limit/);
+
+  const sequence = String(tokens * 3);
+  const options = ["--model", model, "--sequence", sequence, "--gpus-per-node", "4", ...small, "--json"];
+  const fewest = only(await run(...options, "--solve", "gpus"), "solved").gpus as number;
+  t.ok(fewest > 1, `${fewest} GPUs`);
+  t.equal((await run(...options, "--gpus", String(fewest))).code, 0);
+  const fewer = fewest > 4 ? fewest - 4 : fewest / 2;
+  t.equal((await run(...options, "--gpus", String(fewer))).code, 2, `${fewer} are too few`);
+});
+
+t.test("side by side", async (t) => {
+  const file = (name: string, tokens: number) => {
+    const where = path.join(folder, name);
+    const config = {
+      model: { path: model },
+      data: { train: ["none"], sequence_length: tokens },
+      train: { steps: 1 },
+      output: { dir: "run" },
+    };
+    writeFileSync(where, JSON.stringify(config));
+    return where;
+  };
+  const files = [file("short.yaml", 4096), file("long.yaml", 8192)];
+  const limits = ["memory.device_limit=2GiB", "memory.host_limit=2GiB"];
+  const { code, out, err } = await run(...files, "--compare", ...limits);
+  t.equal(code, 0, err);
+  const table = out.slice(out.lastIndexOf("\n\n") + 2).split("\n");
+  t.match(table[0], /^ +short\.yaml +long\.yaml$/);
+  t.match(table[1], /^tokens a sequence +4,096 +8,192$/);
+  t.match(table.at(-2), /^rung /);
+  const several = await run(...files);
+  t.equal(several.code, 2);
+  t.match(several.err, /give --compare for several/);
+});
+
+t.test("what cannot be planned", async (t) => {
+  for (const [words, message] of [
+    [[], /missing what to plan; usage: longseq plan CONFIG .*--model FOLDER/],
+    [["--model", path.join(folder, "empty")], /config\.json/],
+    [["--model", path.join(folder, "nowhere")], /nowhere/],
+    [["--model", model, "--sequence", "0"], /Expected tokens, such as 500K or 1M/],
+    [["--model", model, "--sequence", "1"], /data\.sequence_length: got 1/],
+    [["--model", model, "--device-memory", "0"], /Expected bytes, such as 80GiB/],
+    [["--model", model, "--device-memory", "80 gigs"], /Expected bytes/],
+    [["--model", model, "--gpus", "0"], /whole number of at least 1/],
+    [["--model", model, "--solve", "speed"], /Expected sequence or gpus/],
+    [["--model", model, "--solve", "gpus", "--gpus", "8"], /give only one of them/],
+    [["--model", model, "--solve", "sequence", "--sequence", "8K"], /give only one of them/],
+    [
+      ["--model", model, "--gpus", "3", "parallel.data=2", "train.batch_size=2", ...small],
+      /--gpus is 3, which parallel\.data \(2\) does not/,
+    ],
+    [["--model", model, "--gpus", "6", "parallel.ring=1", ...small], /8 query heads do not divide among 6 ranks/],
+    [["--model", model, "--sequence", "64K"], /give its memory, such as --device-memory 139GiB/],
+    [["--model", model, "--solve", "sequence", "--device-memory", "600MiB"], /not even one token fits/],
+    [
+      ["--model", model, "--sequence", "200M", "--solve", "gpus", "--device-memory", "601MiB", "--host-memory", "1GiB"],
+      /fit on no number of GPUs up to 4,096/,
+    ],
+  ] as const) {
+    const { code, err } = await run(...words);
+    t.equal(
+      code,
+      words[1]?.includes("nowhere") || words[1]?.includes("empty") ? code : 2,
+      `${words.join(" ")}: ${err}`,
+    );
+    t.not(code, 0);
+    t.match(err, message, words.join(" "));
+  }
+});
