@@ -242,10 +242,11 @@ let current: Promise<Job> | undefined;
 
 /**
  * Joins the job that the environment names (the launcher's or torchrun's variables); a process without any is a job of
- * its own. The first call does it, later ones give the same. Throws ConfigError and DeviceError.
+ * its own. The first call does it, later ones give the same. Throws ConfigError, DeviceError, and CancelledError where
+ * `signal` was aborted meanwhile.
  */
-export function init(env: NodeJS.ProcessEnv = process.env): Promise<Job> {
-  current ??= join(env);
+export function init(env: NodeJS.ProcessEnv = process.env, signal?: AbortSignal): Promise<Job> {
+  current ??= join(env, signal);
   return current;
 }
 
@@ -268,7 +269,7 @@ function transportOf({ world, localWorld }: Place, { LONGSEQ_TRANSPORT: wanted }
   return wanted ?? (localWorld === world ? "shm" : "tcp");
 }
 
-async function join(env: NodeJS.ProcessEnv): Promise<Job> {
+async function join(env: NodeJS.ProcessEnv, signal?: AbortSignal): Promise<Job> {
   const place = placeOf(env);
   if (place === undefined) return new Job();
   const secret = env.LONGSEQ_SECRET;
@@ -281,12 +282,15 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
   const timeout = timeoutOf(env);
   server?.expectAll(timeout);
   let rendezvous: Rendezvous | undefined;
+  const giveUp = (): void => rendezvous?.drop();
+  signal?.addEventListener("abort", giveUp, { once: true });
   try {
     // A launcher that is killed cannot end its ranks any more: they do it themselves.
     const launcher = Number(env.LONGSEQ_LAUNCHER_PID ?? Number.NaN);
     const orphaned = (): boolean => launcher > 0 && process.ppid !== launcher;
-    rendezvous = await Rendezvous.join(place, secret, timeout, orphaned);
+    rendezvous = await Rendezvous.join(place, secret, timeout, orphaned, signal);
     const met = rendezvous;
+    signal?.throwIfAborted();
     const watch = setInterval(() => {
       if (!orphaned()) return;
       clearInterval(watch);
@@ -311,6 +315,10 @@ async function join(env: NodeJS.ProcessEnv): Promise<Job> {
   } catch (error) {
     rendezvous?.drop();
     server?.close();
+    if (signal?.aborted)
+      throw new CancelledError("the run was stopped before all ranks had come", {}, { cause: error });
     throw error;
+  } finally {
+    signal?.removeEventListener("abort", giveUp);
   }
 }

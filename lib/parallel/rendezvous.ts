@@ -301,9 +301,15 @@ export class Rendezvous {
     secret: string,
     timeout: number,
     orphaned: () => boolean = () => false,
+    signal?: AbortSignal,
   ): Promise<Rendezvous> {
     const until = performance.now() + timeout;
-    const socket = await reach(host, port, until, orphaned);
+    const socket = await reach(host, port, until, () => {
+      if (orphaned()) throw new DeviceError(LAUNCHER_GONE);
+      signal?.throwIfAborted();
+    });
+    const abort = () => socket.destroy();
+    signal?.addEventListener("abort", abort, { once: true });
     socket.setNoDelay(true);
     const own = new Rendezvous(socket);
     const welcomed = new Promise<void>((resolve, reject) => {
@@ -341,11 +347,15 @@ export class Rendezvous {
       });
     });
     try {
+      // It may have come while the connection was made.
+      if (signal?.aborted) abort();
       await welcomed;
     } catch (error) {
       // Whoever is there may never close it.
       socket.destroy();
       throw error;
+    } finally {
+      signal?.removeEventListener("abort", abort);
     }
     // Alone it keeps no process alive.
     socket.unref();
@@ -415,8 +425,8 @@ export class Rendezvous {
 /** Why a rank ends whose launcher was killed. */
 const LAUNCHER_GONE = "the launcher that started this rank has ended";
 
-/** A socket to a server that may not be there yet. */
-async function reach(host: string, port: number, until: number, orphaned: () => boolean): Promise<Socket> {
+/** A socket to a server that may not be there yet. check: throws where it is of no use any more. */
+async function reach(host: string, port: number, until: number, check: () => void): Promise<Socket> {
   for (;;) {
     const { socket, error } = await new Promise<{ socket?: Socket; error?: Error }>((resolve) => {
       const socket = openSocket({ host, port });
@@ -424,7 +434,7 @@ async function reach(host: string, port: number, until: number, orphaned: () => 
       socket.once("error", (error) => resolve({ error }));
     });
     if (socket !== undefined) return socket;
-    if (orphaned()) throw new DeviceError(LAUNCHER_GONE);
+    check();
     if (performance.now() > until)
       throw new DeviceError(`nobody is at the meeting place ${host}:${port}: ${error?.message}`, { host, port });
     await new Promise((resolve) => setTimeout(resolve, 100));

@@ -47,7 +47,9 @@ export class Trainer {
     if (this.#running) throw new ArgumentError("Trainer.run: this trainer is running already; make another one");
     this.#running = true;
     try {
-      yield* runToTheEnd(new Session(this.config, options.signal, this.#device, await init()));
+      yield* runToTheEnd(
+        new Session(this.config, options.signal, this.#device, await init(process.env, options.signal)),
+      );
     } finally {
       this.#running = false;
     }

@@ -1,5 +1,5 @@
 // longseq launch: scripts, and launchers of several machines.
-import { execFile } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -51,19 +51,22 @@ const freePort = (): Promise<number> =>
     });
   });
 
-/** `longseq train` as torchrun starts a rank of two. */
+/** The environment that torchrun gives to a rank of two. */
+const otherStarter = (rank: number, port: number): NodeJS.ProcessEnv => ({
+  ...process.env,
+  LONGSEQ_SECRET: "between us",
+  RANK: String(rank),
+  WORLD_SIZE: "2",
+  LOCAL_RANK: String(rank),
+  LOCAL_WORLD_SIZE: "2",
+  MASTER_ADDR: "127.0.0.1",
+  MASTER_PORT: String(port),
+});
+
+/** `longseq train` as torchrun starts it. */
 const startedByOther = (rank: number, port: number, ...args: string[]) =>
   new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
-    const env = {
-      ...process.env,
-      LONGSEQ_SECRET: "between us",
-      RANK: String(rank),
-      WORLD_SIZE: "2",
-      LOCAL_RANK: String(rank),
-      LOCAL_WORLD_SIZE: "2",
-      MASTER_ADDR: "127.0.0.1",
-      MASTER_PORT: String(port),
-    };
+    const env = otherStarter(rank, port);
     execFile(process.execPath, [bin, "train", file, ...args], { timeout: 120_000, env }, (error, stdout, stderr) =>
       resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
     );
@@ -90,6 +93,23 @@ t.test("whoever listens there and is no meeting place keeps nobody", async (t) =
   const { code, stderr } = await startedByOther(1, port, `output.dir=${dir}`, "--rendezvous-timeout", "0.5");
   t.equal(code, 1, stderr);
   t.match(stderr, /does not answer as the meeting place of a job does/);
+  server.close();
+});
+
+t.test("a signal ends a rank that waits for the others", async (t) => {
+  let child: ChildProcess | undefined;
+  // Whoever comes here has its handlers.
+  const server = createServer(() => child?.kill("SIGTERM"));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as { port: number };
+  child = spawn(process.execPath, [bin, "train", file, `output.dir=${join(folder, "waits")}`], {
+    env: otherStarter(1, port),
+  });
+  let stderr = "";
+  child.stderr?.on("data", (bytes) => {
+    stderr += bytes;
+  });
+  t.equal(await new Promise((resolve) => child?.once("close", resolve)), 143, stderr);
   server.close();
 });
 

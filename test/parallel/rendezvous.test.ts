@@ -120,6 +120,18 @@ t.test("nobody is there", async (t) => {
   });
 });
 
+t.test("whoever waits for a meeting place can be stopped", async (t) => {
+  const server = await RendezvousServer.open(2, secret);
+  const { port } = server;
+  server.close();
+  const stop = AbortSignal.timeout(150);
+  const place = { rank: 1, world: 2, host: "127.0.0.1", port };
+  await t.rejects(
+    Rendezvous.join(place, secret, 60_000, () => false, stop),
+    { name: "TimeoutError" },
+  );
+});
+
 t.test("a port in use", async (t) => {
   const server = await RendezvousServer.open(2, secret);
   await t.rejects(RendezvousServer.open(2, secret, "127.0.0.1", server.port), { message: /EADDRINUSE/ });
