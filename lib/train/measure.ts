@@ -282,9 +282,14 @@ function peaksOf([onDevice, onHost, onDisk]: readonly MemoryStats[]): Pick<Measu
   };
 }
 
-/**
- * Calls `walk` with the shortest model that stands for the subject's and is found to do so, at last with that itself.
- */
+let whole = false;
+
+/** For tests: whether every layer is walked. */
+export function walkAllLayers(all: boolean): void {
+  whole = all;
+}
+
+/** Calls \`walk\` with the shortest model that stands for the subject's and is found to do so, at last with that itself. */
 function withFewest<T>({ model }: Subject, plan: MemoryPlan, walk: (short: Shorter | null) => T | null): T {
   for (const margins of whole ? [] : marginsOf(plan)) {
     const short = shorter(model, plan, margins);
@@ -358,11 +363,4 @@ export function rehearse(
       return found && { peaks: found.peaks, categories: found.categories, needs: found.peaks };
     }),
   );
-}
-
-let whole = false;
-
-/** For tests: whether every layer is walked. */
-export function walkAllLayers(all: boolean): void {
-  whole = all;
 }
