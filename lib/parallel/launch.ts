@@ -34,6 +34,8 @@ interface Ended {
   rank: number;
   code: number;
   signal: NodeJS.Signals | null;
+  /** Whether the launcher had begun to end those that did not end by themselves. */
+  forced: boolean;
 }
 
 /** Whether a rank ended by itself because of a signal, its state saved. */
@@ -91,6 +93,11 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
   };
   process.on("SIGINT", pass).on("SIGTERM", pass);
   let failed: Ended | undefined;
+  let forced = false;
+  const force = (signal: NodeJS.Signals): void => {
+    forced = true;
+    all(signal);
+  };
   try {
     const ends = Array.from({ length: nproc }, (_, local) => {
       const rank = first + local;
@@ -124,13 +131,13 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       return new Promise<Ended>((resolve) => {
         child.once("error", (error) => {
           note(`rank ${rank} could not be started: ${error.message}`);
-          resolve({ rank, code: 1, signal: null });
+          resolve({ rank, code: 1, signal: null, forced: false });
         });
         child.once("close", (_, signal) => {
           cutOff ||= signal !== null && signal === stopping;
         });
         child.once("close", (code, signal) =>
-          resolve({ rank, code: code ?? 128 + constants.signals[signal ?? "SIGKILL"], signal }),
+          resolve({ rank, code: code ?? 128 + constants.signals[signal ?? "SIGKILL"], signal, forced }),
         );
       }).then((end) => {
         running.delete(child);
@@ -140,7 +147,10 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
           failed = end;
           // The others learn of it by themselves; who does not is ended. Whoever stops saves first.
           const saving = stopping || hasStopped(end) ? 60_000 : 0;
-          timers.push(setTimeout(all, PATIENCE + saving, "SIGTERM"), setTimeout(all, 2 * PATIENCE + saving, "SIGKILL"));
+          timers.push(
+            setTimeout(force, PATIENCE + saving, "SIGTERM"),
+            setTimeout(all, 2 * PATIENCE + saving, "SIGKILL"),
+          );
         }
         return end;
       });
@@ -153,10 +163,12 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     if (failed === undefined) return 0;
     // A signal reached some rank, and all stopped in good order.
     if (ended.every((end) => end.code === 0 || hasStopped(end))) return failed.code;
-    const { rank, signal } = failed;
+    // Others that lost a rank may be over before that one is.
+    const lost = ended.find((end) => end.rank === server?.firstLost && !end.forced && end.code !== 0);
+    const { rank, code, signal } = lost ?? failed;
     // Rank 0 said on the terminal why it ended, unless something else ended it.
     if (rank > first || signal !== null) {
-      const how = signal === null ? `with exit code ${failed.code}` : `killed by ${signal}`;
+      const how = signal === null ? `with exit code ${code}` : `killed by ${signal}`;
       const why = signal === "SIGKILL" ? " (as the system does where memory runs out: see dmesg)" : "";
       const log = logs.has(rank) ? `; its last words, from ${logs.get(rank)?.file}:` : "";
       note(`rank ${rank} ended first, ${how}${why}${log}`);
@@ -166,7 +178,7 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       const written = readFileSync(log.file).subarray(log.begin).toString("utf8");
       for (const line of lastWords(written)) note(`  ${line}`);
     }
-    return failed.code === 2 ? 2 : failed.code >= 128 ? 1 : failed.code;
+    return code === 2 ? 2 : code >= 128 ? 1 : code;
   } finally {
     for (const timer of timers) clearTimeout(timer);
     process.off("SIGINT", pass).off("SIGTERM", pass);

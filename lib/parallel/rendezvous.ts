@@ -105,6 +105,12 @@ export class RendezvousServer {
   #late: NodeJS.Timeout | undefined;
   #stopping = false;
   #lost: string | undefined;
+  #firstLost: number | undefined;
+
+  /** The rank whose loss ended the job for the others; undefined: there is none. */
+  get firstLost(): number | undefined {
+    return this.#firstLost;
+  }
 
   private constructor(
     server: Server,
@@ -252,6 +258,7 @@ export class RendezvousServer {
 
   #lose(rank: number, why: string): void {
     this.#heard.delete(rank);
+    this.#firstLost ??= rank;
     this.#refuseAll(`rank ${rank} was lost: ${why}`);
   }
 

@@ -96,6 +96,30 @@ t.test("whoever listens there and is no meeting place keeps nobody", async (t) =
   server.close();
 });
 
+t.test("the rank that failed is named, though others that lost it ended before it did", async (t) => {
+  const script = join(folder, "slow end.mjs");
+  const library = new URL("../../dist/lib/index.js", import.meta.url).href;
+  writeFileSync(
+    script,
+    `import { parallel } from ${JSON.stringify(library)};
+     const job = await parallel.init();
+     if (job.rank === 1) {
+       job.close({ failed: true });
+       console.error("the true cause");
+       setTimeout(() => process.exit(1), 1500);
+     } else await job.swap(0);`,
+  );
+  const { code, stderr } = await new Promise<{ code: unknown; stderr: string }>((resolve) => {
+    const args = [bin, "launch", "--nproc", "2", "--logs", join(folder, "slow end"), "--", script];
+    execFile(process.execPath, args, (error, _, stderr) => resolve({ code: error?.code, stderr }));
+  });
+  t.equal(code, 1, stderr);
+  t.match(
+    stderr,
+    /rank 1 was lost[\s\S]*rank 1 ended first, with exit code 1; its last words, from .*:\n {2}the true cause/,
+  );
+});
+
 t.test("a signal ends a rank that waits for the others", async (t) => {
   let child: ChildProcess | undefined;
   // Whoever comes here has its handlers.
