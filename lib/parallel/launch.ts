@@ -38,9 +38,14 @@ interface Ended {
   forced: boolean;
 }
 
+const asksToStop = (code: number): boolean =>
+  [constants.signals.SIGINT, constants.signals.SIGTERM].some((number) => code === 128 + number);
+
 /** Whether a rank ended by itself because of a signal, its state saved. */
-const hasStopped = ({ code, signal }: Ended): boolean =>
-  signal === null && [constants.signals.SIGINT, constants.signals.SIGTERM].some((number) => code === 128 + number);
+const hasStopped = ({ code, signal }: Ended): boolean => signal === null && asksToStop(code);
+
+/** Whether a rank was asked to stop when it did not listen to that, as in its first second: it had nothing to save. */
+const wasCutOff = ({ code, signal, forced }: Ended): boolean => signal !== null && !forced && asksToStop(code);
 
 /**
  * Runs `nproc` ranks to their end, again where they failed and `restarts` are left, and returns the exit code: rank 0's,
@@ -84,8 +89,6 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     for (const child of running) child.kill(signal);
   };
   let stopping: NodeJS.Signals | undefined;
-  /** Whether a signal ended a rank that was not ready for it. */
-  let cutOff = false;
   const timers: NodeJS.Timeout[] = [];
   const pass = (signal: NodeJS.Signals) => {
     all(signal);
@@ -133,9 +136,6 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
           note(`rank ${rank} could not be started: ${error.message}`);
           resolve({ rank, code: 1, signal: null, forced: false });
         });
-        child.once("close", (_, signal) => {
-          cutOff ||= signal !== null && signal === stopping;
-        });
         child.once("close", (code, signal) =>
           resolve({ rank, code: code ?? 128 + constants.signals[signal ?? "SIGKILL"], signal, forced }),
         );
@@ -158,14 +158,18 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     const ended = await Promise.all(ends);
     const leader = (ended[0] as Ended).code;
     if (stopping && (leader === 0 || leader >= 128)) return leader;
-    // It came before training began: there was nothing to save.
-    if (stopping && cutOff) return 128 + constants.signals[stopping];
+    if (stopping && ended.some(wasCutOff)) return 128 + constants.signals[stopping];
     if (failed === undefined) return 0;
     // A signal reached some rank, and all stopped in good order.
     if (ended.every((end) => end.code === 0 || hasStopped(end))) return failed.code;
     // Others that lost a rank may be over before that one is.
     const lost = ended.find((end) => end.rank === server?.firstLost && !end.forced && end.code !== 0);
-    const { rank, code, signal } = lost ?? failed;
+    const cause = lost ?? failed;
+    const { rank, code, signal } = cause;
+    if (wasCutOff(cause)) {
+      note(`rank ${rank} was ended by ${signal} before it could stop in good order; the job is not started again`);
+      return code;
+    }
     // Rank 0 said on the terminal why it ended, unless something else ended it.
     if (rank > first || signal !== null) {
       const how = signal === null ? `with exit code ${code}` : `killed by ${signal}`;

@@ -6,25 +6,32 @@ import { join } from "node:path";
 import t from "tap";
 import { bin, file, folder, run, sameRun } from "./cli_runs.js";
 
+const library = new URL("../../dist/lib/index.js", import.meta.url).href;
+
+/** A script of ranks, for `longseq launch`. */
+function rankScript(name: string, body: string): string {
+  const script = join(folder, name);
+  writeFileSync(script, `import { parallel } from ${JSON.stringify(library)};\n${body}`);
+  return script;
+}
+
+const launch = (...args: string[]) =>
+  new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+    execFile(process.execPath, [bin, "launch", ...args], (error, stdout, stderr) =>
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+    );
+  });
+
 t.test("scripts, through longseq launch", async (t) => {
-  const script = join(folder, "script.mjs");
-  const library = new URL("../../dist/lib/index.js", import.meta.url).href;
-  writeFileSync(
-    script,
-    `import { parallel } from ${JSON.stringify(library)};
-     const job = await parallel.init();
+  const script = rankScript(
+    "script.mjs",
+    `const job = await parallel.init();
      const all = await job.swap(job.rank * 10);
      if (job.rank === 0) console.log(JSON.stringify(all));
      if (process.argv[2] === "fail" && job.rank === 2) throw new Error("out of luck");
      // Rank 1 is done early, without a word of its own.
      if (job.rank !== 1) setTimeout(() => job.close(), 500).ref();`,
   );
-  const launch = (...args: string[]) =>
-    new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
-      execFile(process.execPath, [bin, "launch", ...args], (error, stdout, stderr) =>
-        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
-      );
-    });
   const logs = ["--logs", join(folder, "script")];
   const good = await launch("--nproc", "3", ...logs, "--", script);
   t.same([good.code, good.stdout.trim()], [0, "[0,10,20]"], good.stderr);
@@ -97,27 +104,41 @@ t.test("whoever listens there and is no meeting place keeps nobody", async (t) =
 });
 
 t.test("the rank that failed is named, though others that lost it ended before it did", async (t) => {
-  const script = join(folder, "slow end.mjs");
-  const library = new URL("../../dist/lib/index.js", import.meta.url).href;
-  writeFileSync(
-    script,
-    `import { parallel } from ${JSON.stringify(library)};
-     const job = await parallel.init();
+  const script = rankScript(
+    "slow end.mjs",
+    `const job = await parallel.init();
      if (job.rank === 1) {
        job.close({ failed: true });
        console.error("the true cause");
        setTimeout(() => process.exit(1), 1500);
      } else await job.swap(0);`,
   );
-  const { code, stderr } = await new Promise<{ code: unknown; stderr: string }>((resolve) => {
-    const args = [bin, "launch", "--nproc", "2", "--logs", join(folder, "slow end"), "--", script];
-    execFile(process.execPath, args, (error, _, stderr) => resolve({ code: error?.code, stderr }));
-  });
+  const { code, stderr } = await launch("--nproc", "2", "--logs", join(folder, "slow end"), "--", script);
   t.equal(code, 1, stderr);
   t.match(
     stderr,
     /rank 1 was lost[\s\S]*rank 1 ended first, with exit code 1; its last words, from .*:\n {2}the true cause/,
   );
+});
+
+t.test("a rank that is asked to stop before it listens stops the job, which is not started again", async (t) => {
+  const script = rankScript(
+    "too early.mjs",
+    `if (process.env.LONGSEQ_RANK === process.argv[2]) {
+       process.kill(process.pid, process.argv[3]);
+       setTimeout(() => {}, 60_000);
+     } else await parallel.init();`,
+  );
+  for (const [rank, signal, expected] of [
+    ["1", "SIGTERM", 143],
+    ["0", "SIGINT", 130],
+  ] as const) {
+    const logs = ["--logs", join(folder, "too early")];
+    const { code, stderr } = await launch("--nproc", "2", "--max-restarts", "1", ...logs, "--", script, rank, signal);
+    t.equal(code, expected, stderr);
+    t.match(stderr, new RegExp(`rank ${rank} was ended by ${signal} before it could stop in good order`));
+    t.notMatch(stderr, /it is started again/);
+  }
 });
 
 t.test("a signal ends a rank that waits for the others", async (t) => {
