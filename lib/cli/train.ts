@@ -80,7 +80,8 @@ export async function train(
   } catch (error) {
     // Giving up was what a signal asked for, to this rank or to another; every other failure is one.
     if (!(error instanceof CancelledError)) throw error;
-    stoppedByAnother = stop.received() === null && ((await joined())?.stopAsked ?? false);
+    const byAnother = error.details.byAnother === true || ((await joined())?.stopAsked ?? false);
+    stoppedByAnother = stop.received() === null && byAnother;
     if (stop.received() === null && !stoppedByAnother) throw error;
     failed = false;
   } finally {

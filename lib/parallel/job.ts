@@ -282,7 +282,7 @@ async function join(env: NodeJS.ProcessEnv, signal?: AbortSignal): Promise<Job> 
   const timeout = timeoutOf(env);
   server?.expectAll(timeout);
   let rendezvous: Rendezvous | undefined;
-  const giveUp = (): void => rendezvous?.drop();
+  const giveUp = (): void => rendezvous?.stopAndLeave();
   signal?.addEventListener("abort", giveUp, { once: true });
   try {
     // A launcher that is killed cannot end its ranks any more: they do it themselves.
@@ -315,8 +315,9 @@ async function join(env: NodeJS.ProcessEnv, signal?: AbortSignal): Promise<Job> 
   } catch (error) {
     rendezvous?.drop();
     server?.close();
-    if (signal?.aborted)
-      throw new CancelledError("the run was stopped before all ranks had come", {}, { cause: error });
+    const byAnother = rendezvous?.stopAsked ?? false;
+    if (signal?.aborted || byAnother)
+      throw new CancelledError("the run was stopped before all ranks had come", { byAnother }, { cause: error });
     throw error;
   } finally {
     signal?.removeEventListener("abort", giveUp);

@@ -44,8 +44,8 @@ const asksToStop = (code: number): boolean =>
 /** Whether a rank ended by itself because of a signal, its state saved. */
 const hasStopped = ({ code, signal }: Ended): boolean => signal === null && asksToStop(code);
 
-/** Whether a rank was asked to stop when it did not listen to that, as in its first second: it had nothing to save. */
-const wasCutOff = ({ code, signal, forced }: Ended): boolean => signal !== null && !forced && asksToStop(code);
+/** Whether it was a signal of somebody else's that ended a rank: at once, as in its first second, or in good order. */
+const wasStopped = ({ code, forced }: Ended): boolean => !forced && asksToStop(code);
 
 /**
  * Runs `nproc` ranks to their end, again where they failed and `restarts` are left, and returns the exit code: rank 0's,
@@ -158,7 +158,8 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     const ended = await Promise.all(ends);
     const leader = (ended[0] as Ended).code;
     if (stopping && (leader === 0 || leader >= 128)) return leader;
-    if (stopping && ended.some(wasCutOff)) return 128 + constants.signals[stopping];
+    // It may have come before ranks listened, or had met.
+    if (stopping && ended.some(wasStopped)) return 128 + constants.signals[stopping];
     if (failed === undefined) return 0;
     // A signal reached some rank, and all stopped in good order.
     if (ended.every((end) => end.code === 0 || hasStopped(end))) return failed.code;
@@ -166,8 +167,9 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
     const lost = ended.find((end) => end.rank === server?.firstLost && !end.forced && end.code !== 0);
     const cause = lost ?? failed;
     const { rank, code, signal } = cause;
-    if (wasCutOff(cause)) {
-      note(`rank ${rank} was ended by ${signal} before it could stop in good order; the job is not started again`);
+    if (wasStopped(cause)) {
+      const what = signal === null ? "stopped by a signal" : `ended by ${signal}`;
+      note(`rank ${rank} was ${what} before all ranks could stop together; the job is not started again`);
       return code;
     }
     // Rank 0 said on the terminal why it ended, unless something else ended it.

@@ -417,9 +417,17 @@ export class Rendezvous {
     this.#hold();
   }
 
+  /** Asks all ranks to stop and leaves; they need not have met. */
+  stopAndLeave(): void {
+    send(this.#socket, { stop: true });
+    this.#socket.destroySoon();
+    this.#fail(new DeviceError("this rank was asked to stop"));
+  }
+
   /** Leaves without a word: the others take this rank for lost. */
   drop(): void {
-    this.#socket.destroy();
+    // Its last word may be on its way.
+    if (!this.#socket.writableEnded) this.#socket.destroy();
   }
 
   close(): void {

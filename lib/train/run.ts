@@ -27,6 +27,7 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
   // Whether the device is somebody else's.
   const lent = session.device !== undefined;
   let queue: StepQueue | undefined;
+  let training: Training | undefined;
   try {
     session.checkAborted();
     await checkJob(session);
@@ -39,7 +40,7 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
       tellFinished(session, resumed.state.step);
       return yield* session.flush();
     }
-    const training = await openTraining(session, resumed);
+    training = await openTraining(session, resumed);
     queue = new StepQueue(training);
     yield* session.flush();
     try {
@@ -51,6 +52,9 @@ export async function* runToTheEnd(session: Session): AsyncGenerator<RunItem, vo
         throw error instanceof DeviceError ? (session.job.lost ?? error) : error;
       yield* stop(training, queue, error);
     }
+  } catch (error) {
+    if (training === undefined && error instanceof CancelledError) await stopUnbegun(session);
+    throw error;
   } finally {
     await close(session, queue, lent);
   }
@@ -150,6 +154,13 @@ async function writeTrace({ folder, job }: Session, device: Device, step: number
   await writeFileDurably(join(folder, "trace", `step-${step}${job.leads ? "" : `.rank-${job.rank}`}.json`), trace);
 }
 
+/** Tells the other ranks, which may have begun to train, that this one had not: none of them saves then. */
+async function stopUnbegun({ job }: Session): Promise<void> {
+  await job.enterEnd();
+  // Why this rank ends is known already.
+  await job.swap<number | null>(null).catch(() => {});
+}
+
 /** After an abort: gives up what is queued, goes back to the last finished step and saves that. */
 async function* stop(training: Training, queue: StepQueue, cause: unknown): AsyncGenerator<RunItem, void, void> {
   const { session, device, optimizer, state, startStep, finishedBefore } = training;
@@ -163,10 +174,11 @@ async function* stop(training: Training, queue: StepQueue, cause: unknown): Asyn
   if (binding.failure(device.native) !== null) throw job.lost ?? cause;
   yield* queue.drop(startStep + binding.stepsFinished(device.native) - finishedBefore);
   optimizer.zeroGrad();
+  const steps = await job.swap<number | null>(state.step);
+  if (steps.includes(null)) throw new CancelledError("stopped before all ranks had begun", {}, { cause });
   // Of shares only all together are a state. (All ranks wait for one another before an update, so that they agree.)
-  const steps = training.model.isSpread ? await job.swap(state.step) : [state.step];
   const other = steps.findIndex((step) => step !== steps[0]);
-  if (other >= 0)
+  if (training.model.isSpread && other >= 0)
     throw new TrainingError(
       `stopped: rank 0 had finished step ${steps[0]}, rank ${other} step ${steps[other]}, so nothing is saved; ` +
         `the same configuration goes on from the newest checkpoint in ${session.checkpoints}`,

@@ -136,9 +136,36 @@ t.test("a rank that is asked to stop before it listens stops the job, which is n
     const logs = ["--logs", join(folder, "too early")];
     const { code, stderr } = await launch("--nproc", "2", "--max-restarts", "1", ...logs, "--", script, rank, signal);
     t.equal(code, expected, stderr);
-    t.match(stderr, new RegExp(`rank ${rank} was ended by ${signal} before it could stop in good order`));
+    t.match(stderr, new RegExp(`rank ${rank} was ended by ${signal} before all ranks could stop together`));
     t.notMatch(stderr, /it is started again/);
   }
+});
+
+t.test("a rank that stops before it trains stops those that have begun", async (t) => {
+  const dir = join(folder, "unbegun");
+  const script = rankScript(
+    "unbegun.mjs",
+    `import { device as open, loadConfig, Trainer } from ${JSON.stringify(library)};
+     const job = await parallel.init();
+     const stop = new AbortController();
+     const device = open("cpu", { threads: 1 });
+     if (job.rank === 1) {
+       // Between the last word that ranks exchange before they train, and its model; the other trains meanwhile.
+       device.resetPeaks = () => stop.abort();
+       job.requestStop = () => setTimeout(() => Object.getPrototypeOf(job).requestStop.call(job), 1000);
+     }
+     try {
+       const trainer = new Trainer(loadConfig(process.argv[2], ["output.dir=" + process.argv[3]]), { device });
+       for await (const item of trainer.run({ signal: stop.signal })) if (job.rank === 0) console.error(item.event);
+     } catch (error) {
+       console.error(error.code, error.message);
+     }
+     job.close();`,
+  );
+  const { code, stderr } = await launch("--nproc", "2", "--logs", dir, "--", script, file, dir);
+  t.equal(code, 0, stderr);
+  t.match(stderr, /plan[\s\S]*CANCELLED stopped before all ranks had begun/);
+  t.match(readFileSync(join(dir, "ranks/1.log"), "utf8"), /^CANCELLED /);
 });
 
 t.test("a signal ends a rank that waits for the others", async (t) => {
