@@ -232,6 +232,8 @@ export interface OpCount {
   calls: number;
   flops: number;
   bytes: number;
+  /** On the compute queue, where a log with durations is kept; else 0. */
+  seconds: number;
 }
 
 /** A safetensors file open for reading, and one being written. Opaque. */
@@ -325,12 +327,15 @@ export interface Native extends SafetensorsNative {
   /** What was counted since the mark is counted `times` times more. */
   repeatOps(device: NativeDevice, mark: number, times: number): void;
   dropOps(device: NativeDevice, mark: number): void;
-  /** Notes what is asked of the device's allocators, layer by layer, until stopLog. */
-  startLog(device: NativeDevice): void;
+  /**
+   * Notes what is asked of the device's allocators and queues, layer by layer, until stopLog. durations: what a call
+   * takes, as work, seconds, work, seconds, ... by op or queue; overlap: how much of other queues' work compute hides.
+   */
+  startLog(device: NativeDevice, durations: Record<string, number[]>, overlap: number): void;
   /** What follows is done for that layer; -1: for none. */
   logLayer(device: NativeDevice, layer: number): void;
   logPosition(device: NativeDevice): number;
-  /** Ops since a position are counted `times` times more. */
+  /** Ops since a position, and their time, are counted `times` times more. */
   logRepeat(device: NativeDevice, position: number, times: number): void;
   /** The counts of logAccounts are those from the last resetOpCounts until here. */
   logCounted(device: NativeDevice): void;
@@ -343,7 +348,11 @@ export interface Native extends SafetensorsNative {
     at: number,
     period: number,
     copies: number,
-  ): { memory: MemoryStats[]; ops: Record<string, OpCount> } | null;
+  ): {
+    memory: MemoryStats[];
+    ops: Record<string, OpCount>;
+    elapsed: { seconds: number; busy: number[]; exposed: number[] };
+  } | null;
   stopLog(device: NativeDevice): void;
   /** Where in the program what is enqueued from now on belongs, for messages; "" where it is nowhere. */
   setPlace(device: NativeDevice, step: string, layer: string): void;

@@ -23,6 +23,7 @@ import {
 import { workloadOf } from "../train/measure.js";
 import { describeSetting } from "../train/memory_plan.js";
 import { resolveModel } from "../train/model.js";
+import { totalSeconds } from "../train/rates.js";
 import { usableBytes } from "../train/target.js";
 import type { PlanFacts } from "../train/trials.js";
 import { describeRanks } from "../train/world.js";
@@ -41,6 +42,8 @@ export interface PlanOptions {
   deviceMemory?: number;
   hostMemory?: number;
   solve?: "sequence" | "gpus";
+  /** A file of `longseq bench --calibrate`. */
+  rates?: string;
   compare: boolean;
 }
 
@@ -196,7 +199,7 @@ async function open(
     name: file === undefined ? basename(options.model as string) : basename(file),
     config,
     open: file === undefined && !overrides.some((word) => word.startsWith("memory.offload")),
-    jobOn: (on) => ({ config: on, model, ...rows, onTry, warn }),
+    jobOn: (on) => ({ config: on, model, ...rows, perNode: options.gpusPerNode, rates: options.rates, onTry, warn }),
     onGpus: (gpus) => configOf(file, overrides, given, gpus),
   };
 }
@@ -260,7 +263,12 @@ function binding({ choice, facts }: JobPlan): { tier: "device" | "host"; used: n
   return used.host > used.device ? { tier: "host", used: used.host } : { tier: "device", used: used.device };
 }
 
-const total = ({ seconds: { attention, products, rest } }: JobPlan): number => attention + products + rest;
+const total = ({ seconds }: JobPlan): number => totalSeconds(seconds);
+
+const words: Record<string, string> = {
+  copies: "copies that nothing hides",
+  exchanges: "exchanges that nothing hides",
+};
 
 function show({ jobOn }: Asked, config: Config, plan: JobPlan, options: PlanOptions, output: Output): void {
   const { choice, facts, target, world, ranks, rates, threads, seconds } = plan;
@@ -321,7 +329,9 @@ function show({ jobOn }: Asked, config: Config, plan: JobPlan, options: PlanOpti
     `work:   ${formatSi(plan.modelFlops)}FLOP a step for the model, ${formatSi(plan.hardwareFlops)}FLOP with what is run again; ` +
       `${formatBytes(plan.copiedBytes)} copied${world > 1 ? `, ${formatBytes(plan.exchangedBytes)} exchanged` : ""}`,
   );
-  const parts = Object.entries(seconds).map(([what, time]) => `${what} ${formatDuration(time)}`);
+  const parts = Object.entries(seconds)
+    .filter(([, time]) => time > 0)
+    .map(([what, time]) => `${words[what] ?? what} ${formatDuration(time)}`);
   output.line(
     `time:   ${formatDuration(total(plan))} a step (${parts.join(", ")}), an estimate ` +
       `${profile ? "" : `for ${threads} ${threads === 1 ? "thread" : "threads"} `}` +

@@ -65,9 +65,9 @@ export class Communicator {
     await binding.commConnectDevice(this.number, joined(await swap(own.toString("base64"))));
   }
 
-  /** One of `meta`: `size` ranks of which none but this is there. */
-  static ofMeta(rank: number, size: number): Communicator {
-    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT, "", "meta").comm, rank, size);
+  /** One of `meta`: `size` ranks of which none but this is there. link: what joins them, for estimates of time. */
+  static ofMeta(rank: number, size: number, link = "node"): Communicator {
+    return new Communicator(binding.commOpen("meta", rank, size, COLLECTIVE_TIMEOUT, "", link).comm, rank, size);
   }
 
   /**

@@ -81,12 +81,13 @@ export class Mesh {
     return new Mesh(sizes, rank, world, { rank: rank % size, size, all, ...groups });
   }
 
-  /** Rank 0 of a job that is not there. */
-  static ofMeta(sizes: MeshSizes): Mesh {
+  /** Rank 0 of a job that is not there, on machines of `perNode` ranks. */
+  static ofMeta(sizes: MeshSizes, perNode = Number.POSITIVE_INFINITY): Mesh {
     const { data, ring, ulysses } = sizes;
     const size = ring * ulysses;
     if (data * size === 1) return Mesh.alone;
-    const of = (ranks: number) => Communicator.ofMeta(0, ranks);
+    // extent: from the first of its ranks to behind the last one.
+    const of = (ranks: number, extent = ranks) => Communicator.ofMeta(0, ranks, extent <= perNode ? "node" : "network");
     const world = of(data * size);
     if (size === 1) return new Mesh(sizes, 0, world, null);
     const all = data === 1 ? world : of(size);
@@ -95,7 +96,7 @@ export class Mesh {
       size,
       all,
       ulysses: ulysses === 1 ? null : ring === 1 ? all : of(ulysses),
-      ring: ring === 1 ? null : ulysses === 1 ? all : of(ring),
+      ring: ring === 1 ? null : ulysses === 1 ? all : of(ring, size),
     });
   }
 

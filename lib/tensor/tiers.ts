@@ -6,7 +6,7 @@ import { untracked } from "./scope.js";
 import { Parameter, type ParameterTier, Tensor } from "./tensor.js";
 
 /** In the order of ls_queue_kind. */
-export const queues = { compute: 0, copyOut: 1, copyIn: 2, comm: 3 } as const;
+export const queues = { compute: 0, copyOut: 1, copyIn: 2, comm: 3, diskOut: 4, diskIn: 5 } as const;
 
 /** Elements of a tensor that cross at a time where they pass through a window: 16 MiB of float32. */
 export const windowElements = 4 * 2 ** 20;

@@ -11,7 +11,7 @@ import type { Rung } from "./ladder.js";
 import { longestSequence } from "./longest.js";
 import { fullWorkload, type Workload } from "./measure.js";
 import { type Choice, canFit, chooseMemory } from "./plan.js";
-import { type Rates, ratesOf, type SecondsByPart, secondsByPart } from "./rates.js";
+import { type Rates, ratesOf, readRates, type SecondsByPart, secondsByPart, timingOf } from "./rates.js";
 import { type PlanTarget, planTarget, runDtype, standIn } from "./target.js";
 import { nominalTokens, type PlanFacts } from "./trials.js";
 import { type RanksOf, ranksOf, wantedRanks } from "./world.js";
@@ -24,6 +24,10 @@ export interface Job {
   work?: Workload;
   /** Of the longest row, where the data were looked at. */
   longestRow?: number | undefined;
+  /** Ranks of a machine; default: all of them. */
+  perNode?: number | undefined;
+  /** A file with the device's rates. */
+  rates?: string | undefined;
   onTry?: PlanFacts["onTry"];
   warn: (message: string) => void;
 }
@@ -35,12 +39,12 @@ export interface JobFacts {
   world: number;
   ranks: RanksOf;
   rates: Rates;
+  threads: number;
 }
 
 export interface JobPlan extends JobFacts {
   choice: Choice;
   seconds: SecondsByPart;
-  threads: number;
   /** Of a step of all ranks: for the model, and with what is run again. */
   modelFlops: number;
   hardwareFlops: number;
@@ -50,24 +54,32 @@ export interface JobPlan extends JobFacts {
 }
 
 /** Throws ConfigError where the ranks cannot share the job. */
-export function factsOf({ config, model, work = fullWorkload(config), longestRow, onTry, warn }: Job): JobFacts {
+export function factsOf(job: Job): JobFacts {
+  const { config, model, work = fullWorkload(config), longestRow, onTry, warn } = job;
   const tokens = nominalTokens(config, longestRow);
   const world = wantedRanks(config) ?? config.parallel.data;
   const ranks = ranksOf(config, world, model, tokens);
   const target = planTarget(config, world, warn);
-  const rates = ratesOf(target.profile ? "cuda" : "cpu");
+  const own = ratesOf(target.profile ? "cuda" : "cpu");
+  // Tiles are the device's own: they decide the bits.
+  const rates = job.rates === undefined ? own : { ...readRates(job.rates), tiles: own.tiles, device: own.device };
+  // The rates of a GPU are those of all of it.
+  const share = Math.max(1, Math.floor(availableParallelism() / world));
+  const threads = target.profile ? 1 : config.threads === "auto" ? share : config.threads;
+  const dtype = runDtype(config, model, target.name);
   const facts: PlanFacts = {
     model,
-    dtype: runDtype(config, model, target.name),
+    dtype,
     work,
     tokens: Math.ceil(tokens / (ranks.ring * ranks.ulysses)),
     limits: target.limits,
     ...(world > 1 && { ranks }),
     rates,
+    timing: timingOf(rates, dtype, threads, job.perNode),
     on: standIn(config, target.profile),
     ...(onTry && { onTry }),
   };
-  return { facts, target, world, ranks, rates };
+  return { facts, target, world, ranks, rates, threads };
 }
 
 const COLLECTIVES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_receive"];
@@ -75,22 +87,18 @@ const COLLECTIVES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce",
 /** Throws ConfigError where no choice of what is left open fits. */
 export function planJob(job: Job, known: JobFacts = factsOf(job)): JobPlan {
   const { config, model } = job;
-  const { facts, target, world, ranks, rates } = known;
+  const { facts, world, ranks } = known;
   const choice = chooseMemory(config, facts);
-  const { ops } = choice.measured;
+  const { ops, elapsed } = choice.measured;
   const { micro, accumulation } = facts.work;
   const each = Math.floor(micro.tokens / micro.documents);
   const documents = Array.from({ length: micro.documents }, (_, i) =>
     i > 0 ? each : micro.tokens - each * (micro.documents - 1),
   );
-  // The rates of a GPU are those of all of it.
-  const own = Math.max(1, Math.floor(availableParallelism() / world));
-  const threads = target.profile ? 1 : config.threads === "auto" ? own : config.threads;
   return {
     ...known,
     choice,
-    threads,
-    seconds: secondsByPart(rates, facts.dtype, ops, threads),
+    seconds: secondsByPart(ops, elapsed, facts.timing?.call ?? 0),
     modelFlops: ranks.data * accumulation * modelFlops(shapeOf(model), documents),
     hardwareFlops: world * Object.values(ops).reduce((sum, op) => sum + op.flops, 0),
     // A copy reads and writes.

@@ -14,6 +14,7 @@ import { whileListening } from "../tensor/layer.js";
 import { untracked } from "../tensor/scope.js";
 import type { Peaks } from "./limits.js";
 import type { MemoryPlan } from "./memory_plan.js";
+import type { Elapsed, Timing } from "./rates.js";
 import { marginsOf, type Shorter, shorter } from "./shorter.js";
 import { disposeRun, enqueueStep, evaluationLoss, makeOptimizer } from "./step.js";
 import type { RanksOf } from "./world.js";
@@ -175,6 +176,8 @@ export interface Measurement {
   categories: { device: ByCategory; host: ByCategory; disk: ByCategory };
   /** Of one step. */
   ops: Record<string, OpCount>;
+  /** The same; zeros where it is not known how long ops take. */
+  elapsed: Elapsed;
   /** Most bytes of checkpoints that stayed on the device as they are. */
   resident: number;
   /** Layers of the model that was walked. */
@@ -190,6 +193,8 @@ export interface Subject {
   ranks?: RanksOf;
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Pick<DeviceOptions, "profile" | "attention" | "deterministic"> | undefined;
+  /** How long ops take; absent: nobody asks. */
+  timing?: Timing | undefined;
 }
 
 const metas = new Map<string, Device>();
@@ -223,7 +228,7 @@ interface MetaRun {
 }
 
 /** What a run came to. */
-type Accounts = Pick<Measurement, "peaks" | "categories" | "ops">;
+type Accounts = Pick<Measurement, "peaks" | "categories" | "ops" | "elapsed">;
 
 /**
  * Opens the model on `meta` with everything that a run has, and closes it behind `use`. short: the model to be opened,
@@ -233,12 +238,12 @@ function onMeta<T>(subject: Subject, plan: MemoryPlan, short: Shorter | null, us
   const device = metaDevice(subject.on);
   const { native } = device;
   const { ranks } = subject;
-  const mesh = ranks === undefined ? Mesh.alone : Mesh.ofMeta(ranks);
+  const mesh = ranks === undefined ? Mesh.alone : Mesh.ofMeta(ranks, subject.timing?.perNode);
   const zero = ranks === undefined || mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
   const accounts = (): Accounts | null => {
     const { at, period, copies } = short ?? { at: 0, period: 1, copies: 0 };
     const found = binding.logAccounts(native, at, period, copies);
-    return found && { ...peaksOf(found.memory), ops: found.ops };
+    return found && { ...peaksOf(found.memory), ops: found.ops, elapsed: found.elapsed };
   };
   const walk = (): T => {
     const tier = plan.states.params === "host" ? "host" : "device";
@@ -259,7 +264,7 @@ function onMeta<T>(subject: Subject, plan: MemoryPlan, short: Shorter | null, us
       disposeRun(model, optimizer);
     }
   };
-  binding.startLog(native);
+  binding.startLog(native, subject.timing?.durations ?? {}, subject.timing?.overlap ?? 1);
   try {
     return whileListening((layer) => binding.logLayer(native, layer), walk);
   } finally {

@@ -18,7 +18,7 @@ import type { Peaks } from "./limits.js";
 import { workloadOf } from "./measure.js";
 import { openModel, resolveModel } from "./model.js";
 import { type Choice, chooseMemory, describeChoice } from "./plan.js";
-import { estimatedSeconds, ratesOf } from "./rates.js";
+import { ratesOf, secondsByPart, timingOf, totalSeconds } from "./rates.js";
 import { refuseLongDocuments, remarkOnDropout, remarkOnPositions, remarkOnSchedule } from "./remarks.js";
 import type { Resumed } from "./run_folder.js";
 import type { Session, Training } from "./session.js";
@@ -129,6 +129,8 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const { mesh } = job;
   const zero = mesh.world === null ? null : { group: mesh.world, level: ranks.zero };
   const limits = limitsOn(config, device, { local: job.localWorld, world: job.world });
+  const rates = ratesOf(device.isGpu ? "cuda" : "cpu");
+  const timing = timingOf(rates, dtype, device.isGpu ? 1 : job.threads, job.localWorld);
   const facts: PlanFacts = {
     model: architecture,
     dtype,
@@ -136,7 +138,8 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     work: workloadOf(config, data, session.evalData, session.steps),
     tokens: Math.ceil(tokens / mesh.sequenceSize),
     ...(mesh.world !== null && { ranks }),
-    rates: ratesOf(device.isGpu ? "cuda" : "cpu"),
+    rates,
+    timing,
     on: standIn(config, device.profile),
   };
   const longest = Math.max(data.longestDocument, session.evalData?.longestDocument ?? 0);
@@ -145,7 +148,8 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const choice = chooseMemory(config, facts, resumed?.state.plan);
   for (const warning of choice.warnings) session.warn(warning);
   // Of millions of tokens one layer's attention takes as long as others' steps.
-  const seconds = estimatedSeconds(facts.rates, dtype, choice.measured.ops, device.isGpu ? 1 : job.threads);
+  const { ops, elapsed } = choice.measured;
+  const seconds = totalSeconds(secondsByPart(ops, elapsed, timing.call));
   mesh.setPatience(STEPS_OF_PATIENCE * seconds);
   for (const remark of [
     remarkOnDropout(architecture),

@@ -1,39 +1,119 @@
-// How fast devices are, from the small files in native/runtime/rates (bench/rates.ts measures them): for tiles, and for
-// estimates of a step's time.
+// How fast devices are, from small files: those in native/runtime/rates, or of a machine at hand (calibrate.ts writes
+// them). For tiles, and for estimates of a step's time.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import { type OpCount, packageRoot } from "../binding.js";
+import { ConfigError } from "../errors.js";
 import type { DType } from "../tensor/dtype.js";
+import { queues } from "../tensor/tiers.js";
 
-/** Rates of one thread of a CPU, or of a whole GPU. */
-export interface Rates {
-  device: string;
+/** Raised whenever the meaning of a file of rates changes. */
+const VERSION = 2;
+
+/** What one call does (FLOPs, or bytes where it counts none; ascending), and how much of that a second. */
+const curve = z.array(z.tuple([z.number().positive(), z.number().positive()])).min(1);
+
+const ratesSchema = z.strictObject({
+  version: z.literal(VERSION),
+  /** "cpu", "cuda", or a name of somebody's. */
+  device: z.string(),
   /** On what they were measured. */
-  measured: string;
-  /** By storage dtype: FLOP/s, and which share of them row tiles reach, ascending. */
-  gemm: Record<string, { flops: number; rows: [rows: number, share: number][] }>;
-  /** FLOP/s by storage dtype. */
-  attention: Record<string, { forward: number; backward: number }>;
-  /** Bytes a second of ops that only read and write. */
-  streamBytes: number;
-  /** Bytes a second between device and host, whatever the threads. */
-  copyBytes: number;
-}
+  measured: z.string(),
+  /** For so many threads; of others more or less in proportion. A GPU has one. */
+  threads: z.number().int().positive(),
+  /** By storage dtype: which share of the full rate products of so many rows reach, ascending. */
+  tiles: z.record(z.string(), z.array(z.tuple([z.number(), z.number()]))).optional(),
+  /**
+   * By op, maybe with ":" and a storage dtype behind it; "products" and "stream" are for all that have none of their own,
+   * those that count FLOPs and the others; "host" is what the CPU does beside a GPU.
+   */
+  ops: z.record(z.string(), curve),
+  /** Of what copy_out, copy_in, disk_out and disk_in do. Bytes of a copy count twice: it reads and writes. */
+  copies: z.record(z.string(), curve),
+  /** Of what leaves a rank, by what joins ranks ("node", "network"), maybe with an op and ":" before it. */
+  links: z.record(z.string(), curve),
+  /** How much of copies and exchanges is hidden where compute has something to do: 1 where they share nothing. */
+  overlap: z.number().min(0).max(1),
+  /** Seconds that an op takes to be asked for: a step cannot be faster. */
+  call: z.number().min(0),
+});
+
+export type Rates = z.infer<typeof ratesSchema>;
 
 /** What tiles may cost of the full rate. */
 const TILE_LOSS = 0.03;
 
 /** Of a kind of device, such as "cpu". */
-export function ratesOf(device: string): Rates {
-  return JSON.parse(readFileSync(join(packageRoot, "native/runtime/rates", `${device}.json`), "utf8")) as Rates;
+export const ratesOf = (device: string): Rates =>
+  readRates(join(packageRoot, "native/runtime/rates", `${device}.json`));
+
+/** Throws ConfigError. */
+export function readRates(file: string): Rates {
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new ConfigError(`cannot read the rates in ${file}: ${(error as Error).message}`, { file }, { cause: error });
+  }
+  const version = (value as { version?: unknown } | null)?.version;
+  if (version !== VERSION)
+    throw new ConfigError(
+      `${file} has rates of version ${JSON.stringify(version) ?? "none"}, expected ${VERSION}; write it again with ` +
+        "longseq bench --calibrate",
+      { file },
+    );
+  const parsed = ratesSchema.safeParse(value);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw new ConfigError(`${file}: ${issue?.path.join(".")}: ${issue?.message}`, { file });
+  }
+  return parsed.data;
 }
 
 /** Rows of the smallest tile whose matrix products run within 3% of the full rate. */
-export function smallestTile(rates: Rates, dtype: DType): number {
-  const { rows } = rates.gemm[dtype] ?? (rates.gemm.float32 as Rates["gemm"][string]);
+export function smallestTile({ tiles = {} }: Rates, dtype: DType): number {
+  const rows = tiles[dtype] ?? (tiles.float32 as [number, number][]);
   const least = rows.find(([, share]) => share >= 1 - TILE_LOSS) ?? (rows.at(-1) as [number, number]);
   return least[0];
+}
+
+/** What the log of a step needs to be played with durations. */
+export interface Timing {
+  /** By name: work, seconds, work, seconds, ... of one call. See Durations in native/runtime. */
+  durations: Record<string, number[]>;
+  overlap: number;
+  call: number;
+  /** Ranks of a machine: groups that reach further exchange over the network. */
+  perNode: number;
+}
+
+/** By these rates, on so many threads. */
+export function timingOf(rates: Rates, dtype: DType, threads: number, perNode = Number.POSITIVE_INFINITY): Timing {
+  const durations: Record<string, number[]> = {};
+  const add = (curves: Rates["ops"], faster: number) => {
+    for (const [name, points] of Object.entries(curves)) {
+      const [op, only] = dtypeOf(name);
+      if (only !== undefined && only !== dtype) continue;
+      // Those of the dtype before those of any.
+      if (only === undefined && durations[op] !== undefined) continue;
+      durations[op] = points.flatMap(([work, rate]) => [work, work / rate / faster]);
+    }
+  };
+  add(rates.ops, threads / rates.threads);
+  add(rates.copies, 1);
+  add(rates.links, 1);
+  return { durations, overlap: rates.overlap, call: rates.call, perNode };
+}
+
+const dtypes = new Set(["float32", "bfloat16"]);
+
+/** "matmul:float32" as its parts; a name without a dtype behind it is one part. */
+function dtypeOf(name: string): [string, string | undefined] {
+  const colon = name.lastIndexOf(":");
+  const last = name.slice(colon + 1);
+  return colon >= 0 && dtypes.has(last) ? [name.slice(0, colon), last] : [name, undefined];
 }
 
 /** Seconds by what is done in them. */
@@ -42,29 +122,39 @@ export interface SecondsByPart {
   products: number;
   /** What only reads and writes. */
   rest: number;
+  /** Copies between tiers, and exchanges, that nothing hides. */
+  copies: number;
+  exchanges: number;
 }
 
-/** Seconds of a step's ops by these rates, on `threads` threads. Copies between tiers are taken to run beside compute. */
-export function secondsByPart(
-  rates: Rates,
-  dtype: DType,
-  ops: Record<string, OpCount>,
-  threads: number,
-): SecondsByPart {
-  const gemm = (rates.gemm[dtype] ?? rates.gemm.float32)?.flops as number;
-  const attention = (rates.attention[dtype] ?? rates.attention.float32) as Rates["attention"][string];
-  const seconds = { attention: 0, products: 0, rest: 0 };
-  for (const [name, { flops, bytes }] of Object.entries(ops)) {
-    if (name === "attention") seconds.attention += flops / attention.forward / threads;
-    else if (name === "attention_backward") seconds.attention += flops / attention.backward / threads;
-    else if (flops > 0) seconds.products += flops / gemm / threads;
-    else seconds.rest += bytes / rates.streamBytes / threads;
+/** When the log of a step was played: seconds of the compute queue, and of each queue what it did and what stood still. */
+export interface Elapsed {
+  seconds: number;
+  busy: number[];
+  exposed: number[];
+}
+
+/** Of a step whose ops and log came to this. */
+export function secondsByPart(ops: Record<string, OpCount>, { exposed }: Elapsed, call: number): SecondsByPart {
+  const at = (queue: number): number => exposed[queue] ?? 0;
+  const seconds = {
+    attention: 0,
+    products: 0,
+    rest: 0,
+    copies: at(queues.copyOut) + at(queues.copyIn) + at(queues.diskOut) + at(queues.diskIn),
+    exchanges: at(queues.comm),
+  };
+  let calls = 0;
+  for (const [name, op] of Object.entries(ops)) {
+    calls += op.calls;
+    if (name.startsWith("attention")) seconds.attention += op.seconds;
+    else if (op.flops > 0) seconds.products += op.seconds;
+    else seconds.rest += op.seconds;
   }
+  // Where ops are small, asking for them takes longer than they do.
+  seconds.rest += Math.max(0, calls * call - totalSeconds(seconds));
   return seconds;
 }
 
-/** The same in one. */
-export function estimatedSeconds(rates: Rates, dtype: DType, ops: Record<string, OpCount>, threads: number): number {
-  const { attention, products, rest } = secondsByPart(rates, dtype, ops, threads);
-  return attention + products + rest;
-}
+export const totalSeconds = (seconds: SecondsByPart): number =>
+  Object.values(seconds).reduce((sum, part) => sum + part, 0);

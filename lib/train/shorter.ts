@@ -1,6 +1,6 @@
 // A model of many layers, most of them alike, costs no more to account for than one of a few: what is asked of the
 // allocators for a layer is what was asked for the one before it. So a shorter model is walked, and its log
-// (native/runtime/allocation_log) is drawn out.
+// (native/runtime/program_log) is drawn out.
 
 import type { ModelConfig } from "../models/config.js";
 import type { MemoryPlan } from "./memory_plan.js";

@@ -37,6 +37,8 @@ export interface PlanFacts {
   /** The ranks and what they share; absent: one that has all. */
   ranks?: Subject["ranks"];
   rates: Rates;
+  /** For estimates of time; absent: there are none. */
+  timing?: Subject["timing"];
   /** The device that `meta` stands for; absent: the CPU. */
   on?: Subject["on"];
   /** Told of each setting before it is tried. */
@@ -85,8 +87,8 @@ export class Trials {
   }
 
   get #subject(): Subject {
-    const { model, dtype, ranks, on } = this.#facts;
-    return { model, dtype, train: this.#config.train, ...(ranks !== undefined && { ranks }), on };
+    const { model, dtype, ranks, on, timing } = this.#facts;
+    return { model, dtype, train: this.#config.train, ...(ranks !== undefined && { ranks }), on, timing };
   }
 
   /** The plan of a setting, which keeps no more on the device than the largest batch fills. */

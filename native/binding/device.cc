@@ -108,12 +108,13 @@ Napi::Object counts_object(Napi::Env env, const OpCounts &counts) {
     entry.Set("calls", from(env, count.calls));
     entry.Set("flops", count.flops);
     entry.Set("bytes", count.bytes);
+    entry.Set("seconds", count.seconds);
     object.Set(name, entry);
   }
   return object;
 }
 
-// opCounts(device) -> {op: {calls, flops, bytes}}
+// opCounts(device) -> {op: {calls, flops, bytes, seconds}}
 Napi::Value op_counts(const Napi::CallbackInfo &info) {
   return counts_object(info.Env(), device_of(info[0]).device->counts());
 }
@@ -143,6 +144,7 @@ Napi::Value arrangement(const Napi::CallbackInfo &info) {
 Napi::Value mark_ops(const Napi::CallbackInfo &info) {
   auto &marks = device_of(info[0]).device->marks();
   marks.push_back(device_of(info[0]).device->counts());
+  if (ProgramLog *log = device_of(info[0]).device->log()) log->marked(marks.size() - 1);
   return from(info.Env(), static_cast<int64_t>(marks.size() - 1));
 }
 
@@ -159,7 +161,9 @@ Napi::Value repeat_ops(const Napi::CallbackInfo &info) {
   Device &device = *device_of(info[0]).device;
   const auto &before = mark_of(device, info[1]);
   const OpCounts now = device.counts();
-  add_counts(device.counts(), now, before, static_cast<double>(integer(info[2], "times", 0, int64_t{1} << 53)));
+  const auto times = static_cast<double>(integer(info[2], "times", 0, int64_t{1} << 53));
+  add_counts(device.counts(), now, before, times);
+  if (ProgramLog *log = device.log()) log->repeated(device.marks().size() - 1, times);
   return info.Env().Undefined();
 }
 
@@ -171,15 +175,27 @@ Napi::Value drop_ops(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
-// startLog(device): notes what is asked of its allocators, until stopLog.
+// startLog(device, durations, overlap): notes what is asked of its allocators and queues, until stopLog. durations: see
+// Durations; {name: [work, seconds, work, seconds, ...]}.
 Napi::Value start_log(const Napi::CallbackInfo &info) {
-  device_of(info[0]).device->start_log();
+  Durations durations;
+  const auto given = info[1].As<Napi::Object>();
+  for (const auto &[key, value] : given) {
+    const auto name = static_cast<Napi::Value>(key).As<Napi::String>().Utf8Value();
+    const auto numbers = static_cast<Napi::Value>(value).As<Napi::Array>();
+    std::vector<Durations::Point> points;
+    for (uint32_t i = 0; i + 1 < numbers.Length(); i += 2)
+      points.push_back({number(numbers.Get(i), "work"), number(numbers.Get(i + 1), "seconds")});
+    if (!points.empty()) durations.set(name, std::move(points));
+  }
+  durations.set_overlap(number(info[2], "overlap"));
+  device_of(info[0]).device->start_log(std::move(durations));
   return info.Env().Undefined();
 }
 
-AllocationLog &log_of(const Napi::CallbackInfo &info) {
-  AllocationLog *log = device_of(info[0]).device->log();
-  if (!log) throw Error(LS_INVALID_ARGUMENT, "the device keeps no allocation log; call startLog first");
+ProgramLog &log_of(const Napi::CallbackInfo &info) {
+  ProgramLog *log = device_of(info[0]).device->log();
+  if (!log) throw Error(LS_INVALID_ARGUMENT, "the device keeps no log; call startLog first");
   return *log;
 }
 
@@ -194,7 +210,7 @@ Napi::Value log_position(const Napi::CallbackInfo &info) {
   return from(info.Env(), static_cast<int64_t>(log_of(info).position()));
 }
 
-// logRepeat(device, position, times): ops since then are counted `times` times more.
+// logRepeat(device, position, times): ops since then, and their time, are counted `times` times more.
 Napi::Value log_repeat(const Napi::CallbackInfo &info) {
   const int64_t position = integer(info[1], "position", 0, int64_t{1} << 53);
   log_of(info).repeat(static_cast<size_t>(position), static_cast<double>(integer(info[2], "times", 0, 1 << 30)));
@@ -207,8 +223,14 @@ Napi::Value log_counted(const Napi::CallbackInfo &info) {
   return info.Env().Undefined();
 }
 
-// logAccounts(device, at, period, copies) -> {memory: [stats by tier], ops}; null where the layers differ. See
-// Insertion.
+Napi::Array times_array(Napi::Env env, const Clock::Times &times) {
+  auto array = Napi::Array::New(env, LS_QUEUE_COUNT);
+  for (uint32_t queue = 0; queue < LS_QUEUE_COUNT; ++queue) array.Set(queue, times[queue]);
+  return array;
+}
+
+// logAccounts(device, at, period, copies) -> {memory: [stats by tier], ops, elapsed: {seconds, busy, exposed}}; null
+// where the layers differ. See Insertion.
 Napi::Value log_accounts(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Insertion insertion;
@@ -222,6 +244,11 @@ Napi::Value log_accounts(const Napi::CallbackInfo &info) {
   auto object = Napi::Object::New(env);
   object.Set("memory", memory);
   object.Set("ops", counts_object(env, accounts->counts));
+  auto elapsed = Napi::Object::New(env);
+  elapsed.Set("seconds", accounts->elapsed.seconds);
+  elapsed.Set("busy", times_array(env, accounts->elapsed.busy));
+  elapsed.Set("exposed", times_array(env, accounts->elapsed.exposed));
+  object.Set("elapsed", elapsed);
   return object;
 }
 

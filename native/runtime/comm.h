@@ -45,6 +45,7 @@ class Communicator {
   // Whether announcements are compared; from the next one on.
   void compare(bool on) { compares_.store(on, std::memory_order_relaxed); }
 
+  const std::string &name() const { return name_; }
   int32_t rank() const { return rank_; }
   int32_t size() const { return size_; }
   struct End {

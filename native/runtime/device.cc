@@ -217,6 +217,7 @@ void Device::release(Storage *storage) {
     // A fixed point of the program: whatever compute does next waits, whether or not the copy happens to be over.
     Queue *other = &queue(kind);
     const uint64_t sequence = storage->last_use[kind];
+    if (log_) log_->ordered(LS_QUEUE_COMPUTE, kind, sequence);
     if (only_accounts() && other->ended(sequence)) continue;
     Task task;
     task.name = "wait";
@@ -235,9 +236,10 @@ void Device::release(Storage *storage) {
   delete storage;
 }
 
-void Device::start_log() {
+void Device::start_log(Durations durations) {
   stop_log();
-  log_ = std::make_unique<AllocationLog>(name_, info_.page_bytes, &counts_, logged_);
+  durations_ = std::move(durations);
+  log_ = std::make_unique<ProgramLog>(name_, info_.page_bytes, &counts_, logged_, durations_.overlap());
 }
 
 void Device::stop_log() {
@@ -262,6 +264,7 @@ void Device::run_on_queue(int32_t kind, const char *name, std::function<ls_statu
 
 void Device::used(Storage *storage, int32_t kind, uint64_t sequence, bool writes) {
   if (kind == LS_QUEUE_COMPUTE) return;
+  if (log_) log_->given(kind, sequence);
   storage->last_use[kind] = sequence;
   if (writes) storage->last_write[kind] = sequence;
 }
@@ -270,6 +273,7 @@ void Device::order(int32_t kind, const Storage *storage, bool writes) {
   for (int32_t other = LS_QUEUE_COMPUTE + 1; other < LS_QUEUE_COUNT; ++other) {
     const uint64_t sequence = writes ? storage->last_use[other] : storage->last_write[other];
     if (other == kind || sequence == 0) continue;
+    if (log_) log_->ordered(kind, other, sequence);
     Queue *const source = &queue(other);
     if (source->ended(sequence)) continue;
     Task task;
@@ -281,6 +285,7 @@ void Device::order(int32_t kind, const Storage *storage, bool writes) {
 
 void Device::wait_for(int32_t kind, int32_t other) {
   if (kind == other || !queues_[other]) return;
+  if (log_) log_->waited(kind, other);
   Queue *source = queues_[other].get();
   const uint64_t sequence = source->enqueued();
   if (only_accounts() && source->ended(sequence)) return;

@@ -10,10 +10,11 @@
 #include <vector>
 
 #include "longseq/backend.h"
-#include "runtime/allocation_log.h"
 #include "runtime/allocator.h"
 #include "runtime/attention_engine.h"
+#include "runtime/durations.h"
 #include "runtime/op_count.h"
+#include "runtime/program_log.h"
 #include "runtime/queue.h"
 #include "runtime/recorder.h"
 #include "runtime/thread_pool.h"
@@ -40,7 +41,7 @@ struct Storage {
   // compute queue.
   uint64_t last_use[LS_QUEUE_COUNT];
   uint64_t last_write[LS_QUEUE_COUNT];
-  int64_t block = -1;  // in the device's allocation log
+  int64_t block = -1;  // in the device's log
 };
 
 // What a workspace depends on beside the arguments.
@@ -82,10 +83,12 @@ class Device {
   OpCounts &counts() { return counts_; }
   // What counts() was at points that somebody marked.
   std::vector<OpCounts> &marks() { return marks_; }
-  // Notes from now on what is asked of the allocators; what was there before is left out.
-  void start_log();
+  // Notes from now on what is asked of the allocators and queues; what was there before is left out. durations: of what
+  // is enqueued.
+  void start_log(Durations durations);
   // Null: none was started.
-  AllocationLog *log() { return log_.get(); }
+  ProgramLog *log() { return log_.get(); }
+  const Durations &durations() const { return durations_; }
   void stop_log();
   ls_exec exec_template() const;
 
@@ -172,8 +175,9 @@ class Device {
   std::vector<std::weak_ptr<DiskFile>> disks_;
   OpCounts counts_;
   std::vector<OpCounts> marks_;
-  std::unique_ptr<AllocationLog> log_;
-  int64_t logged_ = 0;  // blocks of earlier logs
+  std::unique_ptr<ProgramLog> log_;
+  Durations durations_;  // while there is a log
+  int64_t logged_ = 0;   // blocks of earlier logs
   uint64_t update_ = 0, updates_ = 0;
   int update_depth_ = 0;
   std::shared_ptr<const std::string> place_;

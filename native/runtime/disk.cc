@@ -306,6 +306,7 @@ void enqueue_transfer(Device &device, const std::shared_ptr<DiskFile> &file, boo
     task.run = [](const ls_exec &) { return LS_OK; };
   }
   const uint64_t sequence = device.enqueue(queue, std::move(task));
+  if (device.log()) device.log()->worked(queue, device.durations().seconds({queue_name(queue)}, bytes));
   if (!writing) ++memory_storage->version;
   device.used(memory_storage, queue, sequence, !writing);
   device.used(disk, queue, sequence, writing);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "runtime/comm.h"
 #include "runtime/registry.h"
 
 namespace longseq {
@@ -114,6 +115,48 @@ Task task_of(const Device &device, const OpDesc &desc, const std::shared_ptr<cha
   return task;
 }
 
+// Bytes that leave this rank in an exchange of a group, and what its ranks are joined by.
+struct Exchange {
+  double bytes;
+  std::string link;
+};
+
+Exchange exchange_of(const OpDesc &desc, const char *args, double bytes) {
+  for (const Field &field : desc.fields) {
+    if (field.kind != FieldKind::integer || std::strcmp(field.name, "comm") != 0) continue;
+    const auto comm = find_communicator(*reinterpret_cast<const int64_t *>(args + field.offset), desc.name);
+    const auto ranks = static_cast<double>(comm->size());
+    const std::string name = desc.name;
+    // The cost counts what is read and what is written.
+    double share = 0.5;
+    if (name == "all_to_all") share = 0.5 * (ranks - 1) / ranks;
+    if (name == "all_gather" || name == "reduce_scatter") share = (ranks - 1) / (ranks + 1);
+    if (name == "all_reduce") share = (ranks - 1) / ranks;
+    return {share * bytes, comm->name()};
+  }
+  // Sums beside an exchange.
+  return {bytes, "stream"};
+}
+
+// Tells the log how long an op takes that was given to a queue, and counts it.
+void log_time(Device &device, const OpDesc &desc, const char *args, const Cost &cost, int32_t queue, bool on_cpu) {
+  ProgramLog *const log = device.log();
+  if (!log || device.durations().empty()) return;
+  if (queue == LS_QUEUE_COMM) {
+    const Exchange exchange = exchange_of(desc, args, cost.bytes);
+    log->worked(queue, device.durations().seconds({desc.name + (":" + exchange.link), exchange.link}, exchange.bytes));
+  } else if (queue != LS_QUEUE_COMPUTE) {
+    log->worked(queue, device.durations().seconds({queue_name(queue)}, cost.bytes));
+  } else {
+    const char *const kind = cost.flops > 0 ? "products" : "stream";
+    const double work = cost.flops > 0 ? cost.flops : cost.bytes;
+    const double seconds =
+        on_cpu ? device.durations().seconds({"host", kind}, work) : device.durations().seconds({desc.name, kind}, work);
+    log->worked(queue, seconds);
+    device.counts()[desc.name].seconds += seconds;
+  }
+}
+
 }  // namespace
 
 void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *const *storages, int32_t queue) {
@@ -170,6 +213,7 @@ void enqueue_op(Device &device, const OpDesc &desc, const void *args, Storage *c
       device.only_accounts()
           ? device.queue(queue).pass()
           : device.enqueue(queue, task_of(device, desc, copy, {workspace, on_cpu, std::move(keep), cost}));
+  log_time(device, desc, copy.get(), cost, queue, on_cpu);
   index = 0;
   for (const Field &field : desc.fields)
     if (field.is_tensor())

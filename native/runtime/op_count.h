@@ -11,8 +11,9 @@ namespace longseq {
 // Counted when enqueued, so equal on every backend.
 struct OpCount {
   int64_t calls = 0;
-  double flops = 0;  // matrix products only
-  double bytes = 0;  // read and written
+  double flops = 0;    // matrix products only
+  double bytes = 0;    // read and written
+  double seconds = 0;  // on the compute queue, where it is known how long ops take
 };
 
 using OpCounts = std::map<std::string, OpCount>;
@@ -27,6 +28,7 @@ inline void add_counts(OpCounts &to, const OpCounts &later, const OpCounts &earl
     sum.calls += static_cast<int64_t>(times) * (count.calls - before.calls);
     sum.flops += times * (count.flops - before.flops);
     sum.bytes += times * (count.bytes - before.bytes);
+    sum.seconds += times * (count.seconds - before.seconds);
   }
 }
 
