@@ -1,10 +1,11 @@
 // The `longseq` command: its subcommands, their arguments, and the exit code.
 
 import { existsSync } from "node:fs";
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { isOverride, loadConfig } from "../config/index.js";
 import { parseCount, parseSize } from "../config/values.js";
 import { packageVersion } from "../version.js";
+import type { BenchOptions } from "./bench.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
 import type { PlanOptions } from "./plan.js";
 import { type TrainParts, train, trainParts } from "./train.js";
@@ -64,7 +65,8 @@ const byteCount = (text: string) => {
 };
 
 const solvable = (text: string) => {
-  if (text !== "sequence" && text !== "gpus") throw new InvalidArgumentError("Expected sequence or gpus.");
+  if (text !== "sequence" && text !== "gpus" && text !== "split")
+    throw new InvalidArgumentError("Expected sequence, gpus or split.");
   return text;
 };
 
@@ -220,7 +222,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .option("--gpus-per-node <count>", "GPUs of a machine, which share its memory", wholeNumber(1), 8)
     .option("--device-memory <bytes>", "memory of a GPU, such as 80GiB", byteCount)
     .option("--host-memory <bytes>", "memory of a machine, such as 1900GiB", byteCount)
-    .option("--solve <what>", "sequence: the longest that fits; gpus: the fewest that do", solvable)
+    .option(
+      "--solve <what>",
+      "sequence: the longest that fits; gpus: the fewest that do; split: the fastest ring, Ulysses, data and ZeRO",
+      solvable,
+    )
+    .option("--rates <file>", "how fast the device is, from longseq bench --calibrate")
     .option("--compare", "several CONFIGs side by side", false)
     .addHelpText(
       "after",
@@ -231,6 +238,18 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       const { plan } = await import("./plan.js");
       const files = words.filter((word) => !isOverride(word));
       code = await plan(files, words.filter(isOverride), options, output);
+    });
+
+  program
+    .command("bench")
+    .description("measure how fast this machine is, for plans of it")
+    .option("--calibrate <file>", "time training steps of small models (a minute or two); the file is for plan --rates")
+    .addOption(new Option("--device <device>", "what is measured").choices(["cpu", "cuda"]).default("cpu"))
+    .option("--threads <count>", "of the CPU; default: all", wholeNumber(1))
+    .addHelpText("after", "\nExample:\n  longseq bench --calibrate rates.json")
+    .action(async (options: BenchOptions) => {
+      const { bench } = await import("./bench.js");
+      code = await bench(options, output);
     });
 
   program

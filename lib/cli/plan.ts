@@ -19,6 +19,7 @@ import {
   longestOf,
   planAnyStates,
   planJob,
+  plansOfSplits,
 } from "../train/job_plan.js";
 import { workloadOf } from "../train/measure.js";
 import { describeSetting } from "../train/memory_plan.js";
@@ -26,7 +27,7 @@ import { resolveModel } from "../train/model.js";
 import { totalSeconds } from "../train/rates.js";
 import { usableBytes } from "../train/target.js";
 import type { PlanFacts } from "../train/trials.js";
-import { describeRanks } from "../train/world.js";
+import { describeRanks, wantedRanks } from "../train/world.js";
 import { exitCode, type Output, UsageError } from "./output.js";
 
 export interface PlanOptions {
@@ -41,7 +42,7 @@ export interface PlanOptions {
   /** Bytes: of a GPU, and of a machine. */
   deviceMemory?: number;
   hostMemory?: number;
-  solve?: "sequence" | "gpus";
+  solve?: "sequence" | "gpus" | "split";
   /** A file of `longseq bench --calibrate`. */
   rates?: string;
   compare: boolean;
@@ -252,7 +253,38 @@ function solve({ config, open, jobOn, onGpus }: Asked, options: PlanOptions, out
     if (!output.json) output.line(`longest: ${grouped(longest.tokens)} tokens`);
     return { config: longest.config, plan: planJob(jobOn(longest.config)) };
   }
-  return open ? planAnyStates(job) : { config: found, plan: planJob(job) };
+  if (options.solve === "split" && wantedRanks(found) === undefined)
+    throw new UsageError("--solve split: among how many ranks? give --gpus, or parallel.sequence");
+  const planOf = (one: Job) => (open ? planAnyStates(one) : { config: one.config, plan: planJob(one) });
+  return options.solve === "split" ? fastest(plansOfSplits(job, planOf), found, output) : planOf(job);
+}
+
+/** The fastest of plans, after showing all of them. */
+function fastest(plans: { config: Config; plan: JobPlan }[], { parallel }: Config, output: Output) {
+  const [best] = plans;
+  if (best === undefined)
+    throw new ConfigError(
+      `--solve split: no way to share the work among ${Number(parallel.sequence) * parallel.data} ranks serves the model's ` +
+        "heads and fits the limits; give more memory, other ranks, or a shorter sequence",
+    );
+  output.status(null);
+  for (const { plan } of plans) {
+    const { ranks, choice } = plan;
+    const { device, host } = choice.measured.peaks;
+    output.record({
+      event: "split",
+      ranks,
+      estimatedSeconds: total(plan),
+      devicePeakBytes: device,
+      hostPeakBytes: host,
+    });
+    if (!output.json)
+      output.line(
+        `${plan === best.plan ? "fastest" : "       "}: ${describeRanks(ranks)}: ${formatDuration(total(plan))}, ` +
+          `device ${formatBytes(device)}, host ${formatBytes(host)}; ${choice.rung}`,
+      );
+  }
+  return best;
 }
 
 /** The tier that leaves less of its limit. */

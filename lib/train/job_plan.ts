@@ -11,7 +11,7 @@ import type { Rung } from "./ladder.js";
 import { longestSequence } from "./longest.js";
 import { fullWorkload, type Workload } from "./measure.js";
 import { type Choice, canFit, chooseMemory } from "./plan.js";
-import { type Rates, ratesOf, readRates, type SecondsByPart, secondsByPart, timingOf } from "./rates.js";
+import { type Rates, ratesOf, readRates, type SecondsByPart, secondsByPart, timingOf, totalSeconds } from "./rates.js";
 import { type PlanTarget, planTarget, runDtype, standIn } from "./target.js";
 import { nominalTokens, type PlanFacts } from "./trials.js";
 import { type RanksOf, ranksOf, wantedRanks } from "./world.js";
@@ -152,6 +152,33 @@ export function longestAnyStates(job: Job): { config: Config; tokens: number } |
     if (found !== null) best = { config: withTokens(one.config, found.tokens), tokens: found.tokens };
   }
   return best;
+}
+
+const divisors = (of: number): number[] => Array.from({ length: of }, (_, i) => i + 1).filter((i) => of % i === 0);
+
+/**
+ * The plans of every way to share a job's sequences and states among its ranks, the fastest first. Ways that serve no
+ * heads, or whose steps fit no limits, are left out. planOf: how one is planned.
+ */
+export function plansOfSplits(
+  job: Job,
+  planOf: (job: Job) => { config: Config; plan: JobPlan },
+): { config: Config; plan: JobPlan }[] {
+  const { config } = job;
+  const { batchSize, microBatchSize } = config.train;
+  const world = wantedRanks(config) ?? config.parallel.data;
+  const found: { config: Config; plan: JobPlan }[] = [];
+  for (const data of divisors(world).filter((data) => batchSize % (microBatchSize * data) === 0))
+    for (const ring of divisors(world / data))
+      for (const zero of world > 1 ? ([0, 1, 2, 3] as const) : ([0] as const)) {
+        const parallel = { data, sequence: world / data, ring, zero };
+        try {
+          found.push(planOf({ ...job, config: { ...config, parallel } }));
+        } catch (error) {
+          if (!(error instanceof ConfigError)) throw error;
+        }
+      }
+  return found.sort((a, b) => totalSeconds(a.plan.seconds) - totalSeconds(b.plan.seconds));
 }
 
 /** GPUs that are tried at most. */

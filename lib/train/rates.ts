@@ -26,8 +26,9 @@ const ratesSchema = z.strictObject({
   /** By storage dtype: which share of the full rate products of so many rows reach, ascending. */
   tiles: z.record(z.string(), z.array(z.tuple([z.number(), z.number()]))).optional(),
   /**
-   * By op, maybe with ":" and a storage dtype behind it; "products" and "stream" are for all that have none of their own,
-   * those that count FLOPs and the others; "host" is what the CPU does beside a GPU.
+   * By op, maybe with "/" and the logarithm (base 2) of its FLOPs a byte behind it, maybe with ":" and a storage dtype;
+   * "products" and "stream" are for all that have none of their own, those that count FLOPs and the others; "host" is what
+   * the CPU does beside a GPU.
    */
   ops: z.record(z.string(), curve),
   /** Of what copy_out, copy_in, disk_out and disk_in do. Bytes of a copy count twice: it reads and writes. */
@@ -102,9 +103,28 @@ export function timingOf(rates: Rates, dtype: DType, threads: number, perNode = 
     }
   };
   add(rates.ops, threads / rates.threads);
+  fillIntensities(durations);
   add(rates.copies, 1);
   add(rates.links, 1);
   return { durations, overlap: rates.overlap, call: rates.call, perNode };
+}
+
+/** FLOPs a byte of which rates may be asked for, as a logarithm. */
+const INTENSITIES = [-8, 24] as const;
+
+/** Those that were not measured are like the nearest that were. */
+function fillIntensities(durations: Record<string, number[]>): void {
+  const measured = new Map<string, number[]>();
+  for (const name of Object.keys(durations)) {
+    const [op, intensity] = name.split("/");
+    if (intensity !== undefined) measured.set(op as string, [...(measured.get(op as string) ?? []), Number(intensity)]);
+  }
+  for (const [op, all] of measured)
+    for (let intensity = INTENSITIES[0]; intensity <= INTENSITIES[1]; intensity++) {
+      const distance = (one: number) => Math.abs(one - intensity);
+      const nearest = all.reduce((best, one) => (distance(one) < distance(best) ? one : best));
+      durations[`${op}/${intensity}`] ??= durations[`${op}/${nearest}`] as number[];
+    }
 }
 
 const dtypes = new Set(["float32", "bfloat16"]);

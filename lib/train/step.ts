@@ -20,7 +20,7 @@ import type { MemoryPlan } from "./memory_plan.js";
 /** The optimizer of a run, its states not made yet. */
 export function makeOptimizer(
   owned: readonly Owned[],
-  train: Config["train"],
+  train: Pick<Config["train"], "learningRate" | "betas" | "eps" | "weightDecay">,
   plan: Pick<MemoryPlan, "states">,
 ): AdamW {
   const rangesOf = new Map<Tensor, DecayRange[]>(owned.map((one) => [one.leaf, decayRanges(one)]));

@@ -1,6 +1,7 @@
 // The registry of ops and the one way they are enqueued.
 #include "runtime/op.h"
 
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -150,8 +151,14 @@ void log_time(Device &device, const OpDesc &desc, const char *args, const Cost &
   } else {
     const char *const kind = cost.flops > 0 ? "products" : "stream";
     const double work = cost.flops > 0 ? cost.flops : cost.bytes;
-    const double seconds =
-        on_cpu ? device.durations().seconds({"host", kind}, work) : device.durations().seconds({desc.name, kind}, work);
+    std::vector<std::string> names = {desc.name, kind};
+    if (on_cpu) names = {"host", kind};
+    // Products of small matrices read much for what they compute: they have rates of their own.
+    if (cost.flops > 0 && cost.bytes > 0 && !on_cpu) {
+      const std::string intensity = format("/%d", static_cast<int>(std::lround(std::log2(cost.flops / cost.bytes))));
+      names = {desc.name + intensity, desc.name, kind + intensity, kind};
+    }
+    const double seconds = device.durations().seconds(names, work);
     log->worked(queue, seconds);
     device.counts()[desc.name].seconds += seconds;
   }

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import * as path from "node:path";
 import t from "tap";
 import { main } from "../../lib/cli/main.js";
+import { ratesOf } from "../../lib/train/rates.js";
 
 const folder = mkdtempSync(path.join(tmpdir(), "longseq-jobs-"));
 t.teardown(() => rmSync(folder, { recursive: true, force: true }));
@@ -117,6 +118,43 @@ t.test("the longest sequence, and the fewest GPUs", async (t) => {
   t.equal((await run(...options, "--gpus", String(fewer))).code, 2, `${fewer} are too few`);
 });
 
+t.test("the fastest split, by rates of one's own", async (t) => {
+  const rates = path.join(folder, "rates.json");
+  const given = ratesOf("cuda");
+  const options = ["--model", model, "--sequence", "8K", "--gpus", "2", ...small, "--json", "train.batch_size=2"];
+  const splits = async (more: Partial<typeof given>) => {
+    writeFileSync(rates, JSON.stringify({ ...given, ...more }));
+    const found = await run(...options, "--solve", "split", "--rates", rates);
+    t.equal(found.code, 0, found.err);
+    const all = events(found).filter(({ event }) => event === "split");
+    const seconds = all.map((one) => one.estimated_seconds as number);
+    t.same(
+      seconds,
+      seconds.toSorted((a, b) => a - b),
+      "the fastest first",
+    );
+    const plan = only(found, "plan");
+    t.same(plan.ranks, all[0]?.ranks, "whose plan is shown");
+    t.equal(plan.estimated_seconds, seconds[0]);
+    return { all, plan };
+  };
+  const { all, plan } = await splits({});
+  const names = all.map(({ ranks }) => JSON.stringify(ranks));
+  t.equal(new Set(names).size, names.length, "each once");
+  for (const [key, values] of [
+    ["data", [1, 2]],
+    ["ring", [1, 2]],
+    ["zero", [0, 1, 2, 3]],
+  ] as const)
+    t.same(new Set(all.map(({ ranks }) => (ranks as Record<string, number>)[key])), new Set(values), key);
+
+  // Where exchanges cost nothing else matters; where they cost much, those that exchange least win.
+  const slow = await splits({ links: { node: [[1, 1e8]], network: [[1, 1e8]] } });
+  const exchanged = (one: Record<string, unknown>) => (one.seconds_by_part as { exchanges: number }).exchanges;
+  t.ok(exchanged(slow.plan) > 10 * exchanged(plan), "exchanges are seen");
+  t.equal((slow.plan.ranks as { data: number }).data, 2, "each group has a sequence of its own");
+});
+
 t.test("side by side", async (t) => {
   const file = (name: string, tokens: number) => {
     const where = path.join(folder, name);
@@ -152,7 +190,16 @@ t.test("what cannot be planned", async (t) => {
     [["--model", model, "--device-memory", "0"], /Expected bytes, such as 80GiB/],
     [["--model", model, "--device-memory", "80 gigs"], /Expected bytes/],
     [["--model", model, "--gpus", "0"], /whole number of at least 1/],
-    [["--model", model, "--solve", "speed"], /Expected sequence or gpus/],
+    [["--model", model, "--solve", "speed"], /Expected sequence, gpus or split/],
+    [["--model", model, "--solve", "split", "--sequence", "8K"], /--solve split: among how many ranks\? give --gpus/],
+    [
+      ["--model", model, "--solve", "split", "--gpus", "2", "--sequence", "90M", ...small],
+      /no way to share the work among 2/,
+    ],
+    [
+      ["--model", model, "--sequence", "8K", "--rates", path.join(folder, "none.json"), ...small],
+      /cannot read the rates/,
+    ],
     [["--model", model, "--solve", "gpus", "--gpus", "8"], /give only one of them/],
     [["--model", model, "--solve", "sequence", "--sequence", "8K"], /give only one of them/],
     [

@@ -1,0 +1,54 @@
+// `longseq bench --calibrate FILE`: how fast this machine is, for plans of it.
+
+import { writeFileSync } from "node:fs";
+import { IoError } from "../errors.js";
+import { formatSi } from "../report/format.js";
+import { calibrate } from "../train/calibrate.js";
+import type { Rates } from "../train/rates.js";
+import { exitCode, type Output, UsageError } from "./output.js";
+
+export interface BenchOptions {
+  calibrate?: string;
+  device: "cpu" | "cuda";
+  threads?: number;
+}
+
+/** JSON with a pair of numbers on one line. */
+const textOf = (rates: Rates): string =>
+  `${JSON.stringify(rates, null, 2).replaceAll(/\[\s+([\d.e+-]+),\s+([\d.e+-]+)\s+\]/g, "[$1, $2]")}\n`;
+
+/** Returns the exit code. Throws UsageError, IoError. */
+export async function bench(options: BenchOptions, output: Output): Promise<number> {
+  const { calibrate: file, device, threads } = options;
+  if (file === undefined) throw new UsageError("missing what to measure; usage: longseq bench --calibrate FILE");
+  // What cannot be written is said before the work.
+  const write = (text: string) => {
+    try {
+      writeFileSync(file, text, { flag: text === "" ? "a" : "w" });
+    } catch (error) {
+      throw new IoError(`cannot write ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
+    }
+  };
+  write("");
+  const rates = await calibrate({
+    device,
+    ...(threads !== undefined && { threads }),
+    onSample: (text) => output.status(`timing steps: ${text}`),
+  });
+  write(textOf(rates));
+  output.status(null);
+  output.record({ event: "rates", path: file, ...rates });
+  if (output.json) return exitCode.done;
+  output.line(`rates of ${rates.measured}:`);
+  const best = (name: string) => Math.max(...(rates.ops[name] ?? rates.copies[name] ?? []).map(([, rate]) => rate));
+  for (const dtype of ["float32", "bfloat16"])
+    output.line(
+      `${dtype}: products ${formatSi(best(`products:${dtype}`))}FLOP/s, attention ${formatSi(best(`attention:${dtype}`))}FLOP/s, ` +
+        `its backward ${formatSi(best(`attention_backward:${dtype}`))}FLOP/s`,
+    );
+  output.line(
+    `what only reads and writes ${formatSi(best("stream"))}B/s, copies to the host ${formatSi(best("copy_out"))}B/s`,
+  );
+  output.line(`written to ${file}: longseq plan CONFIG --rates ${file} takes them`);
+  return exitCode.done;
+}
