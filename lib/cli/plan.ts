@@ -255,8 +255,8 @@ function solve({ config, open, jobOn, onGpus }: Asked, options: PlanOptions, out
   }
   if (options.solve === "split" && wantedRanks(found) === undefined)
     throw new UsageError("--solve split: among how many ranks? give --gpus, or parallel.sequence");
-  const planOf = (one: Job) => (open ? planAnyStates(one) : { config: one.config, plan: planJob(one) });
-  return options.solve === "split" ? fastest(plansOfSplits(job, planOf), found, output) : planOf(job);
+  if (options.solve === "split") return fastest(plansOfSplits(job, open), found, output);
+  return open ? planAnyStates(job) : { config: found, plan: planJob(job) };
 }
 
 /** The fastest of plans, after showing all of them. */

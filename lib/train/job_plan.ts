@@ -134,14 +134,25 @@ const withTokens = (config: Config, sequenceLength: number): Config => ({
 /** The same job with each place that states may have. */
 const placings = (job: Job): Job[] => STATES.map((states) => ({ ...job, config: withStates(job.config, states) }));
 
+/** The plan of the first of these that its ranks can share and that fits; null: none. */
+function firstThatFits(jobs: readonly Job[]): { config: Config; plan: JobPlan } | null {
+  try {
+    for (const job of jobs) {
+      const known = factsOf(job);
+      if (canFit(job.config, known.facts)) return { config: job.config, plan: planJob(job, known) };
+    }
+  } catch (error) {
+    // No split serves the heads.
+    if (!(error instanceof ConfigError)) throw error;
+  }
+  return null;
+}
+
 /** The plan with the fewest states on the host that fits. Throws ConfigError, of the one that saves most, where none does. */
 export function planAnyStates(job: Job): { config: Config; plan: JobPlan } {
   const all = placings(job);
-  for (const one of all) {
-    const known = factsOf(one);
-    if (canFit(one.config, known.facts) || one === all.at(-1)) return { config: one.config, plan: planJob(one, known) };
-  }
-  throw new Error("there is always a last one");
+  const last = all.at(-1) as Job;
+  return firstThatFits(all) ?? { config: last.config, plan: planJob(last) };
 }
 
 /** The longest sequence with any place of the states, and the configuration that has it; null: none at all fits. */
@@ -158,12 +169,9 @@ const divisors = (of: number): number[] => Array.from({ length: of }, (_, i) => 
 
 /**
  * The plans of every way to share a job's sequences and states among its ranks, the fastest first. Ways that serve no
- * heads, or whose steps fit no limits, are left out. planOf: how one is planned.
+ * heads, or whose steps fit no limits, are left out. open: whether the place of the states is left open.
  */
-export function plansOfSplits(
-  job: Job,
-  planOf: (job: Job) => { config: Config; plan: JobPlan },
-): { config: Config; plan: JobPlan }[] {
+export function plansOfSplits(job: Job, open: boolean): { config: Config; plan: JobPlan }[] {
   const { config } = job;
   const { batchSize, microBatchSize } = config.train;
   const world = wantedRanks(config) ?? config.parallel.data;
@@ -172,11 +180,9 @@ export function plansOfSplits(
     for (const ring of divisors(world / data))
       for (const zero of world > 1 ? ([0, 1, 2, 3] as const) : ([0] as const)) {
         const parallel = { data, sequence: world / data, ring, zero };
-        try {
-          found.push(planOf({ ...job, config: { ...config, parallel } }));
-        } catch (error) {
-          if (!(error instanceof ConfigError)) throw error;
-        }
+        const split = { ...job, config: { ...config, parallel } };
+        const one = firstThatFits(open ? placings(split) : [split]);
+        if (one !== null) found.push(one);
       }
   return found.sort((a, b) => totalSeconds(a.plan.seconds) - totalSeconds(b.plan.seconds));
 }
