@@ -1,14 +1,16 @@
-// Measures what native/runtime/rates/cpu.json holds: rates of one thread, and what row tiles cost a matrix product.
+// Measures what native/runtime/rates/cpu.json holds: what row tiles cost a matrix product, and the rates of one thread as
+// `longseq bench --calibrate` does.
 //
 //   npx tsx bench/rates.ts [--rows 6144] [--rounds 5] > native/runtime/rates/cpu.json
 //
-// Time is that which the process spent on the CPU, with one thread, so that a machine that does other things as well
+// Of tiles it is the time that the process spent on the CPU, with one thread, so that a machine that does other things as well
 // gives the same figures.
 // The products are the three of a linear layer (forward, and both gradients), over `rows` rows in tiles: small tiles read
 // and add to the weight's gradient more often. Each figure is the best of the rounds, which alternate.
-import { cpus } from "node:os";
 import { binding } from "../lib/binding.js";
 import { Device, type DType, Tensor } from "../lib/index.js";
+import { calibrate } from "../lib/train/calibrate.js";
+import { textOf } from "../lib/train/rates.js";
 import { flags } from "./side_by_side.js";
 
 const { rows: most, rounds } = flags({ rows: 6144, rounds: 5 });
@@ -27,19 +29,12 @@ const seconds = async (work: () => void) => {
   const { user, system } = process.cpuUsage(start);
   return (user + system) / 1e6;
 };
-/** Work per second, the best of some rounds. */
-const rate = async (amount: number, work: () => void) => {
-  let best = Number.POSITIVE_INFINITY;
-  await seconds(work);
-  for (let i = 0; i < rounds; i++) best = Math.min(best, await seconds(work));
-  return amount / best;
-};
 const rounded = (value: number) => Number(value.toPrecision(3));
 
 const [H, F] = [1024, 2816];
 const sizes: number[] = [];
 for (let rows = 64; rows <= most; rows *= 2) sizes.push(rows, ...(rows * 1.5 < most ? [rows * 1.5] : []));
-const gemm: Record<string, { flops: number; rows: [rows: number, share: number][] }> = {};
+const tiles: Record<string, [rows: number, share: number][]> = {};
 for (const dtype of ["float32", "bfloat16"] as const) {
   const [x, dy, y, dx] = [
     make([most, H], dtype),
@@ -75,57 +70,10 @@ for (const dtype of ["float32", "bfloat16"] as const) {
       console.error(`${dtype} ${count} rows: ${((6 * most * H * F) / time / 1e9).toFixed(1)} GFLOP/s`);
     }
   const full = Math.min(...best.values());
-  gemm[dtype] = {
-    flops: rounded((6 * most * H * F) / full),
-    rows: [...best].sort(([a], [b]) => a - b).map(([count, time]) => [count, rounded(full / time)]),
-  };
+  tiles[dtype] = [...best].sort(([a], [b]) => a - b).map(([count, time]) => [count, rounded(full / time)]);
 }
 
-const [T, N, D] = [4096, 8, 128];
-const attention: Record<string, { forward: number; backward: number }> = {};
-for (const dtype of ["float32", "bfloat16"] as const) {
-  const head = () => make([T, N, D], dtype);
-  const [q, k, v, o, dout, dq, dk, dv] = [head(), head(), head(), head(), head(), head(), head(), head()];
-  const lse = make([N, T]);
-  const flops = 4 * N * D * ((T * (T + 1)) / 2);
-  const [a, b, c, d, e] = [q, k, v, o, lse].map((x) => (x as Tensor).native()) as [never, never, never, never, never];
-  const scale = 1 / Math.sqrt(D);
-  const forward = await rate(flops, () => binding.ops.attention(a, b, c, d, e, null, scale, true, 0, 0, 0));
-  const backward = await rate(2 * flops, () =>
-    binding.ops.attentionBackward(
-      ...[a, b, c, d, e],
-      (dout as Tensor).native(),
-      null,
-      (dq as Tensor).native(),
-      (dk as Tensor).native(),
-      (dv as Tensor).native(),
-      null,
-      scale,
-      true,
-      0,
-      0,
-      0,
-      false,
-      false,
-      true,
-    ),
-  );
-  attention[dtype] = { forward: rounded(forward), backward: rounded(backward) };
-}
-
-const large = make([2 ** 26]);
-const second = make([2 ** 26]);
-const host = make([2 ** 26], "float32", "host");
-binding.ops.copy(large.native(), host.native());
-const stream = await rate(3 * large.bytes, () => binding.ops.axpby(large.native(), second.native(), null, 1, 1));
-const copy = await rate(large.bytes, () => binding.ops.copy(large.native(), host.native(), 1));
-const found = {
-  device: "cpu",
-  measured: `${cpus()[0]?.model.trim()}, ${binding.cpuIsa()}, one thread`,
-  gemm,
-  attention,
-  streamBytes: rounded(stream),
-  copyBytes: rounded(copy),
-};
-// A pair of numbers on one line.
-console.log(JSON.stringify(found, null, 2).replaceAll(/\[\s+([\d.]+),\s+([\d.]+)\s+\]/g, "[$1, $2]"));
+// Links and the disk are as they were: nothing here measures them.
+const { tiles: _, ...others } = await calibrate({ device: "cpu", threads: 1 });
+const found = { ...others, measured: `${others.measured}, ${binding.cpuIsa()}`, tiles };
+console.log(textOf(found).trimEnd());

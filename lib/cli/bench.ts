@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { IoError } from "../errors.js";
 import { formatSi } from "../report/format.js";
 import { calibrate } from "../train/calibrate.js";
-import type { Rates } from "../train/rates.js";
+import { textOf } from "../train/rates.js";
 import { exitCode, type Output, UsageError } from "./output.js";
 
 export interface BenchOptions {
@@ -12,10 +12,6 @@ export interface BenchOptions {
   device: "cpu" | "cuda";
   threads?: number;
 }
-
-/** JSON with a pair of numbers on one line. */
-const textOf = (rates: Rates): string =>
-  `${JSON.stringify(rates, null, 2).replaceAll(/\[\s+([\d.e+-]+),\s+([\d.e+-]+)\s+\]/g, "[$1, $2]")}\n`;
 
 /** Returns the exit code. Throws UsageError, IoError. */
 export async function bench(options: BenchOptions, output: Output): Promise<number> {

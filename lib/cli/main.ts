@@ -243,7 +243,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
   program
     .command("bench")
     .description("measure how fast this machine is, for plans of it")
-    .option("--calibrate <file>", "time training steps of small models (a minute or two); the file is for plan --rates")
+    .option("--calibrate <file>", "time training steps of small models (some minutes); the file is for plan --rates")
     .addOption(new Option("--device <device>", "what is measured").choices(["cpu", "cuda"]).default("cpu"))
     .option("--threads <count>", "of the CPU; default: all", wholeNumber(1))
     .addHelpText("after", "\nExample:\n  longseq bench --calibrate rates.json")

@@ -73,6 +73,10 @@ export function readRates(file: string): Rates {
   return parsed.data;
 }
 
+/** What a file of rates holds: JSON with a pair of numbers on one line. */
+export const textOf = (rates: Rates): string =>
+  `${JSON.stringify(rates, null, 2).replaceAll(/\[\s+([\d.e+-]+),\s+([\d.e+-]+)\s+\]/g, "[$1, $2]")}\n`;
+
 /** Rows of the smallest tile whose matrix products run within 3% of the full rate. */
 export function smallestTile({ tiles = {} }: Rates, dtype: DType): number {
   const rows = tiles[dtype] ?? (tiles.float32 as [number, number][]);
