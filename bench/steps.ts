@@ -137,6 +137,8 @@ export class Runner {
   readonly #optimizer;
   readonly #batch: Batch;
   readonly #learningRate: number;
+  /** Of the last step that was recorded. */
+  trace = "";
   readonly result: RealSteps = {
     seconds: [],
     cpuSeconds: [],
@@ -195,7 +197,8 @@ export class Runner {
     result.copied = counts.copy?.bytes ?? 0;
     result.attention.calls = counts.attention?.calls ?? 0;
     if (trace) {
-      const { traceEvents } = JSON.parse(device.stopTrace());
+      this.trace = device.stopTrace();
+      const { traceEvents } = JSON.parse(this.trace);
       result.attention.seconds = traceEvents.reduce(
         (sum: number, event: { name: string; ph: string; dur: number }) =>
           sum + (event.ph === "X" && event.name === "attention" ? event.dur / 1e6 : 0),

@@ -1,0 +1,124 @@
+// Small pictures for the documentation, as SVG: panels of stacked areas, or of lines, in colours that a colour-blind reader and a
+// grey printer tell apart.
+
+import { ticks } from "../lib/report/html_chart.js";
+
+/** Paul Tol's "bright" and "vibrant" schemes, in an order whose neighbours differ in lightness. */
+export const palette = [
+  "#4477aa",
+  "#ee8866",
+  "#bbcc33",
+  "#332288",
+  "#99ddff",
+  "#aa4499",
+  "#228833",
+  "#cc3311",
+  "#bbbbbb",
+] as const;
+
+export interface Line {
+  name: string;
+  points: readonly (readonly [x: number, y: number])[];
+  /** Between these two as a band: a confidence interval. */
+  band?: readonly (readonly [x: number, low: number, high: number])[];
+}
+
+export interface Panel {
+  title: string;
+  /** Stacked one on the other, with a sample each at the same places; or lines. */
+  areas?: { names: readonly string[]; at: readonly number[]; values: readonly (readonly number[])[] };
+  lines?: readonly Line[];
+}
+
+export interface Picture {
+  title: string;
+  x: string;
+  /** How values are written at the axes. */
+  formatX: (value: number) => string;
+  formatY: (value: number) => string;
+  /** Y is bytes: round in powers of 1024. */
+  bytes?: boolean;
+  /** Of all panels, so that they can be compared; default: from 0 to the highest. */
+  y?: readonly [low: number, high: number];
+  panels: readonly Panel[];
+}
+
+const [WIDTH, PANEL, LEFT, RIGHT, TOP, BETWEEN] = [900, 190, 90, 20, 46, 54];
+const escape = (text: string) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
+const px = (value: number) => value.toFixed(1);
+
+/** The picture as SVG. */
+export function picture({ title, x, formatX, formatY, bytes, y, panels }: Picture): string {
+  const names = [
+    ...new Set(
+      panels.flatMap(({ areas, lines }) => [...(areas?.names ?? []), ...(lines ?? []).map(({ name }) => name)]),
+    ),
+  ];
+  const colour = (name: string) => palette[names.indexOf(name) % palette.length] as string;
+  const xs = panels.flatMap(({ areas, lines }) => [
+    ...(areas?.at ?? []),
+    ...(lines ?? []).flatMap(({ points }) => points.map(([at]) => at)),
+  ]);
+  const [left, right] = [Math.min(...xs), Math.max(...xs)];
+  const heights = panels.flatMap(({ areas, lines }) => [
+    ...(areas?.at ?? []).map((_, i) => (areas?.values ?? []).reduce((sum, one) => sum + (one[i] as number), 0)),
+    ...(lines ?? []).flatMap(({ points, band = [] }) => [
+      ...points.map(([, at]) => at),
+      ...band.map(([, , high]) => high),
+    ]),
+  ]);
+  const [low, high] = y ?? [0, 1.05 * Math.max(...heights)];
+  const atX = (value: number) => LEFT + ((value - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
+  const parts: string[] = [`<text x="${LEFT}" y="20" class="title">${escape(title)}</text>`];
+  for (const [i, { title: name, areas, lines }] of panels.entries()) {
+    const top = TOP + i * (PANEL + BETWEEN);
+    const atY = (value: number) => top + PANEL - ((value - low) / (high - low)) * PANEL;
+    parts.push(`<text x="${LEFT}" y="${top - 6}">${escape(name)}</text>`);
+    for (const tick of ticks(low, high, 4, bytes ? 1024 : 10)) {
+      parts.push(`<path d="M${LEFT} ${px(atY(tick))}H${WIDTH - RIGHT}" stroke="#dddddd"/>`);
+      parts.push(`<text x="${LEFT - 8}" y="${px(atY(tick) + 4)}" text-anchor="end">${escape(formatY(tick))}</text>`);
+    }
+    for (const tick of ticks(left, right, 8))
+      parts.push(
+        `<text x="${px(atX(tick))}" y="${top + PANEL + 16}" text-anchor="middle">${escape(formatX(tick))}</text>`,
+      );
+    if (areas) {
+      const base = areas.at.map(() => 0);
+      areas.names.forEach((each, c) => {
+        const upper = base.map((under, k) => under + (areas.values[c]?.[k] as number));
+        // What is there stays until the next sample.
+        let path = `M${px(atX(areas.at[0] as number))} ${px(atY(upper[0] as number))}`;
+        for (let k = 1; k < upper.length; k++)
+          path += `H${px(atX(areas.at[k] as number))}V${px(atY(upper[k] as number))}`;
+        for (let k = upper.length - 1; k > 0; k--)
+          path += `V${px(atY(base[k] as number))}H${px(atX(areas.at[k] as number))}`;
+        parts.push(`<path d="${path}V${px(atY(base[0] as number))}Z" fill="${colour(each)}"/>`);
+        for (const [k, value] of upper.entries()) base[k] = value;
+      });
+    }
+    for (const { name: each, points, band } of lines ?? []) {
+      if (band && band.length > 0) {
+        const forth = band.map(([at, under]) => `${px(atX(at))} ${px(atY(under))}`);
+        const back = band.toReversed().map(([at, , over]) => `${px(atX(at))} ${px(atY(over))}`);
+        parts.push(`<path d="M${[...forth, ...back].join("L")}Z" fill="${colour(each)}" fill-opacity="0.25"/>`);
+      }
+      const path = points.map(([at, value]) => `${px(atX(at))} ${px(atY(value))}`).join("L");
+      parts.push(`<path d="M${path}" fill="none" stroke="${colour(each)}" stroke-width="1.8"/>`);
+    }
+    parts.push(`<path d="M${LEFT} ${top + PANEL}H${WIDTH - RIGHT}" stroke="#333333"/>`);
+  }
+  const bottom = TOP + panels.length * (PANEL + BETWEEN) - 8;
+  parts.push(`<text x="${(LEFT + WIDTH - RIGHT) / 2}" y="${bottom}" text-anchor="middle">${escape(x)}</text>`);
+  const perRow = 5;
+  names.forEach((name, i) => {
+    const [at, line] = [LEFT + (i % perRow) * 160, bottom + 22 + Math.floor(i / perRow) * 20];
+    parts.push(`<rect x="${at}" y="${line - 11}" width="14" height="12" fill="${colour(name)}"/>`);
+    parts.push(`<text x="${at + 20}" y="${line}">${escape(name)}</text>`);
+  });
+  const height = bottom + 22 + Math.ceil(names.length / perRow) * 20;
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="sans-serif" font-size="12">` +
+    `<style>.title{font-size:14px;font-weight:bold}</style><rect width="${WIDTH}" height="${height}" fill="#ffffff"/>` +
+    `${parts.join("\n")}</svg>\n`
+  );
+}
