@@ -35,13 +35,13 @@ const found = [];
 for (const { name, plan } of chosen) {
   const runner = new Runner(plan, tokens, threads);
   await runner.step();
-  const seconds = await runner.step(true);
+  await runner.step(true);
   const { trace, peaks, losses } = { trace: runner.trace, ...runner.result };
   const hill = hills(parseTrace(2, trace, name)).find(({ tier }) => tier === "device");
   await runner.dispose();
   if (hill === undefined) throw new Error(`${name}: nothing was allocated`);
-  found.push({ name: words[name] as string, hill, seconds, peaks, loss: losses[1] as number });
-  console.error(`${name}: ${seconds.toFixed(1)} s, ${formatBytes(hill.peak)}`);
+  found.push({ name: words[name] as string, hill, peaks, loss: losses[1] as number });
+  console.error(`${name}: ${formatBytes(hill.peak)}`);
 }
 
 const svg = picture({
@@ -67,8 +67,8 @@ const text = [
     "`npx tsx bench/memory_hill.ts --write docs/memory_hill`.",
   "",
   markdown(
-    ["setting", "live at most", "to plain", "lowest", "reserved", "host", "seconds", "loss"],
-    found.map(({ name, hill, peaks, seconds, loss }) => {
+    ["setting", "live at most", "to plain", "lowest", "reserved", "host", "loss"],
+    found.map(({ name, hill, peaks, loss }) => {
       const totals = hill.at.map((_, i) => hill.live.reduce((sum, one) => sum + (one[i] as number), 0));
       return [
         name,
@@ -77,7 +77,6 @@ const text = [
         formatBytes(Math.min(...totals)),
         formatBytes(peaks.device),
         formatBytes(peaks.host),
-        seconds.toFixed(1),
         loss.toFixed(6),
       ];
     }),

@@ -2,8 +2,11 @@
 
 import { writeFileSync } from "node:fs";
 import { IoError } from "../errors.js";
+import { init, type Job, leave } from "../parallel/job.js";
 import { formatSi } from "../report/format.js";
+import { Device } from "../tensor/device.js";
 import { calibrate } from "../train/calibrate.js";
+import { calibrateLinks } from "../train/calibrate_links.js";
 import { textOf } from "../train/rates.js";
 import { exitCode, type Output, UsageError } from "./output.js";
 
@@ -13,8 +16,20 @@ export interface BenchOptions {
   threads?: number;
 }
 
-/** Returns the exit code. Throws UsageError, IoError. */
+/** As one of several ranks too, whose exchanges are timed then. Returns the exit code. Throws UsageError, IoError. */
 export async function bench(options: BenchOptions, output: Output): Promise<number> {
+  const job = await init();
+  let failed = true;
+  try {
+    const code = await measure(job, options, output);
+    failed = false;
+    return code;
+  } finally {
+    await leave({ failed });
+  }
+}
+
+async function measure(job: Job, options: BenchOptions, output: Output): Promise<number> {
   const { calibrate: file, device, threads } = options;
   if (file === undefined) throw new UsageError("missing what to measure; usage: longseq bench --calibrate FILE");
   // What cannot be written is said before the work.
@@ -25,12 +40,22 @@ export async function bench(options: BenchOptions, output: Output): Promise<numb
       throw new IoError(`cannot write ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
     }
   };
-  write("");
-  const rates = await calibrate({
-    device,
-    ...(threads !== undefined && { threads }),
-    onSample: (text) => output.status(`timing steps: ${text}`),
-  });
+  if (job.leads) write("");
+  // Alone: the others wait.
+  const rates = await job.fromLeader(() =>
+    calibrate({
+      device,
+      ...(threads !== undefined && { threads }),
+      onSample: (text) => output.status(`timing steps: ${text}`),
+    }),
+  );
+  if (job.world > 1) {
+    output.status("timing exchanges");
+    const own = device === "cuda" ? new Device(`cuda:${job.localRank}`) : new Device("cpu", { threads: job.threads });
+    Object.assign(rates.links, await calibrateLinks(job, own));
+    rates.measured += `, ${job.world} ranks`;
+  }
+  if (!job.leads) return exitCode.done;
   write(textOf(rates));
   output.status(null);
   output.record({ event: "rates", path: file, ...rates });
@@ -45,6 +70,12 @@ export async function bench(options: BenchOptions, output: Output): Promise<numb
   output.line(
     `what only reads and writes ${formatSi(best("stream"))}B/s, copies to the host ${formatSi(best("copy_out"))}B/s`,
   );
+  if (job.world > 1) {
+    const link = Object.entries(rates.links)
+      .filter(([name]) => name.startsWith("all_to_all:"))
+      .map(([name, curve]) => `${name.slice(11)} ${formatSi(Math.max(...curve.map(([, rate]) => rate)))}B/s`);
+    output.line(`what leaves a rank: ${link.join(", ")}`);
+  }
   output.line(`written to ${file}: longseq plan CONFIG --rates ${file} takes them`);
   return exitCode.done;
 }

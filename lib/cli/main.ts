@@ -1,6 +1,8 @@
 // The `longseq` command: its subcommands, their arguments, and the exit code.
 
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { isOverride, loadConfig } from "../config/index.js";
 import { parseCount, parseSize } from "../config/values.js";
@@ -246,8 +248,22 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .option("--calibrate <file>", "time training steps of small models (some minutes); the file is for plan --rates")
     .addOption(new Option("--device <device>", "what is measured").choices(["cpu", "cuda"]).default("cpu"))
     .option("--threads <count>", "of the CPU; default: all", wholeNumber(1))
-    .addHelpText("after", "\nExample:\n  longseq bench --calibrate rates.json")
-    .action(async (options: BenchOptions) => {
+    .option("--nproc <count>", "ranks on this machine, whose exchanges are timed too", wholeNumber(1), 1)
+    .addHelpText("after", "\nExample:\n  longseq bench --calibrate rates.json --nproc 2")
+    .action(async (options: BenchOptions & { nproc: number }) => {
+      if (options.nproc > 1 && options.calibrate !== undefined) {
+        const { calibrate, device, threads, nproc } = options;
+        const argv = [process.argv[1] as string, "bench", "--calibrate", calibrate, "--device", device];
+        if (threads !== undefined) argv.push("--threads", String(threads));
+        if (output.json) argv.push("--json");
+        const logs = mkdtempSync(join(tmpdir(), "longseq-bench-"));
+        try {
+          code = await start(argv, logs, { nproc, maxRestarts: 0 });
+        } finally {
+          rmSync(logs, { recursive: true, force: true });
+        }
+        return;
+      }
       const { bench } = await import("./bench.js");
       code = await bench(options, output);
     });

@@ -49,6 +49,34 @@ t.test("scripts, through longseq launch", async (t) => {
   }
 });
 
+t.test("the exchanges of ranks are timed", async (t) => {
+  const module = new URL("../../dist/lib/train/calibrate_links.js", import.meta.url).href;
+  const script = rankScript(
+    "links.mjs",
+    `import { device } from ${JSON.stringify(library)};
+     import { calibrateLinks } from ${JSON.stringify(module)};
+     const job = await parallel.init();
+     const links = await calibrateLinks(job, device("cpu", { threads: 1 }), [4096, 65536]);
+     if (job.rank === 0) console.log(JSON.stringify(links));
+     job.close();`,
+  );
+  const { code, stdout, stderr } = await launch("--nproc", "2", "--logs", join(folder, "links"), "--", script);
+  t.equal(code, 0, stderr);
+  const links = JSON.parse(stdout) as Record<string, [bytes: number, rate: number][]>;
+  // Of two ranks half of what is exchanged leaves each; a sum of all goes out and comes back.
+  const bytes = { all_to_all: 0.5, all_gather: 0.5, reduce_scatter: 0.5, all_reduce: 1, send_receive: 1 };
+  t.same(Object.keys(links).sort(), [...Object.keys(bytes).map((op) => `${op}:node`), "node"].sort());
+  for (const [op, share] of Object.entries(bytes)) {
+    const curve = links[`${op}:node`] ?? [];
+    t.same(
+      curve.map(([size]) => size),
+      [4096 * share, 65536 * share],
+      op,
+    );
+    for (const [size, rate] of curve) t.ok(rate > 1e5 && rate < 1e12, `${op} of ${size} bytes: ${rate} B/s`);
+  }
+});
+
 /** A port where nobody listens. */
 const freePort = (): Promise<number> =>
   new Promise((resolve) => {
