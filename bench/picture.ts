@@ -86,13 +86,18 @@ export function picture({ title, x, formatX, formatY, bytes, y, panels }: Pictur
       const base = areas.at.map(() => 0);
       areas.names.forEach((each, c) => {
         const upper = base.map((under, k) => under + (areas.values[c]?.[k] as number));
-        // What is there stays until the next sample.
-        let path = `M${px(atX(areas.at[0] as number))} ${px(atY(upper[0] as number))}`;
-        for (let k = 1; k < upper.length; k++)
-          path += `H${px(atX(areas.at[k] as number))}V${px(atY(upper[k] as number))}`;
-        for (let k = upper.length - 1; k > 0; k--)
-          path += `V${px(atY(base[k] as number))}H${px(atX(areas.at[k] as number))}`;
-        parts.push(`<path d="${path}V${px(atY(base[0] as number))}Z" fill="${colour(each)}"/>`);
+        // What is there stays until the next sample; where nothing changes nothing is written.
+        const sampleX = (k: number) => px(atX(areas.at[k] as number));
+        const end = upper.length - 1;
+        const [over, under] = [upper, base].map((heights) => heights.map((value) => px(atY(value)))) as [
+          string[],
+          string[],
+        ];
+        let path = `M${sampleX(0)} ${over[0]}`;
+        for (let k = 1; k <= end; k++) if (over[k] !== over[k - 1]) path += `H${sampleX(k)}V${over[k]}`;
+        path += `H${sampleX(end)}V${under[end]}`;
+        for (let k = end; k > 0; k--) if (under[k] !== under[k - 1]) path += `H${sampleX(k)}V${under[k - 1]}`;
+        parts.push(`<path d="${path}H${sampleX(0)}Z" fill="${colour(each)}"/>`);
         for (const [k, value] of upper.entries()) base[k] = value;
       });
     }

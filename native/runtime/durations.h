@@ -18,8 +18,8 @@ class Durations {
   };
 
   // points: by ascending work, both above 0. name: of an op; or what stands for those without rates of their own:
-  // "products" (ops that count FLOPs) and "stream" (the others), on the CPU behind a device "host"; or a queue's. "/" and
-  // the logarithm (base 2) of FLOPs a byte may follow.
+  // "products" (ops that count FLOPs) and "stream" (the others), on the CPU behind a device "host"; or a queue's. "/"
+  // and the logarithm (base 2) of FLOPs a byte may follow.
   void set(const std::string &name, std::vector<Point> points);
   // How much of what the other queues do is hidden behind compute where that has something to do: 1 where they share
   // nothing with it.
