@@ -123,6 +123,7 @@ export function picture({ title, x, formatX, formatY, bytes, y, panels }: Pictur
   const height = bottom + 22 + Math.ceil(names.length / perRow) * 20;
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="sans-serif" font-size="12">` +
+    `<title>${escape(title)}</title>` +
     `<style>.title{font-size:14px;font-weight:bold}</style><rect width="${WIDTH}" height="${height}" fill="#ffffff"/>` +
     `${parts.join("\n")}</svg>\n`
   );
