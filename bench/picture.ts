@@ -74,7 +74,7 @@ export function picture({ title, x, formatX, formatY, bytes, y, panels }: Pictur
     const top = TOP + i * (PANEL + BETWEEN);
     const atY = (value: number) => top + PANEL - ((value - low) / (high - low)) * PANEL;
     parts.push(`<text x="${LEFT}" y="${top - 6}">${escape(name)}</text>`);
-    for (const tick of ticks(low, high, 4, bytes ? 1024 : 10)) {
+    for (const tick of ticks(low, high, 5, bytes ? 1024 : 10)) {
       parts.push(`<path d="M${LEFT} ${px(atY(tick))}H${WIDTH - RIGHT}" stroke="#dddddd"/>`);
       parts.push(`<text x="${LEFT - 8}" y="${px(atY(tick) + 4)}" text-anchor="end">${escape(formatY(tick))}</text>`);
     }
