@@ -1,6 +1,6 @@
 // `longseq bench --calibrate FILE`: how fast this machine is, for plans of it.
 
-import { writeFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { IoError } from "../errors.js";
 import { init, type Job, leave } from "../parallel/job.js";
 import { formatSi } from "../report/format.js";
@@ -32,15 +32,20 @@ export async function bench(options: BenchOptions, output: Output): Promise<numb
 async function measure(job: Job, options: BenchOptions, output: Output): Promise<number> {
   const { calibrate: file, device, threads } = options;
   if (file === undefined) throw new UsageError("missing what to measure; usage: longseq bench --calibrate FILE");
-  // What cannot be written is said before the work.
-  const write = (text: string) => {
+  const attempt = (what: () => void) => {
     try {
-      writeFileSync(file, text, { flag: text === "" ? "a" : "w" });
+      what();
     } catch (error) {
       throw new IoError(`cannot write ${file}: ${(error as Error).message}`, { path: file }, { cause: error });
     }
   };
-  if (job.leads) write("");
+  // What cannot be written is said before the work; a file that was there stays until there is another.
+  if (job.leads)
+    attempt(() => {
+      const isNew = !existsSync(file);
+      closeSync(openSync(file, "a"));
+      if (isNew) rmSync(file);
+    });
   // Alone: the others wait.
   const rates = await job.fromLeader(() =>
     calibrate({
@@ -56,7 +61,7 @@ async function measure(job: Job, options: BenchOptions, output: Output): Promise
     rates.measured += `, ${job.world} ranks`;
   }
   if (!job.leads) return exitCode.done;
-  write(textOf(rates));
+  attempt(() => writeFileSync(file, textOf(rates)));
   output.status(null);
   output.record({ event: "rates", path: file, ...rates });
   if (output.json) return exitCode.done;

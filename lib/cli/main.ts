@@ -50,13 +50,14 @@ const seconds = (text: string) => {
 const hostAndPort = (text: string) => {
   const found = /^\[?([^\]\s]+?)\]?:(\d{1,5})$/.exec(text);
   if (found === null || Number(found[2]) < 1 || Number(found[2]) > 65535)
-    throw new InvalidArgumentError("Expected HOST:PORT.");
+    throw new InvalidArgumentError("Expected HOST:PORT, the port from 1 to 65535.");
   return { host: found[1] as string, port: Number(found[2]) };
 };
 
 const tokenCount = (text: string) => {
   const tokens = parseCount(text);
-  if (tokens === undefined || tokens < 1) throw new InvalidArgumentError("Expected tokens, such as 500K or 1M.");
+  if (tokens === undefined || tokens < 2)
+    throw new InvalidArgumentError("Expected tokens, at least 2, such as 500K or 1M.");
   return tokens;
 };
 

@@ -2,8 +2,8 @@
 // `meta` device; nothing is loaded or computed.
 
 import { basename } from "node:path";
-import { stringify } from "yaml";
-import { type Config, loadConfig, parseConfig } from "../config/index.js";
+import { type Config, loadConfig, parseConfig, yamlOf } from "../config/index.js";
+import { toSnake } from "../config/values.js";
 import { type Dataset, openData } from "../data/index.js";
 import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
@@ -25,7 +25,7 @@ import { workloadOf } from "../train/measure.js";
 import { describeSetting } from "../train/memory_plan.js";
 import { resolveModel } from "../train/model.js";
 import { totalSeconds } from "../train/rates.js";
-import { usableBytes } from "../train/target.js";
+import { LIBRARY_BYTES, usableBytes } from "../train/target.js";
 import type { PlanFacts } from "../train/trials.js";
 import { describeRanks, wantedRanks } from "../train/world.js";
 import { exitCode, type Output, UsageError } from "./output.js";
@@ -88,61 +88,84 @@ function configOf(file: string | undefined, overrides: readonly string[], option
   own.push("device=cuda");
   const { data } = read(own).parallel;
   const world = gpus ?? data;
+  if (deviceMemory !== undefined && deviceMemory <= LIBRARY_BYTES)
+    throw new UsageError(
+      `--device-memory is ${formatBytes(deviceMemory)}, of which CUDA's libraries take ${formatBytes(LIBRARY_BYTES)}; give ` +
+        "the memory of a GPU, such as 80GiB",
+    );
   if (world % data !== 0)
     throw new UsageError(
       `--gpus is ${world}, which parallel.data (${data}) does not divide; give a multiple of ${data}`,
     );
   own.push(`parallel.sequence=${world / data}`);
   if (deviceMemory !== undefined) own.push(`memory.device_limit=${usableBytes(deviceMemory, world)}`);
-  if (hostMemory !== undefined) own.push(`memory.host_limit=${Math.floor(hostMemory / Math.min(world, gpusPerNode))}`);
+  if (hostMemory !== undefined)
+    own.push(`memory.host_limit=${Math.max(1, Math.floor(hostMemory / Math.min(world, gpusPerNode)))}`);
   return read(own);
 }
 
-/** What a configuration file has to say for this plan to come true, as YAML. */
-function settingsOf({ data, model, parallel, memory, output, train }: Config, { choice, ranks }: JobPlan): string {
-  const { plan } = choice;
-  const all = plan.deviceBytes >= Number.MAX_SAFE_INTEGER;
-  return stringify({
-    model: { path: model.path, ...(model.init && { init: model.init }) },
-    data: { train: [...data.train], sequence_length: data.sequenceLength },
-    train: { ...(train.steps ? { steps: train.steps } : { epochs: train.epochs }), batch_size: train.batchSize },
-    device: "cuda",
-    parallel: {
-      sequence: ranks.ring * ranks.ulysses,
-      data: parallel.data,
-      ring: ranks.ring,
-      zero: ranks.zero,
-    },
-    memory: {
-      device_limit: memory.deviceLimit,
-      host_limit: memory.hostLimit,
-      tile_mlp: plan.tileMlp || "off",
-      tile_loss: plan.tileLoss || "off",
-      head_chunks: plan.headChunks,
-      checkpoint: {
-        every: plan.checkpointEvery,
-        ...(plan.checkpointEvery > 0 && {
-          keep_attention: plan.keepAttention,
-          offload: all ? "none" : plan.offload,
-          ...(plan.offload !== "none" && !all && { device_bytes: plan.deviceBytes }),
-        }),
-      },
-      offload: { ...plan.states },
-    },
-    output: { dir: output.dir },
-  });
+/** Options that say the same as a key of the configuration. */
+const SAME: readonly [option: keyof PlanOptions, flag: string, key: string][] = [
+  ["model", "--model", "model.path"],
+  ["model", "--model", "model.init"],
+  ["sequence", "--sequence", "data.sequence_length"],
+  ["gpus", "--gpus", "parallel.sequence"],
+  ["gpus", "--gpus", "device"],
+  ["deviceMemory", "--device-memory", "memory.device_limit"],
+  ["deviceMemory", "--device-memory", "device"],
+  ["hostMemory", "--host-memory", "memory.host_limit"],
+  ["hostMemory", "--host-memory", "device"],
+];
+
+/** Throws UsageError where an option and an override say the same thing twice. */
+function refuseTwice(overrides: readonly string[], options: PlanOptions): void {
+  const refuse = (flag: string, word: string) => {
+    throw new UsageError(`${flag} together with ${word}; give only one of them`);
+  };
+  const { solve } = options;
+  const given: [flag: string, key: string][] = SAME.filter(([option]) => options[option] !== undefined).map(
+    ([, flag, key]) => [flag, key],
+  );
+  if (solve === "sequence") given.push(["--solve sequence", "data.sequence_length"]);
+  if (solve === "gpus") given.push(["--solve gpus", "parallel.sequence"]);
+  for (const [flag, key] of given) {
+    const word = overrides.find((one) => says(one, key));
+    if (word === undefined || (key === "device" && /^device=cuda/.test(word))) continue;
+    refuse(flag, word);
+  }
+}
+
+/** Whether an override gives a key, by itself or within its section. */
+function says(override: string, key: string): boolean {
+  const at = override.indexOf("=");
+  const [given, value] = [toSnake(override.slice(0, at)), override.slice(at + 1)];
+  const [section, last] = key.split(".") as [string, string | undefined];
+  return (
+    given === key || (given === section && last !== undefined && new RegExp(`\\b${last}\\s*:`).test(toSnake(value)))
+  );
 }
 
 /** A job that was asked for, and its name in a comparison. */
 interface Asked {
   name: string;
+  /** Which configuration or model that is. */
+  path: string;
   config: Config;
+  /** What its file says, without options; null: there is none. */
+  written: Config | null;
   /** Whether the place of the states is left open: of a job without a configuration. */
   open: boolean;
   jobOn: (config: Config) => Job;
   /** The same on so many GPUs. */
   onGpus: (gpus: number) => Config;
 }
+
+/** Without options. */
+const NOTHING: PlanOptions = { data: false, gpusPerNode: 8, compare: false };
+
+/** A line for programs, which names what it is about. */
+const record = ({ path }: Asked, output: Output, { event, ...more }: { event: string; [key: string]: unknown }): void =>
+  output.record({ event, configuration: path, ...more });
 
 /** Prints the plans; returns the exit code. Throws ConfigError where no choice fits the limits. */
 export async function plan(
@@ -159,13 +182,18 @@ export async function plan(
     throw new UsageError("--gpus together with --solve gpus; give only one of them");
   if (options.solve === "sequence" && options.sequence !== undefined)
     throw new UsageError("--sequence together with --solve sequence; give only one of them");
+  refuseTwice(overrides, options);
   const solved: { name: string; config: Config; plan: JobPlan; longest: number | null }[] = [];
   for (const file of files.length === 0 ? [undefined] : files) {
     const asked = await open(file, overrides, options, output);
     const { config, plan: own } = solve(asked, options, output);
     show(asked, config, own, options, output);
     const longest = options.solve === "sequence" ? config.data.sequenceLength : showLongest(asked, config, own, output);
-    if (file === undefined && !output.json) output.line(`as a configuration:\n\n${settingsOf(config, own)}`);
+    if (JSON.stringify(config) !== JSON.stringify(asked.written)) {
+      const yaml = yamlOf(config);
+      record(asked, output, { event: "configuration", yaml });
+      if (!output.json) output.line(`as a configuration:\n\n${yaml}`);
+    }
     if (options.compare && !output.json) output.line("");
     solved.push({ name: asked.name, config, plan: own, longest });
   }
@@ -181,6 +209,7 @@ async function open(
   output: Output,
 ): Promise<Asked> {
   const first = options.solve === "gpus" ? 1 : options.gpus;
+  const path = file ?? (options.model as string);
   // What is solved for is left open: any length that all ranks can share.
   const length = options.sequence ?? (file === undefined ? 2 ** 20 : undefined);
   const given = { ...options, ...(length !== undefined && { sequence: length }) };
@@ -192,12 +221,14 @@ async function open(
     if (told.has(message)) return;
     told.add(message);
     output.note(`warning: ${message}`);
-    output.record({ event: "warning", message });
+    output.record({ event: "warning", configuration: path, message });
   };
   const rows = options.data ? await look(config) : {};
   const onTry = sayWhatIsTried(output);
   return {
-    name: file === undefined ? basename(options.model as string) : basename(file),
+    name: basename(path),
+    path,
+    written: file === undefined ? null : configOf(file, overrides, NOTHING),
     config,
     open: file === undefined && !overrides.some((word) => word.startsWith("memory.offload")),
     jobOn: (on) => ({ config: on, model, ...rows, perNode: options.gpusPerNode, rates: options.rates, onTry, warn }),
@@ -221,7 +252,8 @@ async function look(config: Config): Promise<Pick<Job, "work" | "longestRow">> {
 }
 
 /** The job with what was left to us, and its plan. */
-function solve({ config, open, jobOn, onGpus }: Asked, options: PlanOptions, output: Output) {
+function solve(asked: Asked, options: PlanOptions, output: Output) {
+  const { config, open, jobOn, onGpus } = asked;
   let found = config;
   if (options.solve === "gpus") {
     const jobs = (gpus: number): Job[] => {
@@ -235,7 +267,7 @@ function solve({ config, open, jobOn, onGpus }: Asked, options: PlanOptions, out
           "--device-memory or --host-memory, or a shorter --sequence",
       );
     found = onGpus(gpus);
-    output.record({ event: "solved", gpus });
+    record(asked, output, { event: "solved", gpus });
     if (!output.json) output.line(`fewest: ${gpus} ${gpus === 1 ? "GPU" : "GPUs"}`);
   }
   const job = jobOn(found);
@@ -243,24 +275,26 @@ function solve({ config, open, jobOn, onGpus }: Asked, options: PlanOptions, out
     const own = open ? null : longestOf(job, factsOf(job));
     const longest = open
       ? longestAnyStates(job)
-      : own && { tokens: own.tokens, config: { ...found, data: { ...found.data, sequenceLength: own.tokens } } };
+      : own && { ...own, config: { ...found, data: { ...found.data, sequenceLength: own.tokens } } };
     if (longest === null)
       throw new ConfigError(
         "--solve sequence: not even one token fits; give more --device-memory or --host-memory, more GPUs, or a smaller " +
           "model",
       );
-    output.record({ event: "solved", tokens: longest.tokens });
-    if (!output.json) output.line(`longest: ${grouped(longest.tokens)} tokens`);
+    const { tokens, open: isOpen } = longest;
+    record(asked, output, { event: "solved", tokens, ...(isOpen && { more: true }) });
+    if (!output.json)
+      output.line(`longest: ${grouped(tokens)} tokens${isOpen ? ", and longer ones: no more are tried" : ""}`);
     return { config: longest.config, plan: planJob(jobOn(longest.config)) };
   }
   if (options.solve === "split" && wantedRanks(found) === undefined)
     throw new UsageError("--solve split: among how many ranks? give --gpus, or parallel.sequence");
-  if (options.solve === "split") return fastest(plansOfSplits(job, open), found, output);
+  if (options.solve === "split") return fastest(asked, plansOfSplits(job, open), found, output);
   return open ? planAnyStates(job) : { config: found, plan: planJob(job) };
 }
 
 /** The fastest of plans, after showing all of them. */
-function fastest(plans: { config: Config; plan: JobPlan }[], { parallel }: Config, output: Output) {
+function fastest(asked: Asked, plans: { config: Config; plan: JobPlan }[], { parallel }: Config, output: Output) {
   const [best] = plans;
   if (best === undefined)
     throw new ConfigError(
@@ -271,7 +305,7 @@ function fastest(plans: { config: Config; plan: JobPlan }[], { parallel }: Confi
   for (const { plan } of plans) {
     const { ranks, choice } = plan;
     const { device, host } = choice.measured.peaks;
-    output.record({
+    record(asked, output, {
       event: "split",
       ranks,
       estimatedSeconds: total(plan),
@@ -302,10 +336,10 @@ const words: Record<string, string> = {
   exchanges: "exchanges that nothing hides",
 };
 
-function show({ jobOn }: Asked, config: Config, plan: JobPlan, options: PlanOptions, output: Output): void {
+function show(asked: Asked, config: Config, plan: JobPlan, options: PlanOptions, output: Output): void {
   const { choice, facts, target, world, ranks, rates, threads, seconds } = plan;
   const { name, profile, assumed } = target;
-  const { warn } = jobOn(config);
+  const { warn } = asked.jobOn(config);
   if (assumed !== null) warn(assumed);
   choice.warnings.forEach(warn);
   const { dtype, limits, work } = facts;
@@ -315,7 +349,7 @@ function show({ jobOn }: Asked, config: Config, plan: JobPlan, options: PlanOpti
   const { states, ...setting } = choice.plan;
   const tokens = micro.tokens * accumulation * ranks.data;
   const binds = binding(plan);
-  output.record({
+  record(asked, output, {
     event: "plan",
     ...setting,
     states,
@@ -372,14 +406,16 @@ function show({ jobOn }: Asked, config: Config, plan: JobPlan, options: PlanOpti
 }
 
 /** Says how long sequences could be; null: not even a token fits. */
-function showLongest({ jobOn }: Asked, config: Config, plan: JobPlan, output: Output): number | null {
-  const longest = longestOf(jobOn(config), plan);
+function showLongest(asked: Asked, config: Config, plan: JobPlan, output: Output): number | null {
+  const longest = longestOf(asked.jobOn(config), plan);
   output.status(null);
   if (longest === null) return null;
-  output.record({ event: "longest", tokens: longest.tokens, rung: longest.rung.name });
+  const { tokens, rung, open } = longest;
+  record(asked, output, { event: "longest", tokens, rung: rung.name, ...(open && { more: true }) });
   if (!output.json)
     output.line(
-      `length: ${grouped(longest.tokens)} tokens a sequence would fit these limits, with "${longest.rung.name}"`,
+      `length: ${grouped(tokens)} tokens a sequence would fit these limits, with "${rung.name}"` +
+        (open ? ", and longer ones: no more are tried" : ""),
     );
   return longest.tokens;
 }

@@ -1,36 +1,9 @@
-// The canonical text of a configuration, and which settings must agree before a run may be resumed.
+// Which settings must agree before a run may be resumed.
 
 import { type Config, leafPaths } from "./schema.js";
 import { valueAt } from "./value_at.js";
 import { toCamel, toSnake } from "./values.js";
-
-/** Sorts the keys of Hugging Face's mappings, whose order says nothing. */
-function sorted(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(sorted);
-  if (typeof value !== "object" || value === null) return value;
-  return Object.fromEntries(
-    Object.entries(value)
-      .sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
-      .map(([key, inner]) => [key, sorted(inner)]),
-  );
-}
-
-/**
- * The complete configuration as JSON with YAML's keys, in the schema's order: equal configurations give equal text,
- * and the text is itself a configuration file.
- */
-export function canonicalJson(config: Config): string {
-  const tree: Record<string, unknown> = {};
-  for (const path of leafPaths()) {
-    let section = tree;
-    for (const key of path.slice(0, -1).map(toSnake)) {
-      section[key] ??= {};
-      section = section[key] as Record<string, unknown>;
-    }
-    section[toSnake(path.at(-1) ?? "")] = sorted(valueAt(config, path));
-  }
-  return `${JSON.stringify(tree, null, 2)}\n`;
-}
+import { sorted } from "./write.js";
 
 // What decides which numbers a run computes: the model, the order of its data, and each update. The length of the run
 // (steps, epochs), evaluation, saving, memory and threads may change between a save and a resume.

@@ -142,7 +142,7 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       }).then((end) => {
         running.delete(child);
         // One that never came to the others is known to nobody else.
-        if (end.code !== 0) server?.ended(rank);
+        server?.ended(rank);
         if (end.code !== 0 && failed === undefined) {
           failed = end;
           // The others learn of it by themselves; who does not is ended. Whoever stops saves first.
@@ -172,6 +172,8 @@ async function launchOnce(options: LaunchOptions): Promise<number> {
       note(`rank ${rank} was ${what} before all ranks could stop together; the job is not started again`);
       return code;
     }
+    // A mistake that rank 0 has told of, on the terminal, is everybody's.
+    if (code === 2 && leader === 2 && nodes.rank === 0) return code;
     // Rank 0 said on the terminal why it ended, unless something else ended it.
     if (rank > first || signal !== null) {
       const how = signal === null ? `with exit code ${code}` : `killed by ${signal}`;

@@ -3,23 +3,34 @@ import { binding } from "../binding.js";
 import type { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 
+/** So many of something, from `start` on. */
+export interface Stretch {
+  start: number;
+  length: number;
+}
+
+/** Calls `body` in a scope of its own for each tile of `rows` rows; the last may have fewer. rows 0: one tile of all. */
+export function eachTile(device: Device, total: number, rows: number, body: (tile: Stretch) => void): void {
+  eachStretch(device, total, rows > 0 ? rows : Math.max(total, 1), (tile) => scope(() => body(tile)));
+}
+
+let everything = false;
+
+/** For tests: whether all is walked on `meta` too. */
+export function walkAllStretches(all: boolean): void {
+  everything = all;
+}
+
 /**
- * Calls `body` in a scope of its own for each tile of `rows` rows; the last may have fewer. rows 0: one tile of all.
- * On `meta` a tile that leaves the allocators as it found them would be followed by its like: those are added to the op
- * counts and left out, so that a step of millions of tokens is planned in milliseconds, its peaks exact to the byte.
- * `body` may therefore depend on `start` by values alone, not by what it allocates.
+ * Calls `body` for each stretch of `step`; the last may be shorter. On `meta` one that leaves the allocators as it found
+ * them would be followed by its like: those are added to the op counts and left out, so that a step of millions of tokens
+ * is planned in milliseconds, its peaks exact to the byte. `body` may therefore depend on `start` by values alone, not by
+ * what it allocates.
  */
-export function eachTile(
-  device: Device,
-  total: number,
-  rows: number,
-  body: (tile: { start: number; length: number }) => void,
-): void {
-  const step = rows > 0 ? rows : Math.max(total, 1);
-  const walk = (start: number): void => scope(() => body({ start, length: Math.min(step, total - start) }));
-  // Four tiles and more: the first may set what the others add to, the last full one and the shorter one behind it are
-  // walked.
-  if (!device.isMeta || total <= 3 * step) {
+export function eachStretch(device: Device, total: number, step: number, body: (stretch: Stretch) => void): void {
+  const walk = (start: number): void => body({ start, length: Math.min(step, total - start) });
+  // Four and more: the first may set what the others add to, the last full one and the shorter one behind it are walked.
+  if (!device.isMeta || everything || total <= 3 * step) {
     for (let start = 0; start < total; start += step) walk(start);
     return;
   }

@@ -11,6 +11,7 @@ import { sendReceiveInto } from "../ops/send_receive.js";
 import type { Communicator } from "../parallel/communicator.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
+import { eachStretch } from "./each_tile.js";
 
 /** Which stretch of the sequence is the first, or the second, of a rank. */
 export const stretchOf = (rank: number, half: number, ranks: number): number =>
@@ -43,6 +44,11 @@ export class RingLayout {
     const first = query * this.stretch;
     const last = (key + 1) * this.stretch - 1;
     return (window === 0 || first - last < window) && this.#documentStart(first) <= last;
+  }
+
+  /** Whether every token attends to all before it: what ranks do for one another's keys is then all the same. */
+  isWhole(window: number): boolean {
+    return window === 0 && this.#documentStart(2 * this.group.size * this.stretch - 1) === 0;
   }
 
   /** Where the document of a token begins. */
@@ -149,17 +155,22 @@ export class Ring {
 
   /** Calls `use` with the blocks that this rank attends to, own ones first; the next one comes beside each. */
   #eachBlock(k: Tensor, v: Tensor, use: (block: Block, distance: number) => void): void {
-    const { size } = this.#options.layout.group;
+    const { layout, window } = this.#options;
+    const { size } = layout.group;
     let next = this.#fetch(k, v, 1);
     use({ k, v, rank: this.#rank, halves: { begin: 0, end: 2 } }, 0);
-    for (let distance = 1; distance < size; distance++) {
-      const block = next;
-      next = distance + 1 < size ? this.#fetch(k, v, distance + 1) : null;
-      if (block === null) continue;
-      use(block, distance);
-      block.k.dispose();
-      block.v.dispose();
-    }
+    const others = size - 1;
+    // What comes lies where the block before the last lay: two of them make a round.
+    eachStretch(k.device, others, layout.isWhole(window) ? 2 : others, ({ start, length }) => {
+      for (let distance = start + 1; distance <= start + length; distance++) {
+        const block = next;
+        next = distance < others ? this.#fetch(k, v, distance + 1) : null;
+        if (block === null) continue;
+        use(block, distance);
+        block.k.dispose();
+        block.v.dispose();
+      }
+    });
   }
 
   /** Calls `use` with each pair of a half of own queries and a half of the block's keys that attend. */

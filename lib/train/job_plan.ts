@@ -7,9 +7,8 @@ import { ConfigError } from "../errors.js";
 import type { ModelConfig } from "../models/config.js";
 import { shapeOf } from "../models/load.js";
 import { modelFlops } from "../report/model_flops.js";
-import type { Rung } from "./ladder.js";
-import { longestSequence } from "./longest.js";
-import { fullWorkload, type Workload } from "./measure.js";
+import { type Longest, longestSequence } from "./longest.js";
+import { fullWorkload, MOST_ATTENDED, type Workload } from "./measure.js";
 import { type Choice, canFit, chooseMemory } from "./plan.js";
 import { type Rates, ratesOf, readRates, type SecondsByPart, secondsByPart, timingOf, totalSeconds } from "./rates.js";
 import { type PlanTarget, planTarget, runDtype, standIn } from "./target.js";
@@ -53,16 +52,25 @@ export interface JobPlan extends JobFacts {
   exchangedBytes: number;
 }
 
-/** Throws ConfigError where the ranks cannot share the job. */
+/** Throws ConfigError where the ranks cannot share the job, and of sequences that no plan can hold. */
 export function factsOf(job: Job): JobFacts {
   const { config, model, work = fullWorkload(config), longestRow, onTry, warn } = job;
   const tokens = nominalTokens(config, longestRow);
   const world = wantedRanks(config) ?? config.parallel.data;
   const ranks = ranksOf(config, world, model, tokens);
+  const most = MOST_ATTENDED * ranks.ring;
+  if (work.micro.tokens > most)
+    throw new ConfigError(
+      `data.sequence_length: a micro-batch of ${work.micro.tokens} tokens is longer than what is planned for ` +
+        `${ranks.ring === 1 ? "ranks without a ring" : `a ring of ${ranks.ring}`}, which is at most ${most} tokens; use ` +
+        "shorter sequences, or a longer parallel.ring",
+      { tokens: work.micro.tokens, most },
+    );
   const target = planTarget(config, world, warn);
-  const own = ratesOf(target.profile ? "cuda" : "cpu");
+  const kind = target.profile ? "cuda" : "cpu";
+  const own = ratesOf(kind);
   // Tiles are the device's own: they decide the bits.
-  const rates = job.rates === undefined ? own : { ...readRates(job.rates), tiles: own.tiles, device: own.device };
+  const rates = job.rates === undefined ? own : { ...readRates(job.rates, kind), tiles: own.tiles };
   // The rates of a GPU are those of all of it.
   const share = Math.max(1, Math.floor(availableParallelism() / world));
   const threads = target.profile ? 1 : config.threads === "auto" ? share : config.threads;
@@ -108,7 +116,7 @@ export function planJob(job: Job, known: JobFacts = factsOf(job)): JobPlan {
 }
 
 /** The longest sequence of a job's ranks and limits; null where none is longer than `above`. */
-export const longestOf = ({ config }: Job, { facts }: JobFacts, above = 0): { tokens: number; rung: Rung } | null =>
+export const longestOf = ({ config }: Job, { facts }: JobFacts, above = 0): Longest | null =>
   longestSequence(config, facts, (length) => fullWorkload(config, length), above);
 
 type States = Config["memory"]["offload"];
@@ -156,11 +164,11 @@ export function planAnyStates(job: Job): { config: Config; plan: JobPlan } {
 }
 
 /** The longest sequence with any place of the states, and the configuration that has it; null: none at all fits. */
-export function longestAnyStates(job: Job): { config: Config; tokens: number } | null {
-  let best: { config: Config; tokens: number } | null = null;
+export function longestAnyStates(job: Job): { config: Config; tokens: number; open: boolean } | null {
+  let best: { config: Config; tokens: number; open: boolean } | null = null;
   for (const one of allPlacings(job)) {
     const found = longestOf(one, factsOf(one), best?.tokens);
-    if (found !== null) best = { config: withTokens(one.config, found.tokens), tokens: found.tokens };
+    if (found !== null) best = { ...found, config: withTokens(one.config, found.tokens) };
   }
   return best;
 }

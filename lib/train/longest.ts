@@ -2,15 +2,11 @@
 
 import type { Config } from "../config/index.js";
 import { ladder, leading, type Rung } from "./ladder.js";
-import type { Workload } from "./measure.js";
+import { MOST_ATTENDED, type Workload } from "./measure.js";
 import { furthest, type PlanFacts, Trials } from "./trials.js";
 
-/**
- * Lengths that are tried, about 1% apart and the same ones whatever length was asked for: 1, 2, ... 128, then so many to
- * an octave; to 256M, whose positions are the most that one array of JavaScript holds twice.
- */
+/** Lengths that are tried, about 1% apart and the same ones whatever length was asked for: 1, 2, ... 128, then so many to an octave. */
 const OCTAVE = 64;
-const LENGTHS = 128 + OCTAVE * 21;
 const lengthAt = (index: number): number => (index <= 128 ? index : Math.floor(128 * 2 ** ((index - 128) / OCTAVE)));
 
 /** The last index whose length is not above so many tokens. */
@@ -20,20 +16,28 @@ const indexOf = (tokens: number): number =>
 /** Tokens of a rank beyond which a rung's needs are nearly linear in the length: where they are first looked at. */
 const LINEAR = [2 ** 17, 2 ** 18] as const;
 
+export interface Longest {
+  tokens: number;
+  rung: Rung;
+  open: boolean;
+}
+
 /**
  * Tokens of the longest sequence, to 1%, that fits the limits on some rung, and the first such rung; null where not even
- * a token does, or none that is longer than `above`. `workAt`: the workload of sequences of so many tokens.
+ * a token does, or none that is longer than `above`. open: the limits leave room for more than is ever tried. `workAt`: the
+ * workload of sequences of so many tokens.
  */
 export function longestSequence(
   config: Config,
   facts: PlanFacts,
   workAt: (tokens: number) => Workload,
   above = 0,
-): { tokens: number; rung: Rung } | null {
+): Longest | null {
   const { model } = facts;
   const rungs = ladder(config.memory, model);
   const { ring, ulysses } = facts.ranks ?? { ring: 1, ulysses: 1 };
   const parts = ring * ulysses;
+  const last = indexOf((MOST_ATTENDED * ring) / config.train.microBatchSize);
   const benches = new Map<number, Trials>();
   const benchAt = (tokens: number): Trials => {
     const work = workAt(tokens);
@@ -49,12 +53,12 @@ export function longestSequence(
   let best = begin;
   // What has fewer layers run again is asked first: the others then need only be looked at there.
   for (const rung of leading(rungs, model).sort((a, b) => a.checkpointEvery - b.checkpointEvery)) {
-    if (best > 0 && !(best < LENGTHS && slackAt(best + 1, rung) >= 0)) continue;
-    const ends = LINEAR.map((tokens) => Math.min(LENGTHS, indexOf(tokens * parts)));
+    if (best > 0 && !(best < last && slackAt(best + 1, rung) >= 0)) continue;
+    const ends = LINEAR.map((tokens) => Math.min(last, indexOf(tokens * parts)));
     const known = ends.map((index) => ({ index, slack: slackAt(index, rung) }));
-    best = furthest(best, LENGTHS + 1, (index) => slackAt(index, rung), { known, at: lengthAt, indexOf });
+    best = furthest(best, last + 1, (index) => slackAt(index, rung), { known, at: lengthAt, indexOf });
   }
   const fits = (rung: Rung) => slackAt(best, rung) >= 0;
   const found = best > begin && rungs.find(fits);
-  return found ? { tokens: lengthAt(best), rung: found } : null;
+  return found ? { tokens: lengthAt(best), rung: found, open: best === last } : null;
 }

@@ -137,6 +137,9 @@ export function fullWorkload(config: Config, tokens = config.data.sequenceLength
   };
 }
 
+/** Tokens that the attention of a rank may have in a plan: what is made of their positions has to fit one array. */
+export const MOST_ATTENDED = 2 ** 28;
+
 /** Zeros that all batches are made of: of millions of tokens each would take longer to fill than its step on `meta`. */
 let zeros = new BigInt64Array(1 << 16);
 
@@ -146,8 +149,9 @@ function batchOf({ tokens, documents }: BatchSize, group: SequenceGroup | null):
   const padding = length * (group?.size ?? 1) - tokens;
   const attended = length * (group?.ulysses?.size ?? 1);
   if (zeros.length < Math.max(length, attended)) zeros = new BigInt64Array(Math.max(length, attended));
+  // Padding is counted as tokens of the last document: the rank that has it does less than the others, who are waited for.
   const cuSeqlens = BigInt64Array.from({ length: documents + padding + 1 }, (_, i) =>
-    BigInt(i < documents ? Math.min(i, tokens) : tokens + i - documents),
+    BigInt(i < documents ? Math.min(i, tokens) : tokens + padding),
   );
   return {
     inputIds: new Int32Array(zeros.buffer, 0, length),

@@ -17,8 +17,8 @@ const curve = z.array(z.tuple([z.number().positive(), z.number().positive()])).m
 
 const ratesSchema = z.strictObject({
   version: z.literal(VERSION),
-  /** "cpu", "cuda", or a name of somebody's. */
-  device: z.string(),
+  /** Of what kind. */
+  device: z.enum(["cpu", "cuda"]),
   /** On what they were measured. */
   measured: z.string(),
   /** For so many threads; of others more or less in proportion. A GPU has one. */
@@ -48,10 +48,17 @@ const TILE_LOSS = 0.03;
 
 /** Of a kind of device, such as "cpu". */
 export const ratesOf = (device: string): Rates =>
-  readRates(join(packageRoot, "native/runtime/rates", `${device}.json`));
+  readRates(join(packageRoot, "native/runtime/rates", `${device}.json`), device);
 
-/** Throws ConfigError. */
-export function readRates(file: string): Rates {
+/** What a plan asks for whatever the model: without it, it would take no time. */
+const NEEDED = {
+  ops: ["products", "stream"],
+  copies: ["copy_out", "copy_in", "disk_out", "disk_in"],
+  links: ["node", "network"],
+} as const;
+
+/** kind: of what device they have to be. Throws ConfigError. */
+export function readRates(file: string, kind: string): Rates {
   let value: unknown;
   try {
     value = JSON.parse(readFileSync(file, "utf8"));
@@ -70,7 +77,21 @@ export function readRates(file: string): Rates {
     const [issue] = parsed.error.issues;
     throw new ConfigError(`${file}: ${issue?.path.join(".")}: ${issue?.message}`, { file });
   }
-  return parsed.data;
+  const rates = parsed.data;
+  if (rates.device !== kind)
+    throw new ConfigError(
+      `${file} has the rates of a device of kind ${rates.device}, but the plan is for one of kind ${kind}; leave --rates ` +
+        `out, or write them with longseq bench --calibrate FILE --device ${kind}`,
+      { file },
+    );
+  for (const section of ["ops", "copies", "links"] as const)
+    for (const name of NEEDED[section])
+      if (!(name in rates[section]) && ![...dtypes].every((dtype) => `${name}:${dtype}` in rates[section]))
+        throw new ConfigError(
+          `${file}: ${section} has no ${JSON.stringify(name)}; write it again with longseq bench --calibrate`,
+          { file },
+        );
+  return rates;
 }
 
 /** What a file of rates holds: JSON with a pair of numbers on one line. */

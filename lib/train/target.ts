@@ -12,7 +12,7 @@ import { availableMemory, Limits } from "./limits.js";
 import type { Subject } from "./measure.js";
 
 /** What GPUs' libraries and kernels, loaded when first used, may take of the memory that was free before. */
-const LIBRARY_BYTES = 512 * 2 ** 20;
+export const LIBRARY_BYTES = 512 * 2 ** 20;
 
 /** NCCL's channels and buffers are given one such part of a GPU: 1.25 GiB of 80. A guess that no GPU has confirmed. */
 const NCCL_PART = 64;

@@ -11,7 +11,7 @@ import { complete, type MemoryPlan, type Setting } from "./memory_plan.js";
 import { type Rates, smallestTile } from "./rates.js";
 
 /** A tile of float32 logits holds at most this much. */
-const LOGITS_TILE_BYTES = { cpu: 64 * 2 ** 20, gpu: 2 ** 30 };
+const LOGITS_TILE_BYTES = { cpu: 64 * 2 ** 20, cuda: 2 ** 30 };
 /** Steps on `meta` that one choice may take. */
 export const MOST_RUNS = 64;
 
@@ -54,7 +54,7 @@ function basePlan(config: Config, facts: PlanFacts, before: MemoryPlan | undefin
     return chosen ?? evenRows(tokens, most);
   };
   const efficient = smallestTile(rates, facts.dtype);
-  const logits = LOGITS_TILE_BYTES[rates.device.startsWith("cpu") ? "cpu" : "gpu"];
+  const logits = LOGITS_TILE_BYTES[rates.device];
   return {
     tileMlp: rows(tileMlp, before?.tileMlp, efficient),
     tileLoss: rows(tileLoss, before?.tileLoss, Math.min(efficient, Math.floor(logits / (4 * model.vocabSize)))),

@@ -128,8 +128,8 @@ Exchange exchange_of(const OpDesc &desc, const char *args, double bytes) {
     const auto comm = find_communicator(*reinterpret_cast<const int64_t *>(args + field.offset), desc.name);
     const auto ranks = static_cast<double>(comm->size());
     const std::string name = desc.name;
-    // The cost counts what is read and what is written.
-    double share = 0.5;
+    // The cost counts what is read and what is written, but of a broadcast one of them.
+    double share = name == "broadcast" ? 1 : 0.5;
     if (name == "all_to_all") share = 0.5 * (ranks - 1) / ranks;
     if (name == "all_gather" || name == "reduce_scatter") share = (ranks - 1) / (ranks + 1);
     if (name == "all_reduce") share = (ranks - 1) / ranks;

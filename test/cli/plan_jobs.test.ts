@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import * as path from "node:path";
 import t from "tap";
 import { main } from "../../lib/cli/main.js";
+import { canonicalJson, parseConfig, yamlOf } from "../../lib/config/index.js";
 import { ratesOf } from "../../lib/train/rates.js";
 
 const folder = mkdtempSync(path.join(tmpdir(), "longseq-jobs-"));
@@ -77,9 +78,43 @@ t.test("a folder with config.json alone, and the configuration that makes it com
   const [one, other] = [only(first, "plan"), only(again, "plan")];
   for (const key of ["device_peak_bytes", "host_peak_bytes", "tokens", "ranks", "states", "checkpoint_every"])
     t.same(other[key], one[key], key);
+  t.equal(only(again, "longest").tokens, only(first, "longest").tokens, "what was left open stays so");
+  t.equal(only(first, "configuration").yaml, settings.trimEnd().concat("\n"));
+  t.equal(
+    events(again).find(({ event }) => event === "configuration"),
+    undefined,
+    "it is there already",
+  );
   // Half of the machine's for each of two.
   t.equal(one.host_limit_bytes, 8 * 2 ** 30);
   t.ok(Number(one.tokens_per_second) > 0);
+});
+
+t.test("the configuration keeps what was said", async (t) => {
+  const words = [
+    "adapter.r=4",
+    "model.dtype=float32",
+    "train.batch_size=4",
+    "train.micro_batch_size=2",
+    "train.seed=7",
+  ];
+  const ran = await run("--model", model, "--sequence", "8K", "--gpus", "2", ...small, ...words, "--json");
+  const yaml = only(ran, "configuration").yaml as string;
+  const config = parseConfig(yaml, "settings");
+  t.match(config, {
+    model: { path: model, dtype: "float32" },
+    adapter: { r: 4 },
+    data: { sequenceLength: 8000 },
+    train: { batchSize: 4, microBatchSize: 2, seed: 7 },
+    device: "cuda",
+    parallel: { sequence: 2, ring: "auto", zero: "auto" },
+    memory: { tileMlp: "auto", checkpoint: { every: "auto" } },
+  });
+  t.equal(canonicalJson(parseConfig(yamlOf(config), "again")), canonicalJson(config));
+  const cpu = path.join(folder, "cpu.yaml");
+  writeFileSync(cpu, yaml.replace("device: cuda", "device: cpu"));
+  const long = only(await run(cpu, "--sequence", "4K", "--json"), "configuration").yaml as string;
+  t.match(parseConfig(long, "long"), { device: "cpu", data: { sequenceLength: 4000 }, train: { seed: 7 } });
 });
 
 t.test("states go to the host where they must, and no sooner", async (t) => {
@@ -175,18 +210,29 @@ t.test("side by side", async (t) => {
   t.match(table[0], /^ +short\.yaml +long\.yaml$/);
   t.match(table[1], /^tokens a sequence +4,096 +8,192$/);
   t.match(table.at(-2), /^rung /);
+  const named = events(await run(...files, "--compare", "--json", ...limits)).map(({ configuration }) => configuration);
+  t.same(new Set(named), new Set(files), "lines for programs say what they are about");
   const several = await run(...files);
   t.equal(several.code, 2);
   t.match(several.err, /give --compare for several/);
 });
+
+/** A file of the rates of a kind of device, without one of them. */
+function rates(kind: string, section?: "ops" | "copies" | "links", without?: string): string {
+  const all = structuredClone(ratesOf(kind));
+  if (section !== undefined) delete all[section][without as string];
+  const file = path.join(folder, `${kind}-${without}.json`);
+  writeFileSync(file, JSON.stringify(all));
+  return file;
+}
 
 t.test("what cannot be planned", async (t) => {
   for (const [words, message] of [
     [[], /missing what to plan; usage: longseq plan CONFIG .*--model FOLDER/],
     [["--model", path.join(folder, "empty")], /config\.json/],
     [["--model", path.join(folder, "nowhere")], /nowhere/],
-    [["--model", model, "--sequence", "0"], /Expected tokens, such as 500K or 1M/],
-    [["--model", model, "--sequence", "1"], /data\.sequence_length: got 1/],
+    [["--model", model, "--sequence", "0"], /Expected tokens, at least 2, such as 500K or 1M/],
+    [["--model", model, "--sequence", "1"], /Expected tokens, at least 2/],
     [["--model", model, "--device-memory", "0"], /Expected bytes, such as 80GiB/],
     [["--model", model, "--device-memory", "80 gigs"], /Expected bytes/],
     [["--model", model, "--gpus", "0"], /whole number of at least 1/],
@@ -201,6 +247,47 @@ t.test("what cannot be planned", async (t) => {
       /cannot read the rates/,
     ],
     [["--model", model, "--solve", "gpus", "--gpus", "8"], /give only one of them/],
+    [
+      ["--model", model, "--gpus", "8", "parallel.sequence=4", ...small],
+      /--gpus together with parallel\.sequence=4; give only one of them/,
+    ],
+    [
+      ["--model", model, "--gpus", "8", "parallel={sequence: 4}", ...small],
+      /--gpus together with parallel=\{sequence: 4\}; give only one/,
+    ],
+    [
+      ["--model", model, "--sequence", "8K", "data.sequenceLength=4K", ...small],
+      /--sequence together with data\.sequenceLength=4K; give only one/,
+    ],
+    [
+      ["--model", model, "--solve", "sequence", "data.sequence_length=4K", ...small],
+      /--solve sequence together with data\.sequence_length=4K/,
+    ],
+    [["--model", model, ...small, "device=cpu"], /--device-memory together with device=cpu; give only one of them/],
+    [
+      ["--model", model, "--sequence", "8K", "--device-memory", "100"],
+      /--device-memory is 100 B, of which CUDA's libraries take 512 MiB; give the memory of a GPU/,
+    ],
+    [
+      ["--model", model, "--sequence", "4000M", ...small],
+      /a micro-batch of 4000000000 tokens is longer than what is planned for ranks without a ring, which is at most 268435456/,
+    ],
+    [
+      ["--model", model, "--sequence", "8K", "--rates", rates("cpu"), ...small],
+      /device of kind cpu, but the plan is for/,
+    ],
+    [
+      ["--model", model, "--sequence", "8K", "--rates", rates("cuda", "links", "node"), ...small],
+      /links has no "node"; write it again/,
+    ],
+    [
+      ["--model", model, "--sequence", "8K", "--rates", rates("cuda", "ops", "stream"), ...small],
+      /ops has no "stream"/,
+    ],
+    [
+      ["--model", model, "--sequence", "8K", "--rates", rates("cuda", "ops", "products:bfloat16"), ...small],
+      /ops has no "products"/,
+    ],
     [["--model", model, "--solve", "sequence", "--sequence", "8K"], /give only one of them/],
     [
       ["--model", model, "--gpus", "3", "parallel.data=2", "train.batch_size=2", ...small],

@@ -210,7 +210,7 @@ t.test("files of rates", async (t) => {
   const write = (value: unknown) => writeFileSync(path, typeof value === "string" ? value : JSON.stringify(value));
   const good = ratesOf("cpu");
   write(good);
-  t.same(readRates(path), good);
+  t.same(readRates(path, "cpu"), good);
   for (const [value, message] of [
     [{ ...good, version: 1 }, /rates\.json has rates of version 1, expected 2; write it again with longseq bench/],
     [[], /has rates of version none, expected 2/],
@@ -220,9 +220,9 @@ t.test("files of rates", async (t) => {
     [{ ...good, speed: 1 }, /speed/],
   ] as const) {
     write(value);
-    t.throws(() => readRates(path), { code: "CONFIG", message });
+    t.throws(() => readRates(path, "cpu"), { code: "CONFIG", message });
   }
-  t.throws(() => readRates(join(folder, "none.json")), { code: "CONFIG", message: /none\.json/ });
+  t.throws(() => readRates(join(folder, "none.json"), "cpu"), { code: "CONFIG", message: /none\.json/ });
 
   const small = { layers: 2, heads: 2, vocabulary: 64, rows: 16 };
   const found = await calibrate({
@@ -234,7 +234,7 @@ t.test("files of rates", async (t) => {
     ],
   });
   write(found);
-  t.same(readRates(path), found, "what is measured is a file of rates");
+  t.same(readRates(path, "cpu"), found, "what is measured is a file of rates");
   t.equal(found.threads, 1);
   for (const name of [
     "attention:float32",

@@ -3,6 +3,9 @@
 import t from "tap";
 import { type ConfigInput, parseConfigObject } from "../../lib/config/index.js";
 import type { ModelConfig } from "../../lib/models/config.js";
+import type { Communicator } from "../../lib/parallel/communicator.js";
+import { walkAllStretches } from "../../lib/sequence/each_tile.js";
+import { partLength } from "../../lib/sequence/shard.js";
 import { fullWorkload, type Measurement, measure, type Subject, walkAllLayers } from "../../lib/train/measure.js";
 import type { MemoryPlan } from "../../lib/train/memory_plan.js";
 import { resolveModel } from "../../lib/train/model.js";
@@ -99,7 +102,10 @@ const planOf = (row: Row): MemoryPlan => ({
   states: { optimizer: row.optimizer, params: row.params, gradients: row.gradients },
 });
 
-async function subjectOf(row: Row): Promise<{ subject: Subject; input: ReturnType<typeof parseConfigObject> }> {
+async function subjectOf(
+  row: Row,
+  ranks = worlds[row.ranks],
+): Promise<{ subject: Subject; input: ReturnType<typeof parseConfigObject> }> {
   const input: ConfigInput = {
     model: {
       init: {
@@ -118,12 +124,11 @@ async function subjectOf(row: Row): Promise<{ subject: Subject; input: ReturnTyp
       adapter: { r: 4, targetModules: "all-linear" },
     }),
     data: { train: ["none"], sequenceLength: row.tokens, ...(row.evaluation && { eval: ["none"] }) },
-    train: { steps: 3, learningRate: 1e-3, batchSize: row.accumulation * (worlds[row.ranks]?.data ?? 1) },
+    train: { steps: 3, learningRate: 1e-3, batchSize: row.accumulation * (ranks?.data ?? 1) },
     output: { dir: "none" },
   };
   const config = parseConfigObject(input);
   const model: ModelConfig = await resolveModel(config);
-  const ranks = worlds[row.ranks];
   const dtype = runDtype(config, model, "cpu");
   const timing = timingOf(ratesOf("cpu"), dtype, 1);
   const subject = { model, dtype, train: config.train, timing, ...(ranks && { ranks }) };
@@ -157,4 +162,50 @@ t.test("a walk of a few layers and one of all", async (t) => {
   }
   t.comment(`${fewer} of ${rows.length} with fewer layers`);
   t.ok(fewer > 0.7 * rows.length, `${fewer} of ${rows.length} walked fewer layers`);
+});
+
+t.test("a walk of a few blocks of a long ring and one of all", async (t) => {
+  t.teardown(() => walkAllStretches(false));
+  const plain: Row = {
+    ...{
+      family: "llama",
+      dtype: "float32",
+      adapter: "none",
+      accumulation: 1,
+      evaluation: true,
+      tokens: T,
+      ranks: "alone",
+    },
+    ...{ checkpointEvery: 0, keepAttention: false, offload: "none", format: "native", prefetch: true, headChunks: 1 },
+    ...{ optimizer: "none", params: "none", gradients: "none" },
+  };
+  for (const [ring, ulysses, more] of [
+    [8, 2, {}],
+    [9, 1, {}],
+    [16, 1, { dtype: "bfloat16", headChunks: 2, checkpointEvery: 1, offload: "host" }],
+    [17, 1, { dtype: "bfloat16", checkpointEvery: 2 }],
+    // Blocks that nothing attends are left out: all are walked.
+    [16, 1, { family: "mistral" }],
+  ] as const) {
+    const row: Row = { ...plain, ...more };
+    const { subject, input } = await subjectOf(row, { data: 1, ring, ulysses, zero: 3 });
+    const work = fullWorkload(input);
+    const measured = (all: boolean) => {
+      walkAllStretches(all);
+      const { layers: _, ...found } = measure(subject, planOf(row), work);
+      return found;
+    };
+    const [all, few] = [measured(true), measured(false)];
+    t.same(exactOf(few), exactOf(all), `ring ${ring} x ulysses ${ulysses}`);
+    const [short, whole] = [few.elapsed.seconds, all.elapsed.seconds];
+    t.ok(Math.abs(short / whole - 1) < 1e-3, `${short} s, ${whole} s in all blocks of ${ring}`);
+    // Each rank does its part of what the model needs, none of it twice: padding is counted as tokens.
+    if (row.family === "mistral") continue;
+    const parts = ring * ulysses;
+    const padded = parts * partLength(T, { size: parts, ring: { size: ring } as Communicator });
+    const { numLayers, numHeads, headDim } = subject.model;
+    const once = (4 * numLayers * numHeads * headDim * ((padded * (padded + 1)) / 2)) / parts;
+    const calls = (few.ops.attention?.flops ?? 0) / once;
+    t.ok(Math.abs(calls - Math.round(calls)) < 1e-9, `attention over all keys ${calls} times`);
+  }
 });
