@@ -253,7 +253,8 @@ export class RendezvousServer {
   /** The process of a rank has ended, says who started it. */
   ended(rank: number): void {
     this.#ranks.delete(rank);
-    if (!this.#left.has(rank)) this.#lose(rank, "its process has ended");
+    if (this.#left.has(rank)) return;
+    this.#lose(rank, `its process has ended${this.#came.has(rank) ? "" : " before it came to the others"}`);
   }
 
   #lose(rank: number, why: string): void {

@@ -149,6 +149,21 @@ t.test("the rank that failed is named, though others that lost it ended before i
   );
 });
 
+t.test("a rank that is done before it came to the others is not waited for", async (t) => {
+  const script = rankScript("gone.mjs", 'if (process.env.LONGSEQ_RANK === "0") await parallel.init();');
+  const begin = performance.now();
+  const { code, stderr } = await launch("--nproc", "2", "--logs", join(folder, "gone"), "--", script);
+  t.equal(code, 1, stderr);
+  t.match(stderr, /rank 1 was lost: its process has ended before it came to the others/);
+  t.ok(performance.now() - begin < 60_000, "the rendezvous timeout is 300 s");
+});
+
+t.test("a mistake that all ranks find is told once", async (t) => {
+  const { code, stderr } = await run("a mistake", "--nproc", "2", "parallel.ring=3");
+  t.equal(code, 2, stderr);
+  t.match(stderr, /^error: parallel\.ring: 3 does not divide the 2 ranks of a sequence[^\n]*\n$/);
+});
+
 t.test("a rank that is asked to stop before it listens stops the job, which is not started again", async (t) => {
   const script = rankScript(
     "too early.mjs",
