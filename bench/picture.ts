@@ -40,7 +40,23 @@ export interface Picture {
   bytes?: boolean;
   /** Of all panels, so that they can be compared; default: from 0 to the highest. */
   y?: readonly [low: number, high: number];
+  /** Axes that rise by factors. Lines alone; each of their points is marked. */
+  log?: { x?: boolean; y?: boolean };
   panels: readonly Panel[];
+}
+
+/** Round numbers by factors of 10, or of 2 where there are few of those. */
+function factors(low: number, high: number): number[] {
+  for (const base of [10, 2]) {
+    const from = Math.ceil(Math.log(low) / Math.log(base) - 1e-9);
+    const to = Math.floor(Math.log(high) / Math.log(base) + 1e-9);
+    const every = Math.ceil((to - from) / 8);
+    if (to - from >= 2 || base === 2)
+      return Array.from({ length: to - from + 1 }, (_, i) => base ** (from + i)).filter(
+        (_, i) => every < 2 || i % every === 0,
+      );
+  }
+  return [];
 }
 
 const [WIDTH, PANEL, LEFT, RIGHT, TOP, BETWEEN] = [900, 190, 90, 20, 46, 54];
@@ -48,7 +64,7 @@ const escape = (text: string) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;
 const px = (value: number) => value.toFixed(1);
 
 /** The picture as SVG. */
-export function picture({ title, x, formatX, formatY, bytes, y, panels }: Picture): string {
+export function picture({ title, x, formatX, formatY, bytes, y, log = {}, panels }: Picture): string {
   const names = [
     ...new Set(
       panels.flatMap(({ areas, lines }) => [...(areas?.names ?? []), ...(lines ?? []).map(({ name }) => name)]),
@@ -67,18 +83,22 @@ export function picture({ title, x, formatX, formatY, bytes, y, panels }: Pictur
       ...band.map(([, , high]) => high),
     ]),
   ]);
-  const [low, high] = y ?? [0, 1.05 * Math.max(...heights)];
-  const atX = (value: number) => LEFT + ((value - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
+  const [low, high] =
+    y ?? (log.y ? [0.8 * Math.min(...heights), 1.25 * Math.max(...heights)] : [0, 1.05 * Math.max(...heights)]);
+  /** Where a value lies from the one end of an axis to the other. */
+  const share = (value: number, from: number, to: number, byFactors = false) =>
+    byFactors ? Math.log(value / from) / Math.log(to / from) : (value - from) / (to - from);
+  const atX = (value: number) => LEFT + share(value, left, right, log.x) * (WIDTH - LEFT - RIGHT);
   const parts: string[] = [`<text x="${LEFT}" y="20" class="title">${escape(title)}</text>`];
   for (const [i, { title: name, areas, lines }] of panels.entries()) {
     const top = TOP + i * (PANEL + BETWEEN);
-    const atY = (value: number) => top + PANEL - ((value - low) / (high - low)) * PANEL;
+    const atY = (value: number) => top + PANEL - share(value, low, high, log.y) * PANEL;
     parts.push(`<text x="${LEFT}" y="${top - 6}">${escape(name)}</text>`);
-    for (const tick of ticks(low, high, 5, bytes ? 1024 : 10)) {
+    for (const tick of log.y ? factors(low, high) : ticks(low, high, 5, bytes ? 1024 : 10)) {
       parts.push(`<path d="M${LEFT} ${px(atY(tick))}H${WIDTH - RIGHT}" stroke="#dddddd"/>`);
       parts.push(`<text x="${LEFT - 8}" y="${px(atY(tick) + 4)}" text-anchor="end">${escape(formatY(tick))}</text>`);
     }
-    for (const tick of ticks(left, right, 8))
+    for (const tick of log.x ? factors(left, right) : ticks(left, right, 8))
       parts.push(
         `<text x="${px(atX(tick))}" y="${top + PANEL + 16}" text-anchor="middle">${escape(formatX(tick))}</text>`,
       );
@@ -109,6 +129,9 @@ export function picture({ title, x, formatX, formatY, bytes, y, panels }: Pictur
       }
       const path = points.map(([at, value]) => `${px(atX(at))} ${px(atY(value))}`).join("L");
       parts.push(`<path d="M${path}" fill="none" stroke="${colour(each)}" stroke-width="1.8"/>`);
+      if (log.x || log.y)
+        for (const [at, value] of points)
+          parts.push(`<circle cx="${px(atX(at))}" cy="${px(atY(value))}" r="3" fill="${colour(each)}"/>`);
     }
     parts.push(`<path d="M${LEFT} ${top + PANEL}H${WIDTH - RIGHT}" stroke="#333333"/>`);
   }
