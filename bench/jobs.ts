@@ -107,7 +107,7 @@ export const planOf = (spec: JobSpec): ReturnType<typeof planWith> => planWith([
 /** Tokens of the longest sequence that fits, and the plan of it; null: none does. */
 export async function longestOf(spec: JobSpec): Promise<Plan | null> {
   const found = await planWith([fileOf(spec, false), "--solve", "sequence"]);
-  return found?.plan;
+  return found?.plan ?? null;
 }
 
 /** Trains it. */

@@ -82,7 +82,7 @@ for (const gpus of numbers(values.gpus)) {
   const apart = [`parallel.data=${gpus}`, `train.batch_size=${gpus}`, "parallel.zero=3"];
   const plain = await planWith([...words, ...plainWords, ...(gpus > 1 ? apart : [])]);
   const all = await planWith([...words, "memory.checkpoint.offload=host"]);
-  gpuRows.push({ gpus, plain: plain?.plan, all: all?.plan });
+  gpuRows.push({ gpus, plain: plain?.plan ?? null, all: all?.plan ?? null });
   console.error(`${gpus} GPUs: ${plain?.plan.tokens} and ${all?.plan.tokens} tokens`);
 }
 rmSync(folder, { recursive: true });
@@ -161,6 +161,7 @@ if (values.write)
       formatX: String,
       formatY: (value) => (value >= 1e6 ? `${value / 1e6}M` : value >= 1e3 ? `${value / 1e3}K` : String(value)),
       log: { x: true, y: true },
+      apart: true,
       panels: [
         {
           title: `56M Llama, float32, ${values.gib} GiB a rank (CPU; exact)`,

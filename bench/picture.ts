@@ -40,6 +40,8 @@ export interface Picture {
   bytes?: boolean;
   /** Of all panels, so that they can be compared; default: from 0 to the highest. */
   y?: readonly [low: number, high: number];
+  /** Whether each panel has axes of its own; otherwise all have the same. */
+  apart?: boolean;
   /** Axes that rise by factors. Lines alone; each of their points is marked. */
   log?: { x?: boolean; y?: boolean };
   panels: readonly Panel[];
@@ -64,33 +66,39 @@ const escape = (text: string) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;
 const px = (value: number) => value.toFixed(1);
 
 /** The picture as SVG. */
-export function picture({ title, x, formatX, formatY, bytes, y, log = {}, panels }: Picture): string {
+export function picture({ title, x, formatX, formatY, bytes, y, apart, log = {}, panels }: Picture): string {
   const names = [
     ...new Set(
       panels.flatMap(({ areas, lines }) => [...(areas?.names ?? []), ...(lines ?? []).map(({ name }) => name)]),
     ),
   ];
   const colour = (name: string) => palette[names.indexOf(name) % palette.length] as string;
-  const xs = panels.flatMap(({ areas, lines }) => [
-    ...(areas?.at ?? []),
-    ...(lines ?? []).flatMap(({ points }) => points.map(([at]) => at)),
-  ]);
-  const [left, right] = [Math.min(...xs), Math.max(...xs)];
-  const heights = panels.flatMap(({ areas, lines }) => [
-    ...(areas?.at ?? []).map((_, i) => (areas?.values ?? []).reduce((sum, one) => sum + (one[i] as number), 0)),
-    ...(lines ?? []).flatMap(({ points, band = [] }) => [
-      ...points.map(([, at]) => at),
-      ...band.map(([, , high]) => high),
-    ]),
-  ]);
-  const [low, high] =
-    y ?? (log.y ? [0.8 * Math.min(...heights), 1.25 * Math.max(...heights)] : [0, 1.05 * Math.max(...heights)]);
+  /** From where to where the axes of these go. */
+  const axesOf = (shown: readonly Panel[]) => {
+    const xs = shown.flatMap(({ areas, lines }) => [
+      ...(areas?.at ?? []),
+      ...(lines ?? []).flatMap(({ points }) => points.map(([at]) => at)),
+    ]);
+    const heights = shown.flatMap(({ areas, lines }) => [
+      ...(areas?.at ?? []).map((_, i) => (areas?.values ?? []).reduce((sum, one) => sum + (one[i] as number), 0)),
+      ...(lines ?? []).flatMap(({ points, band = [] }) => [
+        ...points.map(([, at]) => at),
+        ...band.map(([, , high]) => high),
+      ]),
+    ]);
+    const [low, high] =
+      y ?? (log.y ? [0.8 * Math.min(...heights), 1.25 * Math.max(...heights)] : [0, 1.05 * Math.max(...heights)]);
+    return { left: Math.min(...xs), right: Math.max(...xs), low, high };
+  };
+  const shared = axesOf(panels);
   /** Where a value lies from the one end of an axis to the other. */
   const share = (value: number, from: number, to: number, byFactors = false) =>
     byFactors ? Math.log(value / from) / Math.log(to / from) : (value - from) / (to - from);
-  const atX = (value: number) => LEFT + share(value, left, right, log.x) * (WIDTH - LEFT - RIGHT);
   const parts: string[] = [`<text x="${LEFT}" y="20" class="title">${escape(title)}</text>`];
-  for (const [i, { title: name, areas, lines }] of panels.entries()) {
+  for (const [i, panel] of panels.entries()) {
+    const { title: name, areas, lines } = panel;
+    const { left, right, low, high } = apart ? axesOf([panel]) : shared;
+    const atX = (value: number) => LEFT + share(value, left, right, log.x) * (WIDTH - LEFT - RIGHT);
     const top = TOP + i * (PANEL + BETWEEN);
     const atY = (value: number) => top + PANEL - share(value, low, high, log.y) * PANEL;
     parts.push(`<text x="${LEFT}" y="${top - 6}">${escape(name)}</text>`);

@@ -117,6 +117,8 @@ export interface Family {
   readonly names?: Readonly<Record<string, string>>;
   /** Fields that ask for what is not implemented unless they have this value, or none. */
   readonly fixed?: Readonly<Record<string, unknown>>;
+  /** Whether each head has keys and values of its own, of hidden_size / num_attention_heads dims: no field says otherwise. */
+  readonly multiHead?: boolean;
   /** Fields of experts that it knows. */
   readonly expertFields?: readonly string[];
   /** Rates of dropout that its config.json names though fine-tuning goes without; a run says that it does. */
@@ -193,6 +195,11 @@ export function readConfig(
     reader.fail("num_attention_heads", `expected a multiple of num_key_value_heads, ${numKeyValueHeads}${absent}`);
   }
   const headDim = readHeadDim(reader, hiddenSize, numHeads);
+  // transformers passes over them.
+  if (family.multiHead && numKeyValueHeads !== numHeads)
+    reader.fail("num_key_value_heads", `but this family has as many as num_attention_heads, ${numHeads}; leave it out`);
+  if (family.multiHead && headDim * numHeads !== hiddenSize)
+    reader.fail("head_dim", `but this family's heads have ${hiddenSize} / ${numHeads} dims; leave it out`);
   const maxPositionEmbeddings = reader.count("max_position_embeddings");
   const sizes: Sizes = {
     vocabSize,

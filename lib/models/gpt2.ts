@@ -18,6 +18,7 @@ const names = renamed({
 
 export const gpt2: Family = {
   modelType: "gpt2",
+  multiHead: true,
   architecture: "GPT2LMHeadModel",
   defaults: {
     hidden_act: "gelu_new",

@@ -18,6 +18,7 @@ const names = renamed({
 
 export const gptNeox: Family = {
   modelType: "gpt_neox",
+  multiHead: true,
   architecture: "GPTNeoXForCausalLM",
   defaults: {
     hidden_act: "gelu",

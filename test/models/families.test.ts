@@ -118,6 +118,12 @@ t.test("fields that cannot be", async (t) => {
   const bad: [Record<string, unknown>, RegExp][] = [
     [{ ...small("gpt2"), scale_attn_by_inverse_layer_idx: true }, /inverse_layer_idx is true; .*not implemented/],
     [{ ...small("gpt2"), n_positions: 9 }, /max_position_embeddings is 64 beside n_positions 9; .*learned/],
+    [
+      { ...small("gpt2"), num_key_value_heads: 2 },
+      /num_key_value_heads is 2; but this family has as many as num_attention_heads, 4/,
+    ],
+    [{ ...small("gpt2"), head_dim: 8 }, /head_dim is 8; but this family's heads have 16 \/ 4 dims; leave it out/],
+    [{ ...small("gpt_neox"), head_dim: 8 }, /head_dim is 8; but this family's heads/],
     [{ ...small("gpt2"), n_head: 3 }, /n_embd is 16; expected a multiple of num_attention_heads, 3/],
     [{ ...small("gpt2"), activation_function: "quick_gelu" }, /activation_function is "quick_gelu"/],
     [{ ...small("gpt_neox"), rotary_pct: 0.2 }, /rotary_pct is 0\.2; of heads of 4 dims 0 would turn/],

@@ -31,7 +31,7 @@ const families: Record<string, Record<string, unknown>> = {
   },
   gemma2: { model_type: "gemma2", intermediate_size: 160, head_dim: 16, sliding_window: 50 },
   gemma3: { model_type: "gemma3_text", intermediate_size: 160, head_dim: 16, sliding_window: 50 },
-  gpt2: { model_type: "gpt2" },
+  gpt2: { model_type: "gpt2", num_key_value_heads: 4 },
   olmo2: { model_type: "olmo2", intermediate_size: 160 },
 };
 
