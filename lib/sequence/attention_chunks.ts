@@ -22,7 +22,7 @@ import { type NormKind, normBackwardInto, normInto } from "../ops/norm.js";
 import type { Communicator } from "../parallel/communicator.js";
 import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
-import { eachTile } from "./each_tile.js";
+import { eachStretch, eachTile } from "./each_tile.js";
 import { Ring, type RingLayout } from "./ring.js";
 import { Ulysses } from "./ulysses.js";
 
@@ -311,6 +311,15 @@ class Half {
     return headNorm?.acrossHeads ? headNorm : null;
   }
 
+  /** Calls `body` with each chunk; those that begin and end with whole groups of heads are alike. */
+  eachChunk(body: (chunk: Chunk) => void): void {
+    const { chunks } = this;
+    const whole = 1 + chunks.findIndex(({ runs }) => runs.at(-1)?.closes);
+    eachStretch(this.#x.device, chunks.length, whole, ({ start, length }) =>
+      chunks.slice(start, start + length).forEach(body),
+    );
+  }
+
   /**
    * Query heads of a chunk, and keys and values of the groups that open with it. keep: projections stay beside what a
    * norm over heads makes of them. A panel whose group goes on in other chunks gets sums for its gradient.
@@ -522,7 +531,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       if (!kept) {
         const keep = ctx.recording && half.chunks.length === 1;
         let open: Panel | undefined;
-        for (const chunk of half.chunks) {
+        half.eachChunk((chunk) => {
           const { q, panels } = half.project(chunk, keep);
           const part = half.ulysses.share(o, chunk.head * D, chunk.heads * D);
           for (const run of chunk.runs) {
@@ -536,7 +545,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
           }
           disposeHeads(q);
           half.ulysses.collect(part, o, (owner) => (half.ulysses.firstHead(owner) + chunk.head) * D);
-        }
+        });
         keeper?.record(o, lse);
       }
       ctx.save(x, o, lse, ...list);
@@ -650,7 +659,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
     const [dk, dv] = [half.empty(K * D), half.empty(K * D)];
     const { ulysses } = half;
     let open: { panel: Panel; into: PanelGradients } | undefined;
-    for (const chunk of half.chunks) {
+    half.eachChunk((chunk) => {
       const { q, panels } = made
         ? {
             q: half.again(made.q, weights.qNorm),
@@ -699,7 +708,7 @@ class AttentionChunks extends Function<[AttentionChunksOptions, Tensor, ...(Tens
       half.turnBack(dqPart, q, weights.qNorm, gradOf.qNorm);
       ulysses.collect(dqPart, dq, (owner) => (ulysses.firstHead(owner) + chunk.head) * D);
       disposeHeads(q);
-    }
+    });
 
     dlowOutput?.dispose();
     if (dproduct !== dy) dproduct.dispose();

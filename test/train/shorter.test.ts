@@ -105,6 +105,7 @@ const planOf = (row: Row): MemoryPlan => ({
 async function subjectOf(
   row: Row,
   ranks = worlds[row.ranks],
+  fields: object = {},
 ): Promise<{ subject: Subject; input: ReturnType<typeof parseConfigObject> }> {
   const input: ConfigInput = {
     model: {
@@ -116,6 +117,7 @@ async function subjectOf(
         num_key_value_heads: 2,
         max_position_embeddings: 4096,
         ...families[row.family],
+        ...fields,
       },
       dtype: row.dtype,
       ...(row.adapter === "int8" && { baseFormat: "int8" }),
@@ -164,7 +166,7 @@ t.test("a walk of a few layers and one of all", async (t) => {
   t.ok(fewer > 0.7 * rows.length, `${fewer} of ${rows.length} walked fewer layers`);
 });
 
-t.test("a walk of a few blocks of a long ring and one of all", async (t) => {
+t.test("a walk of a few blocks of a long ring, or of a few chunks of heads, and one of all", async (t) => {
   t.teardown(() => walkAllStretches(false));
   const plain: Row = {
     ...{
@@ -179,16 +181,27 @@ t.test("a walk of a few blocks of a long ring and one of all", async (t) => {
     ...{ checkpointEvery: 0, keepAttention: false, offload: "none", format: "native", prefetch: true, headChunks: 1 },
     ...{ optimizer: "none", params: "none", gradients: "none" },
   };
-  for (const [ring, ulysses, more] of [
+  const many = { num_attention_heads: 16, num_key_value_heads: 8 };
+  for (const [ring, ulysses, more, fields] of [
     [8, 2, {}],
     [9, 1, {}],
     [16, 1, { dtype: "bfloat16", headChunks: 2, checkpointEvery: 1, offload: "host" }],
     [17, 1, { dtype: "bfloat16", checkpointEvery: 2 }],
+    // Chunks of heads are alike too.
+    [1, 1, { headChunks: 16, checkpointEvery: 1, keepAttention: true }, many],
+    [1, 2, { dtype: "bfloat16", headChunks: 8, checkpointEvery: 1 }, many],
+    [2, 1, { dtype: "bfloat16", headChunks: 16, checkpointEvery: 1, offload: "host" }, many],
+    [9, 1, { headChunks: 16, accumulation: 5 }, many],
+    [1, 1, { headChunks: 16, adapter: "float" }, many],
     // Blocks that nothing attends are left out: all are walked.
     [16, 1, { family: "mistral" }],
   ] as const) {
-    const row: Row = { ...plain, ...more };
-    const { subject, input } = await subjectOf(row, { data: 1, ring, ulysses, zero: 3 });
+    const row = { ...plain, ...more } as Row;
+    const { subject, input } = await subjectOf(
+      row,
+      { data: 1, ring, ulysses, zero: ring * ulysses > 1 ? 3 : 0 },
+      fields,
+    );
     const work = fullWorkload(input);
     const measured = (all: boolean) => {
       walkAllStretches(all);
@@ -200,7 +213,7 @@ t.test("a walk of a few blocks of a long ring and one of all", async (t) => {
     const [short, whole] = [few.elapsed.seconds, all.elapsed.seconds];
     t.ok(Math.abs(short / whole - 1) < 1e-3, `${short} s, ${whole} s in all blocks of ${ring}`);
     // Each rank does its part of what the model needs, none of it twice: padding is counted as tokens.
-    if (row.family === "mistral") continue;
+    if (row.family === "mistral" || ring === 1) continue;
     const parts = ring * ulysses;
     const padded = parts * partLength(T, { size: parts, ring: { size: ring } as Communicator });
     const { numLayers, numHeads, headDim } = subject.model;
