@@ -1,6 +1,6 @@
 // Jobs of one rank or several by the command line: what a plan says of them, and what they took.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
@@ -23,6 +23,13 @@ export interface JobSpec {
   data?: Record<string, unknown>;
 }
 
+/** config.json of Llama-3's 8 billion parameters. */
+export const llama8B = {
+  ...{ model_type: "llama", torch_dtype: "bfloat16", max_position_embeddings: 131072, rope_theta: 500000 },
+  ...{ vocab_size: 128256, hidden_size: 4096, intermediate_size: 14336, num_hidden_layers: 32 },
+  ...{ num_attention_heads: 32, num_key_value_heads: 8 },
+};
+
 /** What `longseq plan --json` says, of what is used here. */
 export interface Plan {
   tokens: number;
@@ -31,7 +38,12 @@ export interface Plan {
   tokens_per_second: number;
   device_peak_bytes: number;
   host_peak_bytes: number;
+  seconds_by_part: { copies: number; exchanges: number };
   binds: string;
+  checkpoint_every: number;
+  head_chunks: number;
+  prefetch: boolean;
+  states: Record<string, string>;
   ranks?: { data: number; ring: number; ulysses: number; zero: number };
 }
 
@@ -47,6 +59,14 @@ export interface Trained {
 
 const folder = mkdtempSync(join(tmpdir(), "longseq-jobs-"));
 process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+
+/** A folder with this as its config.json, for `longseq plan --model`. */
+export function modelFolder(name: string, config: object): string {
+  const at = join(folder, name);
+  mkdirSync(at, { recursive: true });
+  writeFileSync(join(at, "config.json"), JSON.stringify(config));
+  return at;
+}
 
 /** Two rows of so many ids, the same in every run. */
 function rows(tokens: number, vocabulary: number): string {

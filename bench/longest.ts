@@ -7,12 +7,10 @@
 // the run to the byte; steps of `longseq train` at the baseline's longest length, and four times that. Llama-8B on H100s by
 // plan alone. The baseline is what the paper compares with: each rank has sequences of its own (ZeRO 3), checkpoints of every
 // layer, fast attention, nothing in tiles and nothing in host memory.
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { formatBytes, formatDuration } from "../lib/report/format.js";
-import { baseline, type JobSpec, longestOf, type Plan, planWith, train } from "./jobs.js";
+import { baseline, type JobSpec, llama8B, longestOf, modelFolder, type Plan, planWith, train } from "./jobs.js";
 import { picture } from "./picture.js";
 import { llama56M, markdown, publish } from "./steps.js";
 
@@ -61,22 +59,14 @@ const measured = rows
     return { ranks, tokens, base, same, longer };
   });
 
-const folder = mkdtempSync(join(tmpdir(), "longseq-longest-"));
-writeFileSync(
-  join(folder, "config.json"),
-  JSON.stringify({
-    ...{ model_type: "llama", torch_dtype: "bfloat16", max_position_embeddings: 131072, rope_theta: 500000 },
-    ...{ vocab_size: 128256, hidden_size: 4096, intermediate_size: 14336, num_hidden_layers: 32 },
-    ...{ num_attention_heads: 32, num_key_value_heads: 8 },
-  }),
-);
+const model = modelFolder("llama-8b", llama8B);
 const plainWords = [
   ...["memory.tile_mlp=off", "memory.tile_loss=off", "memory.head_chunks=1", "memory.checkpoint.every=1"],
   ...["memory.checkpoint.keep_attention=false", "memory.checkpoint.offload=none"],
 ];
 const gpuRows: { gpus: number; plain: Plan | null; all: Plan | null }[] = [];
 for (const gpus of numbers(values.gpus)) {
-  const words = ["--model", folder, "--device-memory", "79GiB", "--host-memory", "1900GB", "--solve", "sequence"];
+  const words = ["--model", model, "--device-memory", "79GiB", "--host-memory", "1900GB", "--solve", "sequence"];
   words.push("--gpus", String(gpus));
   // A sequence for each GPU: the states are spread over all, and go to the host where that alone makes them fit.
   const apart = [`parallel.data=${gpus}`, `train.batch_size=${gpus}`, "parallel.zero=3"];
@@ -85,7 +75,6 @@ for (const gpus of numbers(values.gpus)) {
   gpuRows.push({ gpus, plain: plain?.plan ?? null, all: all?.plan ?? null });
   console.error(`${gpus} GPUs: ${plain?.plan.tokens} and ${all?.plan.tokens} tokens`);
 }
-rmSync(folder, { recursive: true });
 
 const ratio = (a: number, b: number) => `${(a / b).toFixed(1)} x`;
 const text = [

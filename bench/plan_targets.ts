@@ -4,27 +4,16 @@
 //
 // A plan is the program's own step on `meta`, without a GPU; memory is exact, time an estimate.
 
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { packageRoot } from "../lib/binding.js";
-import { main } from "../lib/cli/main.js";
 import { formatBytes, formatDuration } from "../lib/report/format.js";
+import { llama8B, modelFolder, type Plan, planWith } from "./jobs.js";
 
-const llama = { model_type: "llama", torch_dtype: "bfloat16", max_position_embeddings: 131072, rope_theta: 500000 };
 const models: Record<string, Record<string, unknown>> = {
-  "Llama-8B": {
-    ...llama,
-    vocab_size: 128256,
-    hidden_size: 4096,
-    intermediate_size: 14336,
-    num_hidden_layers: 32,
-    num_attention_heads: 32,
-    num_key_value_heads: 8,
-  },
+  "Llama-8B": llama8B,
   "Llama-70B": {
-    ...llama,
-    vocab_size: 128256,
+    ...llama8B,
     hidden_size: 8192,
     intermediate_size: 28672,
     num_hidden_layers: 80,
@@ -85,42 +74,15 @@ const rows: Row[] = [
 ];
 
 const HOST = "1900GB";
-const folder = mkdtempSync(join(tmpdir(), "longseq-targets-"));
-for (const [name, config] of Object.entries(models)) {
-  mkdirSync(join(folder, name));
-  writeFileSync(join(folder, name, "config.json"), JSON.stringify(config));
-}
-
-interface Plan {
-  tokens: number;
-  estimated_seconds: number;
-  seconds_by_part: { copies: number; exchanges: number };
-  device_peak_bytes: number;
-  host_peak_bytes: number;
-  binds: string;
-  checkpoint_every: number;
-  head_chunks: number;
-  prefetch: boolean;
-  states: Record<string, string>;
-  ranks?: { ring: number; ulysses: number };
-}
 
 /** What a step takes, and how much of that are copies and exchanges that nothing hides. */
 const timeOf = ({ estimated_seconds: seconds, seconds_by_part: { copies, exchanges } }: Plan): string =>
   `${formatDuration(seconds)} (${((100 * (copies + exchanges)) / seconds).toFixed(1)}%)`;
 
-async function plan({ model, gpus, memory }: Row, words: readonly string[]): Promise<Plan | undefined> {
-  let out = "";
-  const fixed = ["--gpus", String(gpus), "--device-memory", memory, "--host-memory", HOST, "--json"];
-  await main(["plan", "--model", join(folder, model), ...fixed, ...words], {
-    stdout: { write: (text) => (out += text) },
-    stderr: { write: () => {} },
-  });
-  return out
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line) as { event: string })
-    .find(({ event }) => event === "plan") as unknown as Plan | undefined;
+async function plan({ model, gpus, memory }: Row, words: readonly string[]): Promise<Plan | null> {
+  const fixed = ["--gpus", String(gpus), "--device-memory", memory, "--host-memory", HOST];
+  const found = await planWith(["--model", modelFolder(model, models[model] as object), ...fixed, ...words]);
+  return found?.plan ?? null;
 }
 
 const millions = (tokens: number) => `${(tokens / 1e6).toFixed(2)}M`;
@@ -148,33 +110,29 @@ const lines = [
   "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 ];
 const wanted = process.argv.slice(2).map(Number);
-try {
-  for (const [i, row] of rows.entries()) {
-    if (wanted.length > 0 && !wanted.includes(i)) continue;
-    const begin = performance.now();
-    const words = ["memory.checkpoint.offload=host", ...(row.ring ? [`parallel.ring=${row.ring}`] : [])];
-    const found = await plan(row, ["--solve", "sequence", ...words]);
-    const seconds = (performance.now() - begin) / 1000;
-    const same = await plan(row, ["--sequence", String(row.published), ...words]);
-    const where = `${row.gpus} x ${row.card}`;
-    const cells = found
-      ? [
-          millions(found.tokens),
-          (found.tokens / row.published).toFixed(2),
-          timeOf(found),
-          same ? timeOf(same) : "does not fit",
-          row.seconds ? formatDuration(row.seconds) : "",
-          formatBytes(found.device_peak_bytes),
-          formatBytes(found.host_peak_bytes),
-          found.binds,
-          settings(found),
-        ]
-      : ["does not fit", "", "", "", "", "", "", "", ""];
-    const line = [row.model, where, `${millions(row.published)}, ${row.by}`, ...cells, `${seconds.toFixed(0)} s`];
-    lines.push(`| ${line.join(" | ")} |`);
-    console.log(lines.at(-1));
-  }
-  if (wanted.length === 0) writeFileSync(join(packageRoot, "docs/plan_targets.md"), `${lines.join("\n")}\n`);
-} finally {
-  rmSync(folder, { recursive: true, force: true });
+for (const [i, row] of rows.entries()) {
+  if (wanted.length > 0 && !wanted.includes(i)) continue;
+  const begin = performance.now();
+  const words = ["memory.checkpoint.offload=host", ...(row.ring ? [`parallel.ring=${row.ring}`] : [])];
+  const found = await plan(row, ["--solve", "sequence", ...words]);
+  const seconds = (performance.now() - begin) / 1000;
+  const same = await plan(row, ["--sequence", String(row.published), ...words]);
+  const where = `${row.gpus} x ${row.card}`;
+  const cells = found
+    ? [
+        millions(found.tokens),
+        (found.tokens / row.published).toFixed(2),
+        timeOf(found),
+        same ? timeOf(same) : "does not fit",
+        row.seconds ? formatDuration(row.seconds) : "",
+        formatBytes(found.device_peak_bytes),
+        formatBytes(found.host_peak_bytes),
+        found.binds,
+        settings(found),
+      ]
+    : ["does not fit", "", "", "", "", "", "", "", ""];
+  const line = [row.model, where, `${millions(row.published)}, ${row.by}`, ...cells, `${seconds.toFixed(0)} s`];
+  lines.push(`| ${line.join(" | ")} |`);
+  console.log(lines.at(-1));
 }
+if (wanted.length === 0) writeFileSync(join(packageRoot, "docs/plan_targets.md"), `${lines.join("\n")}\n`);

@@ -4,12 +4,10 @@
 //
 // The 56M Llama on the CPU with everything on, the second step of a run: one rank of all threads, and as many ranks of one
 // thread. Beside it what its clock says of Llama-8B on H100s: plans, which no GPU has run.
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { formatBytes, formatDuration } from "../lib/report/format.js";
-import { type JobSpec, type Plan, planOf, planWith, type Trained, train } from "./jobs.js";
+import { type JobSpec, llama8B, modelFolder, type Plan, planOf, planWith, type Trained, train } from "./jobs.js";
 import { picture } from "./picture.js";
 import { threadsHere } from "./side_by_side.js";
 import { llama56M, markdown, publish } from "./steps.js";
@@ -54,24 +52,15 @@ for (const ranks of numbers(values.ranks))
     console.error(`${ranks} ranks, ${tokens} tokens: ${ran.seconds} s`);
   }
 
-const folder = mkdtempSync(join(tmpdir(), "longseq-scaling-"));
-writeFileSync(
-  join(folder, "config.json"),
-  JSON.stringify({
-    ...{ model_type: "llama", torch_dtype: "bfloat16", max_position_embeddings: 131072, rope_theta: 500000 },
-    ...{ vocab_size: 128256, hidden_size: 4096, intermediate_size: 14336, num_hidden_layers: 32 },
-    ...{ num_attention_heads: 32, num_key_value_heads: 8 },
-  }),
-);
+const model = modelFolder("llama-8b", llama8B);
 const plans: { gpus: number; tokens: number; plan: Plan }[] = [];
 for (const gpus of numbers(values.gpus))
   for (const tokens of numbers(values["gpu-lengths"])) {
     const limits = ["--device-memory", "79GiB", "--host-memory", "1900GB", "memory.checkpoint.offload=host"];
-    const found = await planWith(["--model", folder, "--gpus", String(gpus), "--sequence", String(tokens), ...limits]);
+    const found = await planWith(["--model", model, "--gpus", String(gpus), "--sequence", String(tokens), ...limits]);
     if (found !== null) plans.push({ gpus, tokens, plan: found.plan });
     console.error(`${gpus} GPUs, ${tokens} tokens: ${found?.plan.estimated_seconds ?? "too long"}`);
   }
-rmSync(folder, { recursive: true });
 
 const alone = (tokens: number) => rows.find((row) => row.ranks === 1 && row.tokens === tokens)?.ran;
 const text = [
