@@ -11,6 +11,7 @@ export * as nn from "./nn/index.js";
 export * as ops from "./ops/index.js";
 export * as optim from "./optim/index.js";
 export * as parallel from "./parallel/index.js";
+export { KeyValueCache } from "./sequence/key_value_cache.js";
 export { linearCrossEntropy } from "./sequence/loss.js";
 export { tiled } from "./sequence/tiled.js";
 export * from "./tensor/create.js";

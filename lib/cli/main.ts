@@ -8,6 +8,7 @@ import { isOverride, loadConfig } from "../config/index.js";
 import { parseCount, parseSize } from "../config/values.js";
 import { packageVersion } from "../version.js";
 import type { BenchOptions } from "./bench.js";
+import type { GenerateCommandOptions } from "./generate.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
 import type { PlanOptions } from "./plan.js";
 import { type TrainParts, train, trainParts } from "./train.js";
@@ -40,6 +41,20 @@ const wholeNumber = (least: number) => (text: string) => {
     throw new InvalidArgumentError(`Expected a whole number of at least ${least}.`);
   return Number(text);
 };
+
+const numberFrom = (least: number, most: number) => (text: string) => {
+  const value = Number(text);
+  if (text.trim() === "" || !(value >= least && value <= most))
+    throw new InvalidArgumentError(
+      most === Number.MAX_VALUE
+        ? `Expected a number, ${least} or more.`
+        : `Expected a number from ${least} to ${most}.`,
+    );
+  return value;
+};
+
+/** Of an option that may come several times. */
+const another = (text: string, before: string[]): string[] => [...before, text];
 
 const seconds = (text: string) => {
   if (!/^\d{1,9}(\.\d+)?$/.test(text) || Number(text) <= 0)
@@ -282,6 +297,47 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       const { file, overrides } = splitWords("data", words);
       const { showData } = await import("./data.js");
       code = await showData(file, overrides, opts, output);
+    });
+
+  program
+    .command("generate")
+    .description("print what a model says behind prompts; greedy unless a temperature is given")
+    .argument("<dir>", "a Hugging Face folder, the output.dir of a finished run, or a PEFT adapter")
+    .argument("[prompts...]")
+    .usage("DIR [PROMPT...] [options]")
+    .option(
+      "-f, --file <file>",
+      "prompts: rows of a .jsonl ({prompt}, {messages} or {input_ids}), or one text; - is standard input",
+      another,
+      [],
+    )
+    .option("--ids <ids>", "a prompt as token ids, such as 1,2,3", another, [])
+    .option("--chat", "prompts are the user's turns of the chat template; without one, a conversation", false)
+    .option("--system <text>", "how the conversation begins")
+    .option("-n, --max-new-tokens <count>", "most tokens that follow a prompt", wholeNumber(1), 256)
+    .option("-t, --temperature <number>", "0: always the likeliest token", numberFrom(0, Number.MAX_VALUE), 0)
+    .option("--top-k <count>", "only so many of the likeliest; 0: all", wholeNumber(0), 0)
+    .option("--top-p <share>", "only the likeliest that together reach this probability", numberFrom(0, 1), 1)
+    .option("--min-p <share>", "only those with this share of the likeliest one's probability", numberFrom(0, 1), 0)
+    .option(
+      "--repetition-penalty <factor>",
+      "logits of tokens that were there are divided by it",
+      numberFrom(0, Number.MAX_VALUE),
+      1,
+    )
+    .option("--seed <number>", "of the choices", wholeNumber(0), 0)
+    .option("--stop <text>", "ends an answer before this text; may be given several times", another, [])
+    .option("--ignore-eos", "go on behind tokens that end an answer", false)
+    .option("--logprobs", "with --json: the log-probability of each token", false)
+    .option("--base <folder>", "of an adapter: the model that it is for; default: what it names")
+    .option("--chat-template <file>", "in place of the folder's")
+    .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
+    .addOption(new Option("--dtype <dtype>", "default: float32 on the CPU").choices(["float32", "bfloat16"]))
+    .option("--threads <count>", "of the CPU; default: all", wholeNumber(1))
+    .addHelpText("after", '\nExample:\n  longseq generate runs/first "Once upon a time" -n 100 -t 0.8 --top-p 0.95')
+    .action(async (dir: string, prompts: string[], options: GenerateCommandOptions) => {
+      const { generate } = await import("./generate.js");
+      code = await generate(dir, prompts, options, output);
     });
 
   program

@@ -53,6 +53,13 @@ export class ByteTokenizer implements TextTokenizer {
     return { ids, inside };
   }
 
+  decode(ids: Iterable<number>, skipSpecial: boolean): string {
+    const parts = Array.from(ids, (id) =>
+      id < BYTE_BOS ? Buffer.of(id) : Buffer.from(skipSpecial ? "" : (BYTE_SPECIALS[id - BYTE_BOS] ?? "")),
+    );
+    return Buffer.concat(parts).toString("utf8");
+  }
+
   piece(id: number): string {
     if (id >= BYTE_BOS) return BYTE_SPECIALS[id - BYTE_BOS] ?? `<${id}>`;
     return id >= 0x20 && id < 0x7f ? String.fromCharCode(id) : `<0x${id.toString(16).toUpperCase().padStart(2, "0")}>`;

@@ -101,6 +101,11 @@ export class ChatTemplate {
     return this.#template.render(variables, subjects && { subjects });
   }
 
+  /** A conversation up to where the assistant answers. DataError (without a place) where the template refuses it. */
+  prompt(messages: readonly ChatMessage[], chat: ChatVariables): string {
+    return this.#attempt(() => this.#render(messages, chat, true)).text;
+  }
+
   /**
    * Renders a conversation. The assistant's spans come from `{% generation %}` marks where the template has them. Else an
    * assistant message spans what its rendering adds to the rendering of the messages before it (with the generation

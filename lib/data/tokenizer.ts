@@ -51,6 +51,8 @@ export interface TextTokenizer {
   encodeSpans(text: string, spans: readonly Span[]): { ids: Int32Array; inside: Uint8Array };
   /** A readable form of one token. */
   piece(id: number): string;
+  /** The text that ids stand for. skipSpecial: without special tokens. */
+  decode(ids: Iterable<number>, skipSpecial: boolean): string;
 }
 
 /** Reads a JSON object; null where the file does not exist. FormatError where it is not JSON. */
@@ -117,6 +119,8 @@ class JsonTokenizer implements TextTokenizer {
   readonly #pipeline: Pipeline;
   /** Byte of each stand-in character, where the tokenizer is byte-level; else null. */
   readonly #byteOf: Map<string, number> | null;
+  /** clean_up_tokenization_spaces of tokenizer_config.json, which transformers 5 passes over for BPE. */
+  readonly #cleansUp: boolean;
 
   constructor(file: string) {
     this.#file = file;
@@ -179,6 +183,9 @@ class JsonTokenizer implements TextTokenizer {
     this.endStrings = [...new Set([...ends, ...this.specialStrings.filter((token) => END_NAME.test(token))])];
     this.chatTemplates = findChatTemplates(directory, config, readJson);
 
+    const cleansBpe = config.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output === true;
+    const isBpe = (json.model as Record<string, unknown>).type === "BPE";
+    this.#cleansUp = config.clean_up_tokenization_spaces === true && (!isBpe || cleansBpe);
     this.#byteOf = usesByteLevel(json) ? new Map(BYTE_CHARACTERS.map((c, byte) => [c, byte])) : null;
   }
 
@@ -218,6 +225,11 @@ class JsonTokenizer implements TextTokenizer {
       }
     }
     return { ids, inside };
+  }
+
+  decode(ids: Iterable<number>, skipSpecial: boolean): string {
+    const text = this.#pipeline.decode(ids, skipSpecial);
+    return this.#cleansUp ? withoutSpaces(text) : text;
   }
 
   piece(id: number): string {
@@ -260,6 +272,12 @@ function describedTokens(
     return [addedToken(content, { ...flags, special: true })];
   });
   return { described, special };
+}
+
+/** A text without the spaces that transformers takes out of English where a tokenizer asks for it. */
+function withoutSpaces(text: string): string {
+  const joined = [" .", " ?", " !", " ,"].reduce((made, pair) => made.replaceAll(pair, pair.slice(1)), text);
+  return joined.replaceAll(" ' ", "'").replaceAll(/ (n't|'m|'s|'ve|'re)/g, "$1");
 }
 
 /** Whether a tokenizer.json maps text to GPT-2's byte characters before its model sees it. */

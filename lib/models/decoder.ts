@@ -11,11 +11,12 @@ import { Module, type ModuleOptions } from "../nn/module.js";
 import { Norm } from "../nn/norm.js";
 import { type RopeParameters, ropeDependsOnLength, rotaryEmbedding } from "../nn/rotary_embedding.js";
 import { Routing } from "../nn/routing.js";
-import { add, linear, scale, unary } from "../ops/index.js";
+import { add, copyInto, linear, narrow, scale, unary } from "../ops/index.js";
 import type { SequenceGroup } from "../parallel/mesh.js";
 import type { Owned, ZeroOptions } from "../parallel/zero.js";
 import type { ModelShape } from "../report/model_flops.js";
 import { checkpoint } from "../sequence/checkpoint.js";
+import { type CachedTokens, type CacheSpan, KeyValueCache } from "../sequence/key_value_cache.js";
 import { linearCrossEntropy } from "../sequence/loss.js";
 import { CheckpointStore } from "../sequence/offload.js";
 import { RingLayout } from "../sequence/ring.js";
@@ -25,11 +26,12 @@ import { type Device, device as openDevice } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { inLayer } from "../tensor/layer.js";
 import { scope, untracked } from "../tensor/scope.js";
-import type { Parameter, Tensor } from "../tensor/tensor.js";
+import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { attachAdapters, isAdapterParameter, storeBase } from "./adapter.js";
-import { type LossInput, type ModelInput, prepareInput, prepareTargets, tokenNumbers } from "./batch.js";
+import { type Integers, type LossInput, type ModelInput, prepareInput, prepareTargets, tokenNumbers } from "./batch.js";
 import { type ModelConfig, modelShape } from "./config.js";
 import type { ModelExperts } from "./expert_fields.js";
+import { type GeneratedToken, type GenerateOptions, generate } from "./generate.js";
 import { storedIn } from "./registry.js";
 import { displayName, type Place, type Stored } from "./stored.js";
 
@@ -87,6 +89,8 @@ interface ForwardOptions extends Chosen {
   /** [S] int32, the position of each token; null: positions are not embedded. */
   learned: Tensor | null;
   routing: Routing | null;
+  /** Tokens before these; null: none. */
+  cache: CachedTokens | null;
 }
 
 /** Token ids to the last hidden states. */
@@ -150,7 +154,7 @@ export class Decoder extends Module {
     const norm = this.units[this.layers.length + 1] as Unit;
     const run = () => {
       let x_TH = states.use(embedding, firstLayer, () => this.#embed(ids, options));
-      const every = Math.max(1, options.checkpointEvery);
+      const every = options.cache === null ? Math.max(1, options.checkpointEvery) : 1;
       for (let first = 0; first < this.layers.length; first += every) {
         x_TH = inLayer(first, () => {
           const y_TH = this.#segment(x_TH, first, this.layers.slice(first, first + every), layout, options);
@@ -194,9 +198,11 @@ export class Decoder extends Module {
           const next = at - (i > 0 ? 1 : options.checkpointEvery);
           return states.useBackward(unit, next > 0 ? this.units[next] : undefined, fn);
         });
-    const run = (layer: DecoderLayer, input: Tensor, of: TokenLayout) => layer.forward(input, of, options);
+    const cacheOf = (layer: DecoderLayer) => options.cache?.layer(first + layers.indexOf(layer)) ?? null;
+    const run = (layer: DecoderLayer, input: Tensor, of: TokenLayout) =>
+      layer.forward(input, of, { ...options, cache: cacheOf(layer) });
     const only = layers.length === 1 ? layers[0] : undefined;
-    if (options.checkpointEvery === 0) {
+    if (options.checkpointEvery === 0 || options.cache !== null) {
       onLayer(0);
       return around(0)("forward", () => run(only as DecoderLayer, x, layout));
     }
@@ -238,6 +244,16 @@ export class Decoder extends Module {
       }, h),
     );
   }
+}
+
+/** The last row of each span: [spans, H]. */
+function lastRows(x_TH: Tensor, spans: readonly CacheSpan[]): Tensor {
+  const [rows, columns] = x_TH.shape as [number, number];
+  if (rows === spans.length) return x_TH;
+  const last = Tensor.empty([spans.length, columns], { device: x_TH.device, dtype: x_TH.dtype });
+  for (const [i, { row, rows: count }] of spans.entries())
+    copyInto(narrow(x_TH, 0, row + count - 1, 1), narrow(last, 0, i, 1));
+  return last;
 }
 
 /** A number as a dtype has it. */
@@ -503,7 +519,12 @@ export class CausalLM extends Module {
     return { seed, rows: tensor(tokenNumbers(input, ids.length), { device: this.device, keepValues: false }) };
   }
 
-  #hidden(input: ModelInput, routing: Routing | null, dropout: StepDropout | null): Tensor {
+  #hidden(
+    input: ModelInput,
+    routing: Routing | null,
+    dropout: StepDropout | null,
+    cache: CachedTokens | null = null,
+  ): Tensor {
     return scope(() => {
       const { ids, positions, cuSeqlens, group } = prepareInput(input, this.config.vocabSize);
       const device = this.device;
@@ -514,7 +535,8 @@ export class CausalLM extends Module {
         ring: ring && new RingLayout(ring, positions.length / 2, cuSeqlens),
         positions: tensor(positions, { device, keepValues: false }),
         frequencies: this.#frequencies.map((set, i) => set ?? this.#frequenciesOf(i, length)),
-        cuSeqlens: cuSeqlens.length > 2 ? tensor(cuSeqlens, { device }) : null,
+        // With a cache attention goes sequence by sequence.
+        cuSeqlens: cuSeqlens.length > 2 && cache === null ? tensor(cuSeqlens, { device }) : null,
         dropout,
       };
       const options = {
@@ -525,6 +547,7 @@ export class CausalLM extends Module {
         gradientMask: this.#gradientMask(ids),
         learned: this.config.learnedPositions ? this.#learned(ids.length, positions, group) : null,
         routing,
+        cache,
       };
       return this.model.forward(tensor(ids, { device }), layout, options);
     });
@@ -573,12 +596,74 @@ export class CausalLM extends Module {
   forward(input: ModelInput): Tensor {
     return scope(() => {
       const dropout = this.#dropoutOf(input, {});
-      const hidden_TH = this.#routed(input, {}, dropout);
-      return this.#withHead((weight) => {
-        const logits = linear(hidden_TH, weight, null);
-        const added = this.headAdapter?.forward(hidden_TH, dropout);
-        return this.#capped(added === undefined ? logits : add(logits, added));
-      });
+      return this.#logits(this.#routed(input, {}, dropout), dropout);
+    });
+  }
+
+  /** [rows, V] of hidden states [rows, H] */
+  #logits(hidden_TH: Tensor, dropout: StepDropout | null): Tensor {
+    return this.#withHead((weight) => {
+      const logits = linear(hidden_TH, weight, null);
+      const added = this.headAdapter?.forward(hidden_TH, dropout);
+      return this.#capped(added === undefined ? logits : add(logits, added));
+    });
+  }
+
+  /** Room for the keys and values of `sequences` of up to `capacity` tokens each, for `extend`. OutOfMemoryError. */
+  keyValueCache({ sequences = 1, capacity }: { sequences?: number; capacity: number }): KeyValueCache {
+    const { numLayers: layers, numKeyValueHeads: kvHeads, headDim } = this.config;
+    const { device, dtype } = this;
+    return new KeyValueCache({ layers, kvHeads, headDim, sequences, capacity, device, dtype });
+  }
+
+  /**
+   * Tokens behind those of a cache, to which they are added: `rows[i]` to sequence `sequences[i]` (by default i). The
+   * logits [rows, V] of the last token of each. Without a backward. Keys stay turned as they were: where the positions of
+   * the longer sequence are others (see `turnsAlike`), begin with an empty cache.
+   */
+  extend(
+    rows: readonly Integers[],
+    cache: KeyValueCache,
+    sequences: readonly number[] = rows.map((_, i) => i),
+  ): Tensor {
+    const counts = rows.map((row) => row.length);
+    if (rows.length === 0 || counts.includes(0))
+      throw new ArgumentError("extend: expected at least one token of each sequence");
+    return noGrad(() =>
+      scope(() =>
+        cache.extend(sequences, counts, (tokens) => {
+          const positions = tokens.spans.flatMap(({ begin, rows: count }) =>
+            Array.from({ length: count }, (_, i) => begin + i),
+          );
+          const hidden_TH = this.#hidden({ inputIds: rows, positions }, null, null, tokens);
+          return this.#logits(lastRows(hidden_TH, tokens.spans), null);
+        }),
+      ),
+    );
+  }
+
+  /** The tokens that would follow a prompt, or each of several, as they are chosen. See `GenerateOptions`. */
+  generate(
+    prompts: Integers | readonly Integers[],
+    options: GenerateOptions = {},
+  ): AsyncGenerator<GeneratedToken, void, undefined> {
+    return generate(this, prompts, options);
+  }
+
+  /** Whether the frequencies of rotary positions depend on how long a document is. */
+  get positionsDependOnLength(): boolean {
+    return this.#frequencies.includes(null);
+  }
+
+  /** Whether documents of these lengths have the same frequencies. */
+  turnsAlike(length: number, other: number): boolean {
+    const { ropes, rotaryDim } = this.config;
+    return ropes.every((rope) => {
+      const [one, two] = [length, other].map((tokens) => rotaryEmbedding(rope, rotaryDim, tokens));
+      return (
+        one?.attentionFactor === two?.attentionFactor &&
+        one?.inverseFrequencies.every((value, i) => value === two?.inverseFrequencies[i])
+      );
     });
   }
 

@@ -3,6 +3,7 @@
 
 import type { Communicator } from "../parallel/communicator.js";
 import { attentionChunks } from "../sequence/attention_chunks.js";
+import type { LayerCache } from "../sequence/key_value_cache.js";
 import type { RingLayout } from "../sequence/ring.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { StepDropout } from "./adapter.js";
@@ -64,6 +65,8 @@ export interface AttentionOptions {
   readonly chunks: number;
   /** Rows (tokens) of a tile of the norm and the projections; 0: all at once. */
   readonly rows: number;
+  /** Keys and values of tokens before these, to which theirs are added. Default: there are none. */
+  readonly cache?: LayerCache | null;
 }
 
 export class Attention extends Module {

@@ -1,6 +1,7 @@
 // One layer of a decoder: attention and MLP, each with its norms, each added to what came in, or to what the layer got.
 
 import { add } from "../ops/binary.js";
+import type { LayerCache } from "../sequence/key_value_cache.js";
 import { tiled } from "../sequence/tiled.js";
 import { scope } from "../tensor/scope.js";
 import type { Parameter, Tensor } from "../tensor/tensor.js";
@@ -29,6 +30,8 @@ export interface DecoderLayerOptions {
   readonly headChunks: number;
   /** Where routers count. Default: nowhere. */
   readonly routing?: Routing | null;
+  /** Keys and values of tokens before these. Default: there are none. */
+  readonly cache?: LayerCache | null;
 }
 
 export class DecoderLayer extends Module {
@@ -86,6 +89,7 @@ export class DecoderLayer extends Module {
       const attended = selfAttn.forward(x, ofAttention, layout, {
         chunks: options.headChunks,
         rows: options.tileMlp,
+        cache: options.cache ?? null,
       });
       if (!this.#parallel) return tiled(run, attended, inTiles);
       return add(attended, tiled(run, x, inTiles));

@@ -23,6 +23,7 @@ import type { Communicator } from "../parallel/communicator.js";
 import { scope } from "../tensor/scope.js";
 import { produce, Tensor } from "../tensor/tensor.js";
 import { eachStretch, eachTile } from "./each_tile.js";
+import type { LayerCache } from "./key_value_cache.js";
 import { Ring, type RingLayout } from "./ring.js";
 import { Ulysses } from "./ulysses.js";
 
@@ -110,6 +111,8 @@ export interface AttentionChunksOptions {
   readonly group?: Communicator | null;
   /** Ranks between which keys and values go round; absent: each has those of all tokens. T is then what this one has. */
   readonly ring?: RingLayout | null;
+  /** Keys and values of tokens before these, to which theirs are added; absent: there are none. Without a backward. */
+  readonly cache?: LayerCache | null;
   /** [T] int64 */
   readonly positions: Tensor;
   /** [dims that turn / 2] float32, the first dims of each head; null: q and k are not turned. */
@@ -444,6 +447,10 @@ class Half {
       this.#ring.attend(q, panel.k.turned, panel.v, o, lse, columns, run.head);
       return;
     }
+    if (this.#options.cache) {
+      this.#attendCached(run, chunk, q, panel, o, this.#options.cache);
+      return;
+    }
     scope(() => {
       binding.ops.attention(
         headsOf(q, run.head - chunk.head, run.heads, D).native(),
@@ -460,6 +467,40 @@ class Half {
         softcap,
       );
     });
+  }
+
+  /** The same behind the tokens of a cache, sequence by sequence. */
+  #attendCached(run: Run, chunk: Chunk, q: Tensor, panel: Panel, o: Tensor, cache: LayerCache): void {
+    const { headDim: D, window, scale, softcap } = this.#options;
+    const { device } = this.#x;
+    for (const { sequence, row, rows, begin } of cache.spans)
+      scope(() => {
+        const first = sequence * cache.capacity;
+        const seen = (of: Tensor): Tensor => headsOf(rowsOf(of, first, begin + rows), run.group, run.groups, D);
+        const [k, v] = [seen(cache.k), seen(cache.v)];
+        if (run.opens)
+          for (const [made, all] of [
+            [panel.k.turned, k],
+            [panel.v, v],
+          ] as const)
+            copyInto(rowsOf(headsOf(made, 0, run.groups, D), row, rows), rowsOf(all, begin, rows));
+        const own = (of: Tensor): Tensor => rowsOf(headsOf(of, run.head - chunk.head, run.heads, D), row, rows);
+        const lse = Tensor.empty([run.heads, rows], { device, dtype: "float32" });
+        binding.ops.attention(
+          own(q).native(),
+          k.native(),
+          v.native(),
+          own(o).native(),
+          lse.native(),
+          null,
+          scale,
+          true,
+          window,
+          begin,
+          0,
+          softcap,
+        );
+      });
   }
 
   /** q, o, delta, dout and dq are the chunk's; dq may be o. dk and dv: where those of the run's groups go, or are added to. */

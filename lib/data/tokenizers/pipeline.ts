@@ -2,6 +2,7 @@
 
 import { type AddedToken, AddedTokens } from "./added_tokens.js";
 import { AlignedText } from "./aligned_text.js";
+import { createDecoder, type Decoder } from "./decoders.js";
 import { createModel, type Model } from "./models.js";
 import { createNormalizer, type Normalizer } from "./normalizers.js";
 import { createPreTokenizer, type PreTokenizer } from "./pre_tokenizers.js";
@@ -78,6 +79,7 @@ export class Pipeline {
   readonly #normalize: Normalizer;
   readonly #preTokenize: PreTokenizer;
   readonly #tokens: string[] = [];
+  readonly #decode: Decoder;
 
   /**
    * @param json the parsed tokenizer.json.
@@ -93,6 +95,7 @@ export class Pipeline {
     this.#model = createModel(json.model as Config);
     this.#normalize = createNormalizer(json.normalizer);
     this.#preTokenize = createPreTokenizer(json.pre_tokenizer);
+    this.#decode = createDecoder(json.decoder);
     ({ prefix: this.prefix, suffix: this.suffix } = affixes(json.post_processor));
     for (const [token, id] of this.#model.vocab) this.#tokens[id] = token;
     this.added = new AddedTokens(this.#model.vocab);
@@ -124,6 +127,16 @@ export class Pipeline {
 
   idToToken(id: number): string | null {
     return this.#tokens[id] ?? null;
+  }
+
+  /** The text that ids stand for; special tokens are left out where asked, ids that there are none of always. */
+  decode(ids: Iterable<number>, skipSpecial: boolean): string {
+    const tokens: string[] = [];
+    for (const id of ids) {
+      const token = this.#tokens[id];
+      if (token !== undefined && !(skipSpecial && this.added.isSpecial(token))) tokens.push(token);
+    }
+    return this.#decode(tokens);
   }
 
   /** The ids of a text alone: nothing is put before or after it. Throws UnknownPieceError. */
