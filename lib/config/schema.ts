@@ -387,6 +387,10 @@ const output = z
     keep: count(1).default(2),
     resume: choice("auto", "never").default("auto"),
     traceSteps: count(0).default(0),
+    trackers: z.array(choice("tensorboard")).default([]),
+    command: text("a command of the shell, which gets a JSON line an event on its standard input")
+      .nullable()
+      .default(null),
   })
   .prefault({} as never);
 

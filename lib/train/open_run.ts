@@ -4,12 +4,15 @@ import { join } from "node:path";
 import { binding } from "../binding.js";
 import { allDifferences } from "../config/compare.js";
 import type { Config } from "../config/index.js";
+import { yamlOf } from "../config/write.js";
 import { openData } from "../data/index.js";
 import { ArgumentError, ConfigError, DataError } from "../errors.js";
 import type { CausalLM } from "../models/index.js";
 import type { Job } from "../parallel/job.js";
 import { pinNear } from "../parallel/pin.js";
+import { CommandTracker } from "../report/command_tracker.js";
 import { MetricsWriter } from "../report/metrics.js";
+import { TensorBoardTracker } from "../report/tensorboard.js";
 import { Device } from "../tensor/device.js";
 import type { Parameter } from "../tensor/tensor.js";
 import { packageVersion } from "../version.js";
@@ -191,7 +194,10 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   // From here on a signal finds parameters and states complete.
   await device.synchronize();
   const finishedBefore = binding.stepsFinished(device.native);
-  if (job.leads) session.metrics = new MetricsWriter(join(session.folder, "metrics.jsonl"), startStep);
+  if (job.leads) {
+    session.metrics = new MetricsWriter(join(session.folder, "metrics.jsonl"), startStep);
+    openTrackers(session, startStep);
+  }
   session.tell(
     {
       event: "plan",
@@ -208,6 +214,17 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     { first: true },
   );
   return { session, device, model, owned, optimizer, data, state, startStep, finishedBefore };
+}
+
+/** What the configuration asks for beside metrics.jsonl. */
+function openTrackers(session: Session, startStep: number): void {
+  const { config, folder, trackers } = session;
+  const { output } = config;
+  const warn = (message: string) => session.warn(message);
+  if (output.trackers.includes("tensorboard"))
+    trackers.add("tensorboard", () => new TensorBoardTracker(folder, { startStep, config: yamlOf(config) }));
+  const { command } = output;
+  if (command !== null) trackers.add("output.command", () => new CommandTracker(command, { dir: folder, warn }));
 }
 
 const trainedSize = (model: CausalLM): number =>

@@ -115,6 +115,8 @@ async function* finish(training: Training): AsyncGenerator<RunItem, void, void> 
   }
   yield session.record({ event: "save", step: state.step, path });
   yield session.record({ event: "done", step: state.step, path, skipped: state.skipped });
+  await session.trackers.close();
+  yield* session.flush();
 }
 
 function tellFinished(session: Session, step: number): void {
@@ -214,6 +216,7 @@ async function close(session: Session, queue: StepQueue | undefined, lent: boole
     if (!lent && !session.broken && binding.failure(device.native) === null) giveBack(device, config);
   }
   session.metrics?.close();
+  await session.trackers.close();
   await session.data?.close();
   await session.evalData?.close();
   if (session.lock !== undefined) closeSync(session.lock);

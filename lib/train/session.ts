@@ -10,6 +10,7 @@ import type { Job } from "../parallel/job.js";
 import type { Owned } from "../parallel/zero.js";
 import type { RunItem } from "../report/events.js";
 import type { MetricsWriter } from "../report/metrics.js";
+import { Trackers } from "../report/tracker.js";
 import type { Device } from "../tensor/device.js";
 import type { TrainerState } from "./state.js";
 
@@ -29,6 +30,8 @@ export class Session {
   model: CausalLM | undefined;
   optimizer: AdamW | undefined;
   metrics: MetricsWriter | undefined;
+  /** What follows the run beside them, of rank 0. */
+  readonly trackers = new Trackers((message) => this.warn(message));
   /** The open run folder, locked: two runs would write each other's metrics and checkpoints. */
   lock: number | undefined;
   /** Steps of the whole run. */
@@ -85,6 +88,7 @@ export class Session {
       this.#lastProgressLine = now;
     }
     this.metrics?.write(item);
+    this.trackers.write(item);
     return item;
   }
 

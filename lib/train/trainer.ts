@@ -14,6 +14,8 @@ export type TrainEvent = RunItem;
 export interface RunOptions {
   /** Aborting stops the run within about a layer's time: the state of the last finished step is saved. */
   signal?: AbortSignal;
+  /** Told of every line of metrics.jsonl, as it is written. What it throws ends the telling, not the run: a warning says it. */
+  onEvent?: (item: RunItem) => void;
 }
 
 /**
@@ -47,9 +49,11 @@ export class Trainer {
     if (this.#running) throw new ArgumentError("Trainer.run: this trainer is running already; make another one");
     this.#running = true;
     try {
-      yield* runToTheEnd(
-        new Session(this.config, options.signal, this.#device, await init(process.env, options.signal)),
-      );
+      const session = new Session(this.config, options.signal, this.#device, await init(process.env, options.signal));
+      const { onEvent } = options;
+      if (onEvent !== undefined)
+        session.trackers.add("onEvent", () => ({ name: "onEvent", write: onEvent, close: async () => {} }));
+      yield* runToTheEnd(session);
     } finally {
       this.#running = false;
     }

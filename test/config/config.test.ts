@@ -103,7 +103,7 @@ t.test("defaults are the design's", async (t) => {
       },
       offload: { optimizer: "none", params: "none", gradients: "none" },
     },
-    output: { dir: "runs/first", saveEvery: 0, keep: 2, resume: "auto", traceSteps: 0 },
+    output: { dir: "runs/first", saveEvery: 0, keep: 2, resume: "auto", traceSteps: 0, trackers: [], command: null },
   } satisfies Config);
 });
 
@@ -263,7 +263,7 @@ t.test("every mistake is one line that says what, where and what to do", async (
       "key like none",
       `${minimal}  zzzzzzzzzz: 4\n`,
       "run.yaml:10: output.zzzzzzzzzz: unknown key; the nearest known key is output.dir; known here: " +
-        "dir, save_every, keep, resume, trace_steps",
+        "dir, save_every, keep, resume, trace_steps, trackers, command",
     ],
     [
       "unknown override key",
