@@ -37,6 +37,19 @@ export interface GeneratedToken {
 const isOne = (prompts: Integers | readonly Integers[]): prompts is Integers =>
   ArrayBuffer.isView(prompts) || (prompts.length > 0 && typeof prompts[0] !== "object");
 
+/** A prompt's ids; whether the model has them is seen when it reads them. */
+function idsOf(prompt: Integers, number: number): Int32Array {
+  return Int32Array.from(prompt as Iterable<number | bigint>, (id, i) => {
+    const value = Number(id);
+    if (Number.isInteger(value) && Math.abs(value) < 2 ** 31) return value;
+    throw new ArgumentError(`generate: prompt ${number}, token ${i} is ${String(id)}, which is no token id`, {
+      prompt: number,
+      index: i,
+      value: id,
+    });
+  });
+}
+
 /**
  * Tokens in the order in which they are chosen: of each sequence that goes on one, in their order. Breaking off gives
  * all memory back. Throws ArgumentError for options and prompts that make no sense, OutOfMemoryError, before the first
@@ -51,7 +64,7 @@ export async function* generate(
   for (const [name, value] of Object.entries({ maxNewTokens, promptTokens }))
     if (!Number.isSafeInteger(value) || value < 1)
       throw new ArgumentError(`generate: ${name} is ${String(value)}, expected a whole number, 1 or more`);
-  const prompts = (isOne(given) ? [given] : given).map((prompt) => Int32Array.from(prompt as Iterable<number>, Number));
+  const prompts = (isOne(given) ? [given] : given).map(idsOf);
   if (prompts.length === 0) throw new ArgumentError("generate: there are no prompts");
   const empty = prompts.findIndex((prompt) => prompt.length === 0);
   if (empty >= 0) throw new ArgumentError(`generate: prompt ${empty} is empty; expected at least one token`);
