@@ -153,6 +153,7 @@ export interface NativeOps {
     loss: NativeTensor,
     dlogits: Optional,
     lse: Optional,
+    losses: Optional,
     scale: number,
   ): void;
   copy(src: NativeTensor, dst: NativeTensor, queue?: number): void;

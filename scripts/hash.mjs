@@ -47,7 +47,7 @@ export const cudaHash = () =>
     "scripts/fetch_cuda.mjs",
   ]);
 /** What dist/ is made of. */
-export const typescriptHash = () => hashOf(["tsconfig.json", "lib", "package-lock.json"]);
+export const typescriptHash = () => hashOf(["tsconfig.json", "lib", "package-lock.json", "scripts/commonjs.mjs"]);
 
 /** The text of a stamp file, or "" if there is none. */
 export function readStamp(path) {

@@ -19,6 +19,7 @@ import {
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { delimiter, join } from "node:path";
+import { writeCommonjs } from "./commonjs.mjs";
 import { cudaHash, hashOf, nativeHash, readStamp, root, typescriptHash } from "./hash.mjs";
 import { takeLock } from "./lock.mjs";
 
@@ -193,6 +194,7 @@ function buildTypescript() {
   rmSync(join(root, typescriptStamp), { force: true });
   run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", "."], "tsc's message is above.");
   pruneDist();
+  writeCommonjs(root);
   writeFileSync(join(root, typescriptStamp), wanted);
 }
 

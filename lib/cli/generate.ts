@@ -2,10 +2,9 @@
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
-import type { JsonValue } from "../data/json.js";
 import type { ChatMessage } from "../data/rows.js";
 import { openSpeaker, type Speaker } from "../generate/open.js";
-import { encodePrompt, type Prompt, parseIds, readPrompts } from "../generate/prompts.js";
+import { conversation, encodePrompt, message, type Prompt, parseIds, readPrompts } from "../generate/prompts.js";
 import { TextStream } from "../generate/text_stream.js";
 import type { SamplingOptions } from "../models/sampler.js";
 import { Device } from "../tensor/device.js";
@@ -28,19 +27,6 @@ export interface GenerateCommandOptions extends Required<Omit<SamplingOptions, "
   dtype?: DType;
   threads?: number;
 }
-
-const message = (role: string, content: string): ChatMessage =>
-  new Map<string, JsonValue>([
-    ["role", role],
-    ["content", content],
-  ]);
-
-const conversation = (messages: readonly ChatMessage[]): Prompt => ({
-  kind: "messages",
-  messages,
-  tools: null,
-  variables: new Map(),
-});
 
 /** How a conversation begins. */
 const opening = ({ system }: GenerateCommandOptions): ChatMessage[] =>

@@ -8,6 +8,7 @@ import { isOverride, loadConfig } from "../config/index.js";
 import { parseCount, parseSize } from "../config/values.js";
 import { packageVersion } from "../version.js";
 import type { BenchOptions } from "./bench.js";
+import type { EvalCommandOptions } from "./eval.js";
 import type { GenerateCommandOptions } from "./generate.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
 import type { PlanOptions } from "./plan.js";
@@ -81,6 +82,9 @@ const byteCount = (text: string) => {
   if (bytes === undefined || bytes < 1) throw new InvalidArgumentError("Expected bytes, such as 80GiB or 80GB.");
   return bytes;
 };
+
+/** Numbers separated by commas. */
+const list = (one: (text: string) => number) => (text: string) => text.split(",").map((part) => one(part.trim()));
 
 const solvable = (text: string) => {
   if (text !== "sequence" && text !== "gpus" && text !== "split")
@@ -338,6 +342,37 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .action(async (dir: string, prompts: string[], options: GenerateCommandOptions) => {
       const { generate } = await import("./generate.js");
       code = await generate(dir, prompts, options, output);
+    });
+
+  program
+    .command("eval")
+    .description("loss and perplexity of data by file and position, and whether needles are found in long texts")
+    .argument("<dir>", "a Hugging Face folder, the output.dir of a finished run, or a PEFT adapter")
+    .argument("[data...]", "files or patterns, as in data.eval")
+    .usage("DIR [DATA...] [options]")
+    .option("--length <tokens>", "most tokens of a document; default: as many as it has", tokenCount)
+    .addOption(
+      new Option("--overlong <what>", "longer documents").choices(["split", "truncate", "drop", "raise"]).default("split"),
+    )
+    .option("--bucket <tokens>", "positions in buckets of so many; default: they double from 128 on", wholeNumber(1))
+    .option("--tokenizer <file>", 'in place of the folder\'s: a tokenizer.json, a folder, or "bytes"')
+    .option("--needle", "hide a number in texts, and ask for it", false)
+    .option("--lengths <list>", "tokens of the texts, such as 4K,16K; default: 1024 to 8192", list(tokenCount))
+    .option("--depths <list>", "percent of the text before the needle", list(numberFrom(0, 100)), [0, 25, 50, 75, 100])
+    .option("--trials <count>", "texts of each length and depth", wholeNumber(1), 3)
+    .option("--seed <number>", "of names, numbers and texts", wholeNumber(0), 0)
+    .option("--haystack <file>", "a text whose sentences hide the needle; default: a few built-in ones")
+    .option("--chat", "the text and the question are a turn of the chat template", false)
+    .option("--chat-template <file>", "in place of the folder's")
+    .option("--out <folder>", "where results and drawings go; default: of a run its own folder")
+    .option("--base <folder>", "of an adapter: the model that it is for; default: what it names")
+    .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
+    .addOption(new Option("--dtype <dtype>", "default: float32 on the CPU").choices(["float32", "bfloat16"]))
+    .option("--threads <count>", "of the CPU; default: all", wholeNumber(1))
+    .addHelpText("after", "\nExample:\n  longseq eval runs/first held-out.jsonl --needle --lengths 4K,16K")
+    .action(async (dir: string, files: string[], options: EvalCommandOptions) => {
+      const { evaluate } = await import("./eval.js");
+      code = await evaluate(dir, files, options, output);
     });
 
   program

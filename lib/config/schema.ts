@@ -96,6 +96,12 @@ const files = (least: number) =>
     },
   );
 
+const texts = (expected: string) =>
+  leaf<string | readonly string[] | null, string[]>(expected, (value) => {
+    const list = typeof value === "string" ? [value] : value === null ? [] : value;
+    return Array.isArray(list) && list.every((one) => typeof one === "string" && one !== "") ? [...list] : undefined;
+  });
+
 // Deeper nesting than any config.json has; an object of the API that contains itself ends here.
 const deepest = 32;
 
@@ -308,6 +314,10 @@ const train = z
     }).default(1),
     seed: count(0).default(0),
     evalEvery: count(0).default(0),
+    /** Steps between samples: what the model says behind samplePrompts, in up to sampleTokens tokens. 0: none. */
+    sampleEvery: count(0).default(0),
+    samplePrompts: texts("a list of prompts (texts)").default([]),
+    sampleTokens: count(1).default(64),
     deterministic: choice("auto", true, false).default("auto"),
   })
   .superRefine((value, context) => {
@@ -321,6 +331,8 @@ const train = z
         "microBatchSize",
         `got ${value.microBatchSize}; expected a divisor of {train.batchSize}, which is ${value.batchSize}`,
       );
+    if (value.sampleEvery > 0 && value.samplePrompts.length === 0)
+      problem("samplePrompts", `missing; give prompts, since {train.sampleEvery} is ${value.sampleEvery}`);
     if (value.minLearningRate > value.learningRate)
       problem(
         "minLearningRate",

@@ -17,6 +17,21 @@ export type Prompt =
     }
   | { readonly kind: "ids"; readonly ids: Int32Array };
 
+/** A turn of a conversation. */
+export const message = (role: string, content: string): ChatMessage =>
+  new Map<string, JsonValue>([
+    ["role", role],
+    ["content", content],
+  ]);
+
+/** Turns that the assistant is to answer. */
+export const conversation = (messages: readonly ChatMessage[]): Prompt => ({
+  kind: "messages",
+  messages,
+  tools: null,
+  variables: new Map(),
+});
+
 /**
  * Prompts of a file: of .jsonl each line, {prompt} or {text}, {messages} or {input_ids}; any other file is one prompt as
  * it is; "-" is standard input. Throws IoError, and DataError that begins with FILE:LINE.
@@ -96,10 +111,14 @@ export function parseIds(text: string, vocabSize: number): Prompt {
 
 /**
  * The ids that the model reads. A text has the tokenizer's leading special tokens before it, a conversation is rendered
- * up to where the assistant answers. Throws ConfigError where the folder has no tokenizer, DataError for a prompt
+ * up to where the assistant answers, whose answer begins with `begin`. Throws ConfigError where the folder has no tokenizer, DataError for a prompt
  * without tokens or with one that the model does not have.
  */
-export function encodePrompt({ tokenizer, model, folder, template }: Speaker, prompt: Prompt): Int32Array {
+export function encodePrompt(
+  { tokenizer, model, folder, template }: Speaker,
+  prompt: Prompt,
+  begin = "",
+): Int32Array {
   if (prompt.kind === "ids") return prompt.ids;
   if (tokenizer === null)
     throw new ConfigError(
@@ -108,14 +127,14 @@ export function encodePrompt({ tokenizer, model, folder, template }: Speaker, pr
     );
   let ids: Int32Array;
   if (prompt.kind === "text") {
-    const own = tokenizer.encode(prompt.text);
+    const own = tokenizer.encode(prompt.text + begin);
     const { prefixIds } = tokenizer;
     const has = prefixIds.every((id, i) => own[i] === id);
     ids = has ? own : Int32Array.of(...prefixIds, ...own);
   } else {
     const variables = new Map<string, JsonValue>([...Object.entries(tokenizer.specialTokens), ...prompt.variables]);
     const { tools } = prompt;
-    ids = tokenizer.encode(template(tools !== null).prompt(prompt.messages, { tools, variables }));
+    ids = tokenizer.encode(template(tools !== null).prompt(prompt.messages, { tools, variables }) + begin);
   }
   const { vocabSize } = model.config;
   const beyond = ids.find((id) => id >= vocabSize);

@@ -17,7 +17,7 @@ import type { Owned, ZeroOptions } from "../parallel/zero.js";
 import type { ModelShape } from "../report/model_flops.js";
 import { checkpoint } from "../sequence/checkpoint.js";
 import { type CachedTokens, type CacheSpan, KeyValueCache } from "../sequence/key_value_cache.js";
-import { linearCrossEntropy } from "../sequence/loss.js";
+import { linearCrossEntropy, linearTokenLosses } from "../sequence/loss.js";
 import { CheckpointStore } from "../sequence/offload.js";
 import { RingLayout } from "../sequence/ring.js";
 import { ModelStates, type StateOptions, type Unit } from "../sequence/states.js";
@@ -592,12 +592,39 @@ export class CausalLM extends Module {
     return tensor(mask, { device: this.device, shape: [ids.length, 1] });
   }
 
-  /** Logits [T, V] of tokens laid end to end; each row of `inputIds` is a document of its own. */
-  forward(input: ModelInput): Tensor {
+  /**
+   * Logits [T, V] of tokens laid end to end; each row of `inputIds` is a document of its own. rows: [begin, end), the
+   * tokens whose logits are made; default: all.
+   */
+  forward(input: ModelInput, { rows }: { rows?: readonly [begin: number, end: number] } = {}): Tensor {
     return scope(() => {
       const dropout = this.#dropoutOf(input, {});
-      return this.#logits(this.#routed(input, {}, dropout), dropout);
+      const hidden_TH = this.#routed(input, {}, dropout);
+      if (rows === undefined) return this.#logits(hidden_TH, dropout);
+      const [begin, end] = rows;
+      const [tokens] = hidden_TH.shape as [number];
+      if (![begin, end].every(Number.isSafeInteger) || begin < 0 || end <= begin || end > tokens)
+        throw new ArgumentError(`forward: rows is [${begin}, ${end}], expected [begin, end] within 0 and ${tokens}`);
+      const part = dropout && { ...dropout, rows: narrow(dropout.rows, 0, begin, end - begin) };
+      return this.#logits(narrow(hidden_TH, 0, begin, end - begin), part);
     });
+  }
+
+  /**
+   * The loss (natural log) of each token's target as the parameters are: [T] float64, 0 where it has none. Without a
+   * backward and without dropout; a batch's part of a sequence gives its own tokens' losses.
+   */
+  tokenLosses(batch: LossInput): Tensor {
+    const { targets } = prepareTargets(batch, this.config.vocabSize);
+    return noGrad(() =>
+      scope(() => {
+        const hidden_TH = this.#routed(batch, {}, null);
+        const targets_T = tensor(targets, { device: this.device });
+        const adapter = this.headAdapter?.lowRank(null) ?? null;
+        const how = { rows: this.#memory.tileLoss, softcap: this.config.logitSoftcap, adapter };
+        return this.#withHead((weight) => linearTokenLosses(hidden_TH, weight, targets_T, how));
+      }),
+    );
   }
 
   /** [rows, V] of hidden states [rows, H] */

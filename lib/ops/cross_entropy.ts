@@ -12,7 +12,15 @@ class CrossEntropy extends Function<[Tensor, Tensor, number], Tensor> {
     const dlogits = ctx.needsGrad[0]
       ? Tensor.empty(logits.shape, { device: logits.device, dtype: logits.dtype })
       : null;
-    binding.ops.crossEntropy(logits.native(), targets.native(), loss.native(), dlogits?.native() ?? null, null, factor);
+    binding.ops.crossEntropy(
+      logits.native(),
+      targets.native(),
+      loss.native(),
+      dlogits?.native() ?? null,
+      null,
+      null,
+      factor,
+    );
     axpbyInto(loss, loss, { alpha: factor });
     ctx.save(dlogits);
     dlogits?.dispose();

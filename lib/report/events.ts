@@ -81,6 +81,16 @@ export interface EvalEvent {
   [detail: string]: unknown;
 }
 
+/** What the model said behind a prompt of train.sample_prompts, greedily. */
+export interface SampleEvent {
+  event: "sample";
+  step: number;
+  prompt: string;
+  /** Without special tokens. */
+  text: string;
+  ids: number[];
+}
+
 /** A checkpoint or the finished model was written. */
 export interface SaveEvent {
   event: "save";
@@ -102,6 +112,6 @@ export interface DoneEvent {
   [detail: string]: unknown;
 }
 
-export type RunEvent = PlanEvent | ProgressEvent | EvalEvent | SaveEvent | WarningEvent | DoneEvent;
+export type RunEvent = PlanEvent | ProgressEvent | EvalEvent | SampleEvent | SaveEvent | WarningEvent | DoneEvent;
 /** What `for await (const item of trainer.run())` gives; metrics are those without `event`. */
 export type RunItem = StepMetrics | RunEvent;

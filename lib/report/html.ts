@@ -3,10 +3,10 @@
 import { renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { IoError } from "../errors.js";
+import type { EvalResults } from "./eval_results.js";
 import { formatBytes, formatDuration, formatLoss, formatSi } from "./format.js";
 import {
   colourOf,
-  escapeHtml,
   formatMicros,
   hillChart,
   kindColour,
@@ -15,7 +15,8 @@ import {
   type Series,
   waterfall,
 } from "./html_chart.js";
-import { script, style } from "./html_page.js";
+import { evalCards } from "./html_eval.js";
+import { card, escapeHtml, numbers, page, whole } from "./html_parts.js";
 import { type EvalLine, type RunData, readRun, type StepLine } from "./html_read.js";
 import {
   exchangesOf,
@@ -34,7 +35,6 @@ import {
 export const recordAdvice =
   "no step was recorded: train with output.trace_steps=1 to see the step waterfall and memory by category";
 
-const whole = (value: number) => value.toLocaleString("en-US");
 const percent = (part: number, of: number) =>
   of > 0 ? `${((part / of) * 100).toFixed(part / of < 0.0995 ? 1 : 0)}%` : "";
 
@@ -132,10 +132,6 @@ function summary(run: RunData): string {
   return `<section class="card" id="summary"><h2>Summary</h2><div class="tables">${table(left)}${table(right)}</div></section>`;
 }
 
-function card(id: string, title: string, about: string, content: string): string {
-  return `<section class="card" id="${id}"><h2>${title}</h2><p class="about">${about}</p>${content}</section>`;
-}
-
 /** From this many steps in a fiftieth of the run on, the loss also gets a smoothed line. */
 const SMOOTH_FROM = 4;
 
@@ -226,12 +222,6 @@ function overSteps(run: RunData): string {
     }) + legend(normSeries),
   );
   return `<div class="pair">${loss}${rate}</div><div class="pair">${memory}${norm}</div>`;
-}
-
-function numbers(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const cells = (tag: string, row: readonly string[]) =>
-    `<tr>${row.map((cell, i) => `<${tag}${i > 0 ? ' class="n"' : ""}>${cell}</${tag}>`).join("")}</tr>`;
-  return `<table class="numbers">${cells("th", head)}${rows.map((row) => cells("td", row)).join("")}</table>`;
 }
 
 const swatch = (colour: string) => `<i style="background:var(--${colour})"></i>`;
@@ -390,31 +380,42 @@ export function reportHtml(run: RunData): string {
   const last = run.steps.at(-1) as StepLine;
   const title = `${run.name}: longseq report`;
   const notes = [...run.remarks, ...new Set(run.warnings)];
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>${escapeHtml(title)}</title>
-<style>${style}</style>
-</head>
-<body>
-<main>
-<header><h1>${escapeHtml(run.name)}</h1><p>longseq report after step ${last.step}: ${escapeHtml(
+  const main = `<header><h1>${escapeHtml(run.name)}</h1><p>longseq report after step ${last.step}: ${escapeHtml(
     `loss ${formatLoss(last.loss)}, ${whole(run.steps.reduce((sum, { tokens }) => sum + tokens, 0))} tokens`,
   )}</p></header>
 ${summary(run)}
 ${notes.length > 0 ? `<section class="card" id="notes"><h2>Warnings</h2>${notes.map((note) => `<p class="note">${escapeHtml(note)}</p>`).join("")}</section>` : ""}
 ${overSteps(run)}
-${recorded(run)}
-<footer>Made by longseq from metrics.jsonl${run.traces.length > 0 ? " and trace/" : ""} of this run; nothing in this page is loaded from elsewhere. Point at a drawing for its figures, or focus it and use the arrow keys.</footer>
-</main>
-<div id="tip" hidden></div>
-<script>${script}</script>
-</body>
-</html>
-`;
+${evalCards(run.evaluated)}
+${recorded(run)}`;
+  return page(title, main, `Made by longseq from metrics.jsonl${run.traces.length > 0 ? " and trace/" : ""} of this run.`);
+}
+
+/** Writes a page in one piece: a reader never sees half of it. Returns its bytes. Throws IoError. */
+function writePage(path: string, text: string): number {
+  const html = Buffer.from(text, "utf8");
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    writeFileSync(temporary, html);
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    const { code } = error as NodeJS.ErrnoException;
+    throw new IoError(
+      `${path}: cannot be written (${code ?? String(error)}); free some space or make the folder writable`,
+      { file: path, errno: code },
+      { cause: error },
+    );
+  }
+  return html.length;
+}
+
+/** Writes FOLDER/eval.html, the drawings of an evaluation for a folder that is no run. Throws IoError. */
+export function writeEvalPage(folder: string, model: string, results: EvalResults): string {
+  const path = join(folder, "eval.html");
+  const header = `<header><h1>${escapeHtml(model)}</h1><p>longseq eval</p></header>`;
+  writePage(path, page(`${model}: longseq eval`, header + evalCards(results), "Made by longseq eval."));
+  return path;
 }
 
 /** What `writeReport` did. */
@@ -430,20 +431,6 @@ export interface Report {
  */
 export function writeReport(folder: string): Report {
   const run = readRun(folder);
-  const html = Buffer.from(reportHtml(run), "utf8");
   const path = join(folder, "report.html");
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    writeFileSync(temporary, html);
-    renameSync(temporary, path);
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    const { code } = error as NodeJS.ErrnoException;
-    throw new IoError(
-      `${path}: cannot be written (${code ?? String(error)}); free some space or make the folder writable`,
-      { file: path, errno: code },
-      { cause: error },
-    );
-  }
-  return { path, bytes: html.length, run };
+  return { path, bytes: writePage(path, reportHtml(run)), run };
 }

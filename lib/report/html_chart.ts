@@ -1,12 +1,8 @@
 // The drawings of a report as SVG text: lines over steps, stacked bytes through a step, and the waterfall of its queues.
 
 import { formatBytes } from "./format.js";
+import { escapeHtml } from "./html_parts.js";
 import { type Block, blocksOf, categoryNames, type Hill, type OpKind, opKinds, type QueueUse } from "./html_trace.js";
-
-/** Text that is safe between tags and in quoted attributes. */
-export function escapeHtml(text: string): string {
-  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-}
 
 /** Microseconds for people: "12.3 µs", "4.56 ms", "7.89 s". */
 export function formatMicros(micros: number): string {
@@ -120,8 +116,10 @@ export interface Series {
 
 export interface LineChart {
   label: string;
-  /** Ascending. */
+  /** Places along the axis, ascending. */
   steps: readonly number[];
+  /** The axis below, where it is not that of steps. A logarithmic one has places above 0. */
+  x?: { name: string; logarithmic: boolean; format: (value: number) => string; head: (i: number) => string };
   series: readonly Series[];
   format: (value: number) => string;
   /** Y starts at zero. */
@@ -155,7 +153,7 @@ function kept(series: readonly Series[], length: number): number[] {
 }
 
 /** Lines over steps with axes and hover data. */
-export function lineChart({ label, steps, series, format, zero, bytes }: LineChart): string {
+export function lineChart({ label, steps, series, format, zero, bytes, x: axis }: LineChart): string {
   const size: Size = { width: 560, height: 240 };
   const inner = innerWidth(size);
   const bottom = size.height - margin.bottom;
@@ -172,10 +170,11 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
   const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   high += pad;
   if (!zero) low -= pad;
-  const first = steps[0] as number;
-  const last = steps.at(-1) as number;
+  const [first, last] = [steps[0] as number, steps.at(-1) as number];
+  const along = axis?.logarithmic ? Math.log2 : (value: number) => value;
+  const [from, to] = [along(first), along(last)];
   const x = (step: number) =>
-    last === first ? margin.left + inner / 2 : margin.left + ((step - first) / (last - first)) * inner;
+    to === from ? margin.left + inner / 2 : margin.left + ((along(step) - from) / (to - from)) * inner;
   const y = (value: number) => bottom - ((value - low) / (high - low)) * (bottom - margin.top);
   const points = kept(series, steps.length);
   const content = series.map(({ values, colour, dots, faint }) => {
@@ -200,15 +199,17 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
       (marks.length === 0 ? "" : `<g class="dots" style="fill:var(--${colour})">${marks.join("")}</g>`)
     );
   });
-  const xTicks = ticks(first, last, 8).filter((value) => Number.isInteger(value) && value >= first);
+  // Of a logarithmic axis powers of 2, which lie evenly.
+  const marks = axis?.logarithmic ? ticks(from, to, 8).map((power) => 2 ** power) : ticks(first, last, 8);
+  const xTicks = marks.filter((value) => Number.isInteger(value) && value >= first);
   const frame = axes(
     size,
     { ticks: ticks(low, high, 5, bytes ? 1024 : 10), at: y, format },
-    { ticks: xTicks.length > 0 ? xTicks : [first], at: x, format: String, name: "step" },
+    { ticks: xTicks.length > 0 ? xTicks : [first], at: x, format: axis?.format ?? String, name: axis?.name ?? "step" },
   );
   return chart(label, size, "lines", frame + content.join(""), {
     x: points.map((i) => x(steps[i] as number)),
-    head: points.map((i) => `step ${steps[i]}`),
+    head: points.map((i) => axis?.head(i) ?? `step ${steps[i]}`),
     rows: series.map(({ name, colour, values, dots }) => {
       const at = points.map((i) => values[i] ?? null);
       return {
@@ -220,6 +221,50 @@ export function lineChart({ label, steps, series, format, zero, bytes }: LineCha
       };
     }),
   });
+}
+
+export interface HeatMap {
+  label: string;
+  columns: readonly string[];
+  rows: readonly string[];
+  /** By row and column: a value from 0 to 1, the text in the cell, and what it says when pointed at. */
+  cells: readonly (readonly ({ value: number; text: string; tip: string } | null)[])[];
+  /** Names of the axes. */
+  x: string;
+  y: string;
+}
+
+/** Cells whose share of blue grows with their value, the text in each, so that it reads in grey print as well. */
+export function heatMap({ label, columns, rows, cells, x, y }: HeatMap): string {
+  const [wide, high, left, top] = [Math.min(96, Math.max(52, 640 / columns.length)), 34, 64, 26];
+  const [width, height] = [left + wide * columns.length + 8, top + high * rows.length + 22];
+  const parts = columns.map(
+    (name, c) =>
+      `<text x="${px(left + (c + 0.5) * wide)}" y="${top - 8}" text-anchor="middle">${escapeHtml(name)}</text>`,
+  );
+  for (const [r, name] of rows.entries()) {
+    const at = top + r * high;
+    parts.push(`<text x="${left - 8}" y="${px(at + high / 2 + 4)}" text-anchor="end">${escapeHtml(name)}</text>`);
+    for (const [c, cell] of (cells[r] ?? []).entries()) {
+      if (cell === null) continue;
+      const { value, text, tip } = cell;
+      const place = `x="${px(left + c * wide + 1)}" y="${px(at + 1)}" width="${px(wide - 2)}" height="${high - 2}" rx="3"`;
+      parts.push(
+        `<rect class="under" ${place}/>` +
+          `<rect class="heat" ${place} style="opacity:${(0.04 + 0.96 * value).toFixed(3)}" data-tip="${escapeHtml(tip)}"/>` +
+          `<text class="${value > 0.5 ? "on" : "off"}" x="${px(left + (c + 0.5) * wide)}" y="${px(at + high / 2 + 4)}" ` +
+          `text-anchor="middle">${escapeHtml(text)}</text>`,
+      );
+    }
+  }
+  parts.push(
+    `<text class="name" x="${left - 8}" y="${top - 8}" text-anchor="end">${escapeHtml(y)}</text>`,
+    `<text class="name" x="${px(left + (wide * columns.length) / 2)}" y="${height - 5}" text-anchor="middle">${escapeHtml(x)}</text>`,
+  );
+  return (
+    `<svg class="chart heatmap" viewBox="0 0 ${px(width)} ${height}" style="max-width:${px(width * 1.2)}px" role="img" ` +
+    `aria-label="${escapeHtml(label)}">${parts.join("")}</svg>`
+  );
 }
 
 /**

@@ -59,6 +59,10 @@ svg .dots circle, svg .at { stroke: var(--card); stroke-width: 1.5; }
 svg .peak { stroke: var(--text); stroke-width: 1.3; stroke-dasharray: 6 4; fill: none; }
 svg .summit { fill: var(--text); stroke: var(--card); stroke-width: 1.5; }
 svg text.peak-label { fill: var(--text); font-weight: 600; }
+svg .heat { fill: var(--blue); }
+svg .under { fill: var(--card); stroke: var(--rule); stroke-width: 1; }
+svg text.on { fill: #fff; font-weight: 600; }
+svg text.off { fill: var(--text); }
 svg .cross { stroke: var(--text); opacity: .45; }
 .scroll { overflow-x: auto; margin-top: 6px; padding-bottom: 4px; }
 .waterfall { position: relative; min-width: 100%; }

@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { ConfigError, FormatError, IoError } from "../errors.js";
+import { type EvalResults, readResults } from "./eval_results.js";
 import { parseTrace, type RankStep, rankStep, type Trace } from "./html_trace.js";
 
 /** One step's line of metrics.jsonl, as far as a report shows it. */
@@ -46,6 +47,8 @@ export interface RunData {
   traces: Trace[];
   /** The same steps of the other ranks, by step. */
   otherRanks: Map<number, RankStep[]>;
+  /** What longseq eval found of it. */
+  evaluated: EvalResults;
   /** Steps whose traces were left out. */
   omittedTraces: number[];
   /** Remarks for the user, such as a last line torn by a crash. */
@@ -249,6 +252,7 @@ export function readRun(folder: string): RunData {
     ...metrics,
     name: basename(resolve(folder)),
     model: readModel(folder),
+    evaluated: readResults(folder),
     traces: shown.map(({ number, path }) => readTrace(number, path)),
     otherRanks: new Map(shown.map(({ number }) => [number, readOtherRanks(join(folder, "trace"), number)])),
     omittedTraces: files.slice(MOST_TRACES).map(({ number }) => number),

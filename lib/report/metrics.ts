@@ -28,7 +28,7 @@ export const metricsKeys = [
 ] as const satisfies readonly (keyof StepMetrics)[];
 
 /** Values as JSON has them: keys in snake_case, numbers that are not finite null, bigints numbers. */
-function toJson(value: unknown): unknown {
+export function toJson(value: unknown): unknown {
   if (typeof value === "bigint") return Number(value);
   if (typeof value === "number") return Number.isFinite(value) ? value : null;
   if (Array.isArray(value)) return value.map(toJson);

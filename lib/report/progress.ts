@@ -148,6 +148,10 @@ export class ProgressDisplay {
       case "eval":
         this.log(`eval after step ${item.step}: loss ${formatLoss(item.loss)}`);
         break;
+      case "sample":
+        // On one line, whatever it says.
+        this.log(`sample after step ${item.step}: ${JSON.stringify(item.prompt)} ${JSON.stringify(item.text)}`);
+        break;
       case "save":
         this.log(`saved ${item.path}`);
         break;

@@ -63,10 +63,7 @@ class LinearCrossEntropy extends Function<HeadArguments, Tensor> {
     if (total === 0) for (const share of shares) share?.fill(0);
     eachTile(device, total, options.rows, ({ start, length }) => {
       const x = narrow(hidden, 0, start, length);
-      const logits = Tensor.empty([length, V], { device, dtype: "float32", category: "logits" });
-      matmulTransposed(x, false, weight, true, logits);
-      if (adapter) withRows(adapter, start, length, (part) => addLowRank(x, part, logits));
-      const capped = options.softcap ? cap(logits, options.softcap) : logits;
+      const { logits, capped } = logitsOf(x, weight, { ...options, adapter }, start);
       // Tensor cores take both factors as bfloat16: a float32 gradient would be split into several of them for each
       // product.
       const dlogits =
@@ -78,6 +75,7 @@ class LinearCrossEntropy extends Function<HeadArguments, Tensor> {
         narrow(targets, 0, start, length).native(),
         loss.native(),
         ctx.recording ? dlogits.native() : null,
+        null,
         null,
         factor,
       );
@@ -122,6 +120,20 @@ class LinearCrossEntropy extends Function<HeadArguments, Tensor> {
     return [dhidden, dweight, null, null, da, db];
   }
 }
+/** The logits [rows, V] of a tile of hidden states [rows, H], from token `start` on, and what is left of them capped. */
+function logitsOf(
+  x: Tensor,
+  weight: Tensor,
+  { softcap, adapter }: Pick<LossOptions, "softcap" | "adapter">,
+  start: number,
+): { logits: Tensor; capped: Tensor } {
+  const [rows, V] = [x.shape[0] as number, weight.shape[0] as number];
+  const logits = Tensor.empty([rows, V], { device: x.device, dtype: "float32", category: "logits" });
+  matmulTransposed(x, false, weight, true, logits);
+  if (adapter) withRows(adapter, start, rows, (part) => addLowRank(x, part, logits));
+  return { logits, capped: softcap ? cap(logits, softcap) : logits };
+}
+
 /** softcap * tanh(logits / softcap) [T, V], logits becoming what tanh is taken of. */
 function cap(logits: Tensor, softcap: number): Tensor {
   axpbyInto(logits, logits, { alpha: 1 / softcap });
@@ -133,9 +145,8 @@ function cap(logits: Tensor, softcap: number): Tensor {
 
 const linearCrossEntropyFunction = new LinearCrossEntropy();
 
-/** Sum over t of -log softmax(hidden[t] . weight^T)[targets[t]], targets of -100 left out, divided by the denominator.
- * hidden [T, H], weight [V, H], targets [T] int32, already shifted -> [] float64. float32 logits. */
-export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions): Tensor {
+/** hidden [T, H], weight [V, H], targets [T]. Throws ArgumentError. */
+function checkShapes(name: string, hidden: Tensor, weight: Tensor, targets: Tensor): void {
   if (
     hidden.ndim !== 2 ||
     weight.ndim !== 2 ||
@@ -143,8 +154,14 @@ export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tens
     targets.shape[0] !== hidden.shape[0]
   )
     throw new ArgumentError(
-      `linearCrossEntropy: hidden [${hidden.shape}], weight [${weight.shape}], targets [${targets.shape}]; expected [T, H], [V, H], [T]`,
+      `${name}: hidden [${hidden.shape}], weight [${weight.shape}], targets [${targets.shape}]; expected [T, H], [V, H], [T]`,
     );
+}
+
+/** Sum over t of -log softmax(hidden[t] . weight^T)[targets[t]], targets of -100 left out, divided by the denominator.
+ * hidden [T, H], weight [V, H], targets [T] int32, already shifted -> [] float64. float32 logits. */
+export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions): Tensor {
+  checkShapes("linearCrossEntropy", hidden, weight, targets);
   if (!(options.denominator >= 0) || !Number.isFinite(options.denominator))
     throw new ArgumentError(
       `linearCrossEntropy: denominator is ${options.denominator}, expected the number of valid targets`,
@@ -153,4 +170,32 @@ export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tens
   const { a = null, b = null, rows = null, ...kind } = adapter ?? { scale: 0, dropout: null };
   const how = { ...others, adapter: adapter && kind };
   return linearCrossEntropyFunction.apply(hidden, weight, targets, how, a, b, rows);
+}
+
+/** -log softmax(hidden[t] . weight^T)[targets[t]] of each token, 0 where the target is -100; without a backward.
+ * hidden [T, H], weight [V, H], targets [T] int32, already shifted -> [T] float64. float32 logits. */
+export function linearTokenLosses(
+  hidden: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: Pick<LossOptions, "rows" | "softcap" | "adapter">,
+): Tensor {
+  checkShapes("linearTokenLosses", hidden, weight, targets);
+  const { device } = hidden;
+  const total = hidden.shape[0] as number;
+  const losses = Tensor.empty([total], { device, dtype: "float64" });
+  using sum = Tensor.full([], 0, { device, dtype: "float64" });
+  eachTile(device, total, options.rows, ({ start, length }) => {
+    const { capped } = logitsOf(narrow(hidden, 0, start, length), weight, options, start);
+    binding.ops.crossEntropy(
+      capped.native(),
+      narrow(targets, 0, start, length).native(),
+      sum.native(),
+      null,
+      null,
+      narrow(losses, 0, start, length).native(),
+      1,
+    );
+  });
+  return losses;
 }

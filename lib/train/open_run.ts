@@ -24,6 +24,7 @@ import { type Choice, chooseMemory, describeChoice } from "./plan.js";
 import { ratesOf, secondsByPart, timingOf, totalSeconds } from "./rates.js";
 import { refuseLongDocuments, remarkOnDropout, remarkOnPositions, remarkOnSchedule } from "./remarks.js";
 import type { Resumed } from "./run_folder.js";
+import { openSamples } from "./sample.js";
 import type { Session, Training } from "./session.js";
 import { configRecord, type TrainerState } from "./state.js";
 import { makeOptimizer } from "./step.js";
@@ -123,6 +124,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
   const { config, signal, data } = session;
   if (data === undefined) throw new Error("openRunData comes first");
   const device = openDevice(session);
+  const samples = openSamples(session);
   const architecture = await session.abortable(resolveModel(config));
   const dtype = runDtype(config, architecture, device.type);
   const { job } = session;
@@ -213,7 +215,7 @@ export async function openTraining(session: Session, resumed: Resumed | undefine
     },
     { first: true },
   );
-  return { session, device, model, owned, optimizer, data, state, startStep, finishedBefore };
+  return { session, device, model, owned, optimizer, data, state, samples, startStep, finishedBefore };
 }
 
 /** What the configuration asks for beside metrics.jsonl. */

@@ -15,6 +15,7 @@ import { checkFinite, refuseBroken, refuseSkippedEnd } from "./finite.js";
 import { exportModel } from "./model.js";
 import { checkJob, giveBack, openDevice, openRunData, openTraining } from "./open_run.js";
 import { exportedStep, markExported, openRunFolder } from "./run_folder.js";
+import { sampleIfDue, samplesDue } from "./sample.js";
 import type { Session, Training } from "./session.js";
 import { saveCheckpoint } from "./state.js";
 import { StepQueue } from "./step_queue.js";
@@ -82,7 +83,7 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
     if (trace) device.startTrace();
     queue.enqueue(step, next);
     const save = output.saveEvery > 0 && step % output.saveEvery === 0;
-    const settle = trace || save || step === session.steps || evaluationDue(training, step);
+    const settle = trace || save || step === session.steps || evaluationDue(training, step) || samplesDue(training, step);
     while (queue.length > (settle ? 0 : MOST_QUEUED - 1)) {
       yield* queue.finishOldest();
       await checkFinite(training);
@@ -90,6 +91,7 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
     if (!settle) continue;
     if (trace) await writeTrace(session, device, step);
     yield* evaluateIfDue(training);
+    yield* sampleIfDue(training);
     if (save && step < session.steps) {
       await refuseBroken(training);
       yield await saveRun(training);

@@ -12,6 +12,7 @@ import type { RunItem } from "../report/events.js";
 import type { MetricsWriter } from "../report/metrics.js";
 import { Trackers } from "../report/tracker.js";
 import type { Device } from "../tensor/device.js";
+import type { SamplePrompts } from "./sample.js";
 import type { TrainerState } from "./state.js";
 
 /** How often a line about a running step goes to metrics.jsonl. Milliseconds. */
@@ -117,6 +118,8 @@ export interface Training {
   readonly optimizer: AdamW;
   readonly data: Dataset;
   readonly state: TrainerState;
+  /** null: none are asked for. */
+  readonly samples: SamplePrompts | null;
   /** The last step before this run. */
   readonly startStep: number;
   /** binding.stepsFinished before the first step of this run. */

@@ -56,7 +56,7 @@ ls_status cross_entropy(const ls_exec *exec, const ls_cross_entropy_args *args) 
   const int32_t *const label_data = static_cast<const int32_t *>(labels.data);
   const bool gradient = dlogits.present != 0;
   float *const lse_data = args->lse.present ? static_cast<float *>(args->lse.data) : nullptr;
-  double *const losses = static_cast<double *>(exec->workspace);
+  double *const losses = static_cast<double *>(args->losses.present ? args->losses.data : exec->workspace);
   const double scale = args->scale;
   int64_t bad = INT64_MAX;
 

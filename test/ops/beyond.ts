@@ -183,9 +183,9 @@ large("loss and its gradient", async (t, made) => {
     const part = binding.view(logits, [end - begin, V], [V, 1], begin * V);
     const some = binding.view(labels.native, [end - begin], [1], begin);
     made.push(part, some);
-    ops.crossEntropy(part, some, (losses[1] as Plain).native, null, null, 1);
+    ops.crossEntropy(part, some, (losses[1] as Plain).native, null, null, null, 1);
   }
-  ops.crossEntropy(logits, labels.native, (losses[0] as Plain).native, logits, lse, 0.5);
+  ops.crossEntropy(logits, labels.native, (losses[0] as Plain).native, logits, lse, null, 0.5);
   for (const row of picked) {
     const values = before.get(row) as Float64Array;
     const most = values.reduce((a, b) => Math.max(a, b));

@@ -9,6 +9,7 @@ interface Spec {
   logits?: Storage;
   dlogits?: Storage | "in place" | "none";
   lse?: boolean;
+  losses?: boolean;
   scale?: number;
   /** Every so-manieth row is ignored; 1: all. */
   ignoreEvery?: number;
@@ -22,6 +23,7 @@ function reference(spec: Spec, x: Float64Array, labels: number[]) {
   const { rows, width, scale = 1 } = spec;
   const dlogits = new Float64Array(x.length);
   const lse = new Float64Array(rows);
+  const losses = new Float64Array(rows);
   let loss = 0;
   for (let row = 0; row < rows; row++) {
     const at = row * width;
@@ -31,11 +33,12 @@ function reference(spec: Spec, x: Float64Array, labels: number[]) {
     lse[row] = most + Math.log(sum);
     const label = labels[row] as number;
     if (label === -100) continue;
-    loss += most - (values[label] as number) + Math.log(sum);
+    losses[row] = most - (values[label] as number) + Math.log(sum);
+    loss += losses[row] as number;
     for (let i = 0; i < width; i++)
       dlogits[at + i] = (Math.exp((values[i] as number) - most) / sum - (i === label ? 1 : 0)) * scale;
   }
-  return { dlogits, lse, loss };
+  return { dlogits, lse, losses, loss };
 }
 
 const one = (spec: Spec): Case => ({
@@ -50,6 +53,7 @@ const one = (spec: Spec): Case => ({
     const start = 2.5;
     const loss = bench.plain([], "float64", [start]);
     const lse = spec.lse ? bench.output([rows], "float32", spec.strided ? "spread" : "rows") : null;
+    const losses = spec.losses ? bench.plain([rows], "float64", Array(rows).fill(Number.NaN)) : null;
     const out =
       dlogits === "none" ? null : dlogits === "in place" ? x.tensor : bench.output([rows, width], dlogits, kind);
     binding.ops.crossEntropy(
@@ -58,12 +62,14 @@ const one = (spec: Spec): Case => ({
       loss.native,
       out?.native ?? null,
       lse?.native ?? null,
+      losses?.native ?? null,
       scale,
     );
     const get = () => reference(spec, x.values, labels);
     bench.expect(loss, "loss", () => [start + get().loss], width);
     if (out) bench.expect(out, "dlogits", () => get().dlogits, width);
     if (lse) bench.expect(lse, "lse", () => get().lse, width, 1);
+    if (losses) bench.expect(losses, "losses", () => get().losses, width);
   },
 });
 
@@ -73,6 +79,9 @@ export const cases: Case[] = [
   one({ rows: 33, width: 17, lse: true, strided: true, ignoreEvery: 3, scale: 0.37 }),
   one({ rows: 20, width: 511, dlogits: "in place", strided: true, scale: 1 / 1000, ignoreEvery: 4 }),
   one({ rows: 20, width: 513, dlogits: "none", lse: true }),
+  one({ rows: 41, width: 130, dlogits: "none", losses: true, ignoreEvery: 3 }),
+  one({ rows: 6, width: 40_003, dlogits: "in place", losses: true, lse: true, ignoreEvery: 4 }),
+  one({ rows: 12, width: 60, logits: "bfloat16", losses: true, ignoreEvery: 1 }),
   one({ rows: 40, width: 300, logits: "bfloat16", dlogits: "in place", ignoreEvery: 2, scale: 64 }),
   one({ rows: 40, width: 300, logits: "bfloat16", lse: true, strided: true }),
   one({ rows: 40, width: 300, dlogits: "bfloat16" }),
@@ -98,7 +107,7 @@ await opTests("cross_entropy", cases, (t) => {
       const x = bench.given([3, 2], [Number.NaN, Number.NaN, 0, 0, Number.NaN, Number.POSITIVE_INFINITY]);
       const labels = bench.plain([3], "int32", [-100, 1, -100]);
       const loss = bench.plain([], "float64", [0]);
-      binding.ops.crossEntropy(x.native, labels.native, loss.native, x.native, null, 1);
+      binding.ops.crossEntropy(x.native, labels.native, loss.native, x.native, null, null, 1);
       t.ok(Math.abs(((await loss.values())[0] as number) - Math.LN2) < 1e-12);
       t.same([...(await x.tensor.values())], [0, 0, 0.5, -0.5, 0, 0]);
     }),
@@ -109,11 +118,11 @@ await opTests("cross_entropy", cases, (t) => {
       const x = bench.given([1, 3], [0, Number.NaN, 0]);
       const label = bench.plain([1], "int32", [0]);
       const loss = bench.plain([], "float64", [0]);
-      binding.ops.crossEntropy(x.native, label.native, loss.native, null, null, 1);
+      binding.ops.crossEntropy(x.native, label.native, loss.native, null, null, null, 1);
       t.ok(Number.isNaN((await loss.values())[0]));
       const masked = bench.given([1, 3], [0, Number.NEGATIVE_INFINITY, 0]);
       const zero = bench.plain([], "float64", [0]);
-      binding.ops.crossEntropy(masked.native, label.native, zero.native, masked.native, null, 1);
+      binding.ops.crossEntropy(masked.native, label.native, zero.native, masked.native, null, null, 1);
       t.ok(Math.abs(((await zero.values())[0] as number) - Math.LN2) < 1e-12);
       t.same([...(await masked.tensor.values())], [-0.5, 0, 0.5]);
     }),
@@ -123,7 +132,7 @@ await opTests("cross_entropy", cases, (t) => {
     withBench(async (bench) => {
       const x = bench.given([1, 2], [12, 0]);
       const loss = bench.plain([], "float64", [0]);
-      binding.ops.crossEntropy(x.native, bench.plain([1], "int32", [0]).native, loss.native, null, null, 1);
+      binding.ops.crossEntropy(x.native, bench.plain([1], "int32", [0]).native, loss.native, null, null, null, 1);
       const expected = Math.log1p(Math.exp(-12));
       t.ok(
         Math.abs(((await loss.values())[0] as number) / expected - 1) < 0.05,
@@ -138,7 +147,7 @@ await opTests("cross_entropy", cases, (t) => {
       const logits = new Plain(device, [3, 5], "float32", Array(15).fill(0));
       const labels = new Plain(device, [3], "int32", [4, label, 77]);
       const loss = new Plain(device, [], "float64", [0]);
-      binding.ops.crossEntropy(logits.native, labels.native, loss.native, null, null, 1);
+      binding.ops.crossEntropy(logits.native, labels.native, loss.native, null, null, null, 1);
       await t.rejects(loss.raw(), { message: new RegExp(`label ${label} of row 1 .*5 classes`) });
     }
   });
@@ -150,6 +159,7 @@ await opTests("cross_entropy", cases, (t) => {
       { name: "loss", shape: [], dtype: "float64" },
       { name: "dlogits", shape: [3, 8], optional: true },
       { name: "lse", shape: [3], optional: true },
+      { name: "losses", shape: [3], dtype: "float64", optional: true },
       { name: "scale", number: 1 },
     ]);
   });

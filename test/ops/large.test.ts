@@ -161,7 +161,7 @@ const all: Far[] = [
   {
     name: "cross_entropy",
     operands: [x(), ids, scalar("float64", 0, true), x(40, { out: true })],
-    run: ([a, i, loss, d]) => ops.crossEntropy(a, i, loss, d, null, 1),
+    run: ([a, i, loss, d]) => ops.crossEntropy(a, i, loss, d, null, null, 1),
   },
   {
     name: "reductions",

@@ -70,6 +70,9 @@ t.test("it packs and installs, without scripts and with all that belongs in it",
     "bin/longseq.mjs",
     "dist/lib/index.d.ts",
     "dist/lib/index.js",
+    "dist/cjs/package.json",
+    "dist/cjs/lib/index.d.ts",
+    "dist/cjs/lib/index.js",
     "native/include/longseq/backend.h",
     "native/runtime/rates/cpu.json",
     "prebuilds/linux-x64/longseq.glibc.node",
@@ -80,7 +83,7 @@ t.test("it packs and installs, without scripts and with all that belongs in it",
   }
   const strange = paths.filter(
     (path) =>
-      !/^(bin|dist\/lib|examples|native\/include|native\/runtime\/rates|prebuilds)\//.test(path) &&
+      !/^(bin|dist\/(lib|cjs)|examples|native\/include|native\/runtime\/rates|prebuilds)\//.test(path) &&
       !/^(LICENSE|README\.md|THIRD_PARTY_NOTICES|package\.json)$/.test(path),
   );
   t.strictSame(strange, [], "nothing else is packed");
@@ -190,8 +193,52 @@ t.test("it can be imported and its types hold in a strict program", async (t) =>
     'import { loadModel } from "longseq";\nimport include from "longseq/include";\n' +
       "const path: string = include;\nexport const use = async () => [path, await loadModel(path)];\n",
   );
-  const options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022"];
-  const types = ["--types", "node", "--typeRoots", join(root, "node_modules/@types")];
-  const lib = ["--lib", "es2023,esnext.disposable"];
-  run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), ...options, ...types, ...lib, "use.ts"], app);
+  check(app, ["use.ts", "--module", "nodenext"]);
+});
+
+/** Type-checks a strict program of the installed package. */
+function check(folder: string, args: string[]): void {
+  const options = ["--noEmit", "--strict", "--target", "es2022", "--types", "node"];
+  const places = ["--typeRoots", join(root, "node_modules/@types"), "--lib", "es2023,esnext.disposable"];
+  run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), ...options, ...places, ...args], folder);
+}
+
+t.test("it can be required, and both ways give the same module", async (t) => {
+  // A folder inside the app whose programs are CommonJS.
+  const old = join(app, "old");
+  mkdirSync(old);
+  writeFileSync(join(old, "package.json"), '{ "type": "commonjs" }\n');
+  writeFileSync(
+    join(old, "use.js"),
+    'const { Tensor, loadModel } = require("longseq"); const include = require("longseq/include").default;\n' +
+      'import("longseq").then((longseq) => console.log(include, typeof loadModel, longseq.Tensor === Tensor));\n',
+  );
+  const result = spawnSync(process.execPath, ["use.js"], { cwd: old, encoding: "utf8" });
+  t.equal(result.stdout, `${join(installed, "native/include")} function true\n`);
+  t.equal(result.stderr, "", "and says nothing about it");
+  // What names the entries, however the compiler finds them.
+  const program =
+    'import { Tensor, loadModel, type Config } from "longseq";\nimport include from "longseq/include";\n' +
+    "const path: string = include;\nexport const use = async (config: Config) => [path, config.train.steps, await loadModel(path)];\n" +
+    "export const shape = (x: Tensor): readonly number[] => x.shape;\n" +
+    "// @ts-expect-error: it is a function of a folder\nloadModel(3);\n";
+  const required =
+    'import longseq = require("longseq");\nexport const open: (folder: string) => Promise<longseq.CausalLM> = (folder) => longseq.loadModel(folder);\n';
+  writeFileSync(join(app, "both.ts"), program);
+  writeFileSync(join(old, "both.ts"), program);
+  writeFileSync(join(old, "required.ts"), required);
+  for (const [folder, file, ...args] of [
+    [app, "both.ts", "--module", "node16"],
+    [app, "both.ts", "--module", "nodenext"],
+    [app, "both.ts", "--module", "esnext", "--moduleResolution", "bundler"],
+    [app, "both.ts", "--module", "preserve"],
+    [old, "both.ts", "--module", "node16"],
+    [old, "both.ts", "--module", "nodenext"],
+    [old, "both.ts", "--module", "commonjs", "--moduleResolution", "node10", "--esModuleInterop"],
+    [old, "required.ts", "--module", "nodenext"],
+    [old, "required.ts", "--module", "commonjs", "--moduleResolution", "node10"],
+  ] as const) {
+    check(folder, [file, ...args]);
+    t.pass(`${folder === old ? "CommonJS" : "a module"}: ${args.join(" ")}`);
+  }
 });

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning or the layout of anything in this header changes. */
-#define LS_BACKEND_API_VERSION 7
+#define LS_BACKEND_API_VERSION 8
 #define LS_MAX_DIMS 6
 
 typedef enum ls_dtype {
@@ -312,9 +312,10 @@ typedef struct ls_attention_merge_args {
 /* Token losses of a tile of logits, and their gradient in the same pass.
  * logits [T, V]; labels [T] int32, -100 ignored; loss [] float64, += sum of token losses (natural log);
  * dlogits [T, V] optional, may be logits: (softmax - onehot) * scale, zero rows where ignored.
- * lse [T] float32 optional: log-sum-exp of each row. */
+ * lse [T] float32 optional: log-sum-exp of each row. losses [T] float64 optional, dense: each row's loss, 0 where
+ * ignored. */
 typedef struct ls_cross_entropy_args {
-  ls_tensor logits, labels, loss, dlogits, lse;
+  ls_tensor logits, labels, loss, dlogits, lse, losses;
   double scale;
 } ls_cross_entropy_args;
 

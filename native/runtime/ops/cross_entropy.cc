@@ -25,6 +25,12 @@ void check_cross_entropy(const void *pointer) {
     c.dtype("lse", a.lse, LS_F32);
     c.size("lse", a.lse, 0, a.logits.sizes[0], "rows of logits");
   }
+  if (a.losses.present) {
+    c.ndim("losses", a.losses, 1);
+    c.dtype("losses", a.losses, LS_F64);
+    c.size("losses", a.losses, 0, a.logits.sizes[0], "rows of logits");
+    c.contiguous("losses", a.losses);
+  }
 }
 
 Cost cost_cross_entropy(const void *pointer) {
@@ -34,8 +40,8 @@ Cost cost_cross_entropy(const void *pointer) {
 
 int64_t workspace_cross_entropy(const void *pointer, const Profile &) {
   const auto &a = *static_cast<const ls_cross_entropy_args *>(pointer);
-  // Row losses, summed in row order afterwards.
-  return a.logits.sizes[0] * 8;
+  // Row losses, summed in row order afterwards; where they are asked for they have their place.
+  return a.losses.present ? 0 : a.logits.sizes[0] * 8;
 }
 
 const RegisterOp register_cross_entropy({
@@ -43,7 +49,8 @@ const RegisterOp register_cross_entropy({
     sizeof(ls_cross_entropy_args),
     {LS_FIELD(ls_cross_entropy_args, input, logits), LS_FIELD(ls_cross_entropy_args, input, labels),
      LS_FIELD(ls_cross_entropy_args, inout, loss), LS_FIELD(ls_cross_entropy_args, optional_inout, dlogits),
-     LS_FIELD(ls_cross_entropy_args, optional_inout, lse), LS_FIELD(ls_cross_entropy_args, number, scale)},
+     LS_FIELD(ls_cross_entropy_args, optional_inout, lse), LS_FIELD(ls_cross_entropy_args, optional_inout, losses),
+     LS_FIELD(ls_cross_entropy_args, number, scale)},
     check_cross_entropy,
     cost_cross_entropy,
     workspace_cross_entropy,

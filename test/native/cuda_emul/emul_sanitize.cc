@@ -196,7 +196,8 @@ void cases(int32_t dtype, int64_t rows, int64_t width) {
   run("embedding", ls_embedding_args{ids, table_, y}, {y});
   run("embedding_backward", ls_embedding_backward_args{ids, x, full(LS_F32, {19, width}, 0)}, {});
   const ls_tensor labels = numbers(LS_I32, rows, width), loss = full(LS_F64, {}, 0);
-  run("cross_entropy", ls_cross_entropy_args{x, labels, loss, dx, output(LS_F32, {rows}), 1}, {dx, loss});
+  run("cross_entropy", ls_cross_entropy_args{x, labels, loss, dx, output(LS_F32, {rows}), output(LS_F64, {rows}), 1},
+      {dx, loss});
   const ls_tensor step = full(LS_I64, {}, 3);
   run("adamw_advance", ls_adamw_advance_args{step, none}, {});
   const ls_tensor p = input(dtype, {rows, width}), m = full(LS_F32, {rows, width}, 0),
@@ -223,8 +224,8 @@ void cases(int32_t dtype, int64_t rows, int64_t width) {
 void long_rows(int32_t dtype) {
   const int64_t rows = 3, width = dtype == LS_F32 ? 39'997 : 80'004;
   const ls_tensor x = input(dtype, {rows, width}), dx = output(LS_BF16, {rows, width}), loss = full(LS_F64, {}, 0);
-  run("cross_entropy", ls_cross_entropy_args{x, numbers(LS_I32, rows, width), loss, dx, {}, 1}, {dx, loss});
-  run("cross_entropy", ls_cross_entropy_args{x, numbers(LS_I32, rows, width), loss, x, {}, 1}, {x, loss});
+  run("cross_entropy", ls_cross_entropy_args{x, numbers(LS_I32, rows, width), loss, dx, {}, {}, 1}, {dx, loss});
+  run("cross_entropy", ls_cross_entropy_args{x, numbers(LS_I32, rows, width), loss, x, {}, {}, 1}, {x, loss});
   blocks.clear();
 }
 
