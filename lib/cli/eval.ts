@@ -130,7 +130,9 @@ async function lossOf(
   const { learnedPositions, maxPositionEmbeddings } = model.config;
   const most = options.length ?? (learnedPositions ? maxPositionEmbeddings : ANY_LENGTH);
   if (learnedPositions && most > maxPositionEmbeddings)
-    throw new UsageError(`--length is ${most}, but ${folder} has learned positions for ${maxPositionEmbeddings} tokens`);
+    throw new UsageError(
+      `--length is ${most}, but ${folder} has learned positions for ${maxPositionEmbeddings} tokens`,
+    );
   const dataset = await openDocuments(speaker, files, options, most, output);
   try {
     const { longest } = dataset;
@@ -180,7 +182,9 @@ async function needleOf(
     throw new UsageError(`the model was made for ${maxPositionEmbeddings} tokens; give --lengths`);
   const beyond = lengths.find((length) => length > maxPositionEmbeddings);
   if (beyond !== undefined && learnedPositions)
-    throw new UsageError(`--lengths: ${beyond} tokens, but the model has learned positions for ${maxPositionEmbeddings}`);
+    throw new UsageError(
+      `--lengths: ${beyond} tokens, but the model has learned positions for ${maxPositionEmbeddings}`,
+    );
   if (beyond !== undefined)
     output.note(
       `warning: the model was made for ${whole(maxPositionEmbeddings)} tokens (max_position_embeddings), --lengths has ${whole(beyond)}`,

@@ -352,7 +352,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .usage("DIR [DATA...] [options]")
     .option("--length <tokens>", "most tokens of a document; default: as many as it has", tokenCount)
     .addOption(
-      new Option("--overlong <what>", "longer documents").choices(["split", "truncate", "drop", "raise"]).default("split"),
+      new Option("--overlong <what>", "longer documents")
+        .choices(["split", "truncate", "drop", "raise"])
+        .default("split"),
     )
     .option("--bucket <tokens>", "positions in buckets of so many; default: they double from 128 on", wholeNumber(1))
     .option("--tokenizer <file>", 'in place of the folder\'s: a tokenizer.json, a folder, or "bytes"')

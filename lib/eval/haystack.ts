@@ -1,6 +1,6 @@
 // The text that a needle is hidden in: sentences of a file, or these where none is given.
 
-import { CounterRandom } from "../data/philox.js";
+import type { CounterRandom } from "../data/philox.js";
 
 /** Plain sentences without numbers, so that the needle's is the only one. */
 const sentences = [

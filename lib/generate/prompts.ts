@@ -114,11 +114,7 @@ export function parseIds(text: string, vocabSize: number): Prompt {
  * up to where the assistant answers, whose answer begins with `begin`. Throws ConfigError where the folder has no tokenizer, DataError for a prompt
  * without tokens or with one that the model does not have.
  */
-export function encodePrompt(
-  { tokenizer, model, folder, template }: Speaker,
-  prompt: Prompt,
-  begin = "",
-): Int32Array {
+export function encodePrompt({ tokenizer, model, folder, template }: Speaker, prompt: Prompt, begin = ""): Int32Array {
   if (prompt.kind === "ids") return prompt.ids;
   if (tokenizer === null)
     throw new ConfigError(

@@ -106,6 +106,8 @@ export class RendezvousServer {
   #stopping = false;
   #lost: string | undefined;
   #firstLost: number | undefined;
+  /** Why one that is no rank of the job was last sent away. */
+  #sentAway: string | undefined;
 
   /** The rank whose loss ended the job for the others; undefined: there is none. */
   get firstLost(): number | undefined {
@@ -145,7 +147,8 @@ export class RendezvousServer {
       if (missing.length === 0) return;
       const [names, have] = missing.length === 1 ? ["rank", "has"] : ["ranks", "have"];
       this.#refuseAll(
-        `${names} ${missing.slice(0, 8).join(", ")}${missing.length > 8 ? ", ..." : ""} of ${this.world} ${have} not come within ${timeout / 1000} s`,
+        `${names} ${missing.slice(0, 8).join(", ")}${missing.length > 8 ? ", ..." : ""} of ${this.world} ${have} not come within ${timeout / 1000} s` +
+          (this.#sentAway === undefined ? "" : `; a process that came was refused: ${this.#sentAway}`),
       );
     }, timeout).unref();
   }
@@ -154,9 +157,15 @@ export class RendezvousServer {
   static async open(world: number, secret: string, host = "127.0.0.1", port = 0): Promise<RendezvousServer> {
     const server = createServer();
     await new Promise<void>((resolve, reject) => {
-      server.once("error", (error) =>
-        reject(new DeviceError(`the ranks cannot meet at ${host}:${port}: ${error.message}`, { host, port })),
-      );
+      server.once("error", (error: NodeJS.ErrnoException) => {
+        const advice =
+          error.code === "EADDRINUSE"
+            ? "; give a port that is free on all machines (is another job, or another first machine, at work there?)"
+            : error.code === "EADDRNOTAVAIL"
+              ? "; the address must be one of the first machine's own"
+              : "";
+        reject(new DeviceError(`the ranks cannot meet at ${host}:${port}: ${error.message}${advice}`, { host, port }));
+      });
       server.listen(port, host, resolve);
     });
     const own = new RendezvousServer(server, world, secret);
@@ -198,6 +207,7 @@ export class RendezvousServer {
       }
       const refused = this.#refusal(hello, nonce);
       if (refused !== undefined) {
+        this.#sentAway = refused;
         send(socket, { refused });
         socket.end();
         return;

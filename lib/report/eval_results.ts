@@ -114,9 +114,12 @@ function read(file: string, holds: (value: Record<string, unknown>) => boolean):
     const value = fromJson(JSON.parse(text)) as Record<string, unknown>;
     if (typeof value === "object" && value !== null && value.version === 1 && holds(value)) return value;
   } catch (error) {
-    throw new FormatError(`${file}: not valid JSON (${(error as Error).message}); remove it, or run longseq eval again`, {
-      file,
-    });
+    throw new FormatError(
+      `${file}: not valid JSON (${(error as Error).message}); remove it, or run longseq eval again`,
+      {
+        file,
+      },
+    );
   }
   throw new FormatError(`${file}: not what longseq eval of this version writes; remove it, or run longseq eval again`, {
     file,
@@ -132,7 +135,8 @@ export function readResults(folder: string): EvalResults {
   const dir = join(folder, "eval");
   const loss = read(
     join(dir, NAMES.loss),
-    ({ positions, files }) => areCells(positions, ["begin", "end", "tokens"]) && areCells(files, ["tokens", "documents"]),
+    ({ positions, files }) =>
+      areCells(positions, ["begin", "end", "tokens"]) && areCells(files, ["tokens", "documents"]),
   );
   const needle = read(join(dir, NAMES.needle), ({ cells }) => areCells(cells, ["length", "depth", "trials", "found"]));
   return { loss: loss as LossResults | null, needle: needle as NeedleResults | null };

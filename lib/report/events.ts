@@ -89,6 +89,7 @@ export interface SampleEvent {
   /** Without special tokens. */
   text: string;
   ids: number[];
+  [detail: string]: unknown;
 }
 
 /** A checkpoint or the finished model was written. */

@@ -388,7 +388,11 @@ ${notes.length > 0 ? `<section class="card" id="notes"><h2>Warnings</h2>${notes.
 ${overSteps(run)}
 ${evalCards(run.evaluated)}
 ${recorded(run)}`;
-  return page(title, main, `Made by longseq from metrics.jsonl${run.traces.length > 0 ? " and trace/" : ""} of this run.`);
+  return page(
+    title,
+    main,
+    `Made by longseq from metrics.jsonl${run.traces.length > 0 ? " and trace/" : ""} of this run.`,
+  );
 }
 
 /** Writes a page in one piece: a reader never sees half of it. Returns its bytes. Throws IoError. */

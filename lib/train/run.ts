@@ -83,7 +83,8 @@ async function* train(training: Training, queue: StepQueue): AsyncGenerator<RunI
     if (trace) device.startTrace();
     queue.enqueue(step, next);
     const save = output.saveEvery > 0 && step % output.saveEvery === 0;
-    const settle = trace || save || step === session.steps || evaluationDue(training, step) || samplesDue(training, step);
+    const settle =
+      trace || save || step === session.steps || evaluationDue(training, step) || samplesDue(training, step);
     while (queue.length > (settle ? 0 : MOST_QUEUED - 1)) {
       yield* queue.finishOldest();
       await checkFinite(training);

@@ -53,7 +53,12 @@ for (const name of readdirSync(golden))
     t.same(some.shape, [5, V]);
     const [all, part] = (await Promise.all([logits.data(), some.data()])) as [Float32Array, Float32Array];
     t.ok(part.every((value, i) => close(value, all[4 * V + i] as number)));
-    for (const rows of [[3, 3], [-1, 2], [0, count + 1], [0.5, 2]] as const)
+    for (const rows of [
+      [3, 3],
+      [-1, 2],
+      [0, count + 1],
+      [0.5, 2],
+    ] as const)
       t.throws(() => model.forward({ inputIds: ids }, { rows }), { code: "ARGUMENT" });
     logits.dispose();
     some.dispose();
@@ -159,7 +164,10 @@ for (const [what, more] of [
       t.equal(documents, 2);
       t.equal(tokens, own.length);
       t.ok(close(loss as number, mean(own)));
-      t.equal(positions.reduce((sum, one) => sum + one.tokens, 0), own.length);
+      t.equal(
+        positions.reduce((sum, one) => sum + one.tokens, 0),
+        own.length,
+      );
     }
     for (const { begin, end, tokens, loss } of results.positions) {
       const own = expected.filter(({ position }) => position >= begin && position < end);

@@ -91,8 +91,21 @@ t.test("a rank that never comes is named", async (t) => {
   const server = await RendezvousServer.open(3, secret);
   server.expectAll(200);
   const first = await Rendezvous.join(at(server, 1), secret, 5000);
-  await t.rejects(first.swap("x", "1"), { message: /ranks 0, 2 of 3 have not come within 0\.2 s/ });
+  await t.rejects(first.swap("x", "1"), { message: /ranks 0, 2 of 3 have not come within 0\.2 s$/ });
   server.close();
+  // Whoever waits learns that one came and was no rank of the job.
+  const other = await RendezvousServer.open(2, secret);
+  other.expectAll(300);
+  const waits = await Rendezvous.join(at(other, 0), secret, 5000);
+  await t.rejects(Rendezvous.join(at(other, 1), "another", 5000), { code: "CONFIG" });
+  await t.rejects(waits.swap("x", "1"), {
+    message: /rank 1 of 2 has not come within 0\.3 s; a process that came was refused: the secret is wrong/,
+  });
+  await t.rejects(RendezvousServer.open(2, secret, "127.0.0.1", other.port), {
+    code: "DEVICE",
+    message: /give a port that is free/,
+  });
+  other.close();
 });
 
 t.test("all hear that one asks to stop", async (t) => {

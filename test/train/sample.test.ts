@@ -70,7 +70,11 @@ t.test("prompts are answered every so many steps and at the end", async (t) => {
 t.test("where there is no memory for them the run goes on", async (t) => {
   const bytes = 2 ** 20;
   const items = await run(
-    config("tight", { sampleEvery: 5, samplePrompts: ["a"], sampleTokens: 1_000_000 }, { memory: { deviceLimit: 8 * bytes } }),
+    config(
+      "tight",
+      { sampleEvery: 5, samplePrompts: ["a"], sampleTokens: 1_000_000 },
+      { memory: { deviceLimit: 8 * bytes } },
+    ),
   );
   t.match(
     items.find((item) => item.event === "warning" && /no samples/.test(item.message)),
@@ -80,7 +84,10 @@ t.test("where there is no memory for them the run goes on", async (t) => {
 });
 
 t.test("what is refused", async (t) => {
-  await t.rejects(run(config("a", { sampleEvery: 2 })), { code: "CONFIG", message: /samplePrompts: missing; give prompts/ });
+  await t.rejects(run(config("a", { sampleEvery: 2 })), {
+    code: "CONFIG",
+    message: /samplePrompts: missing; give prompts/,
+  });
   const ids = join(folder, "ids.jsonl");
   writeFileSync(ids, '{"input_ids": [1, 2, 3]}\n');
   await t.rejects(
