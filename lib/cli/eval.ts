@@ -1,6 +1,6 @@
 // `longseq eval`: loss and perplexity of files by position, and the needle test.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { tokenCacheDir } from "../config/index.js";
 import { type Dataset, type Overlong, openData } from "../data/index.js";
@@ -15,6 +15,7 @@ import { formatLoss } from "../report/format.js";
 import { writeEvalPage } from "../report/html.js";
 import { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
+import { readText } from "./generate.js";
 import { exitCode, type Output, UsageError } from "./output.js";
 
 export interface EvalCommandOptions {
@@ -57,8 +58,8 @@ export async function evaluate(
   if (files.length === 0 && !options.needle)
     throw new UsageError("nothing to evaluate; usage: longseq eval DIR FILE..., or --needle for the needle test");
   const { device: name, threads, dtype, base } = options;
-  const chatTemplate = options.chatTemplate === undefined ? undefined : readFileSync(options.chatTemplate, "utf8");
-  const haystack = options.haystack === undefined ? null : sentencesOf(readFileSync(options.haystack, "utf8"));
+  const chatTemplate = options.chatTemplate === undefined ? undefined : readText(options.chatTemplate);
+  const haystack = options.haystack === undefined ? null : sentencesOf(readText(options.haystack));
   if (haystack?.length === 0)
     throw new ConfigError(`${options.haystack} has no sentences; give a text`, { file: options.haystack });
   const device = new Device(name, threads === undefined ? {} : { threads });

@@ -1,8 +1,9 @@
 // `longseq generate`: what a model says behind prompts, or in a conversation on the terminal.
 
 import { readFileSync } from "node:fs";
+import { constants } from "node:os";
 import { createInterface } from "node:readline/promises";
-import type { ChatMessage } from "../data/rows.js";
+import { type ChatMessage, readError } from "../data/rows.js";
 import { openSpeaker, type Speaker } from "../generate/open.js";
 import { conversation, encodePrompt, message, type Prompt, parseIds, readPrompts } from "../generate/prompts.js";
 import { TextStream } from "../generate/text_stream.js";
@@ -37,7 +38,8 @@ interface Answer {
   ids: number[];
   logProbabilities: number[];
   text: string;
-  finish: "eos" | "stop" | "length";
+  /** interrupted: by Ctrl-C. */
+  finish: "eos" | "stop" | "length" | "interrupted";
 }
 
 export async function generate(
@@ -51,9 +53,10 @@ export async function generate(
     throw new UsageError(
       "missing prompt; usage: longseq generate DIR PROMPT..., or --file FILE, or --chat for a conversation",
     );
+  checkOptions(options, output);
   const { device: name, threads, dtype, base } = options;
   const device = new Device(name, threads === undefined ? {} : { threads });
-  const chatTemplate = options.chatTemplate === undefined ? undefined : readFileSync(options.chatTemplate, "utf8");
+  const chatTemplate = options.chatTemplate === undefined ? undefined : readText(options.chatTemplate);
   const speaker = await openSpeaker(dir, { device, dtype, base, chatTemplate });
   try {
     if (given === 0) return await chat(speaker, options, output);
@@ -75,12 +78,36 @@ export async function generate(
   }
 }
 
+/** A text file that an option names. Throws IoError. */
+export function readText(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    throw readError(file, error);
+  }
+}
+
+/** Options that contradict each other, or have no effect. */
+function checkOptions(options: GenerateCommandOptions, output: Output): void {
+  if (options.stop.includes("")) throw new UsageError("--stop is empty; give the text that ends an answer");
+  if (options.system !== undefined && !options.chat)
+    throw new UsageError("--system begins a conversation, which --chat asks for");
+  if (options.logprobs && !output.json) throw new UsageError("--logprobs is for --json");
+  if (options.file.filter((file) => file === "-").length > 1)
+    throw new UsageError("--file - reads standard input, which can be read once");
+  const { temperature, topK, topP, minP } = options;
+  const idle = Object.entries({ "--top-k": topK > 0, "--top-p": topP < 1, "--min-p": minP > 0 }).filter(([, on]) => on);
+  if (temperature === 0 && idle.length > 0)
+    output.note(`${idle.map(([name]) => name).join(", ")}: no effect without --temperature`);
+}
+
 /** Runs prompts; each new piece of text is told as it comes. */
 async function run(
   speaker: Speaker,
   prompts: readonly Int32Array[],
   options: GenerateCommandOptions,
   onText: (sequence: number, text: string) => void,
+  signal?: AbortSignal,
 ): Promise<Answer[]> {
   const { tokenizer, model } = speaker;
   const { temperature, topK, topP, minP, repetitionPenalty, seed, maxNewTokens, logprobs, ignoreEos } = options;
@@ -101,6 +128,14 @@ async function run(
       end = stop;
     },
   })) {
+    // What was said by then stays.
+    if (signal?.aborted) {
+      const answer = answers[sequence] as Answer;
+      answer.finish = "interrupted";
+      tell(sequence, streams[sequence]?.finish() ?? "");
+      answer.text = streams[sequence]?.text ?? "";
+      break;
+    }
     const answer = answers[sequence] as Answer;
     const stream = streams[sequence];
     answer.ids.push(id);
@@ -136,44 +171,78 @@ async function answerAll(
   if (live) output.stdout.write("\n");
   for (const [i, answer] of answers.entries()) {
     const prompt = prompts[i] as Prompt;
-    output.record({
-      event: "generate",
-      index: i,
-      prompt: prompt.kind === "text" ? prompt.text : null,
-      promptIds: [...(encoded[i] as Int32Array)],
-      text: speaker.tokenizer === null ? null : answer.text,
-      ids: answer.ids,
-      ...(options.logprobs && { logProbabilities: answer.logProbabilities }),
-      finish: answer.finish,
-    });
+    const said = prompt.kind === "text" ? prompt.text : null;
+    output.record(answerRecord(speaker, options, { index: i, prompt: said, ids: encoded[i] as Int32Array }, answer));
     if (output.json || live) continue;
     if (prompts.length > 1) output.line(`--- ${i + 1} of ${prompts.length}`);
     output.line(speaker.tokenizer === null ? answer.ids.join(" ") : answer.text);
   }
+  tellTotal(answers, seconds, output);
+}
+
+/** The line of an answer. */
+const answerRecord = (
+  { tokenizer }: Speaker,
+  { logprobs }: GenerateCommandOptions,
+  { index, prompt, ids: promptIds }: { index: number; prompt: string | null; ids: Int32Array },
+  { ids, text, logProbabilities, finish }: Answer,
+) => ({
+  event: "generate",
+  index,
+  prompt,
+  promptIds: [...promptIds],
+  text: tokenizer === null ? null : text,
+  ids,
+  ...(logprobs && { logProbabilities }),
+  finish,
+});
+
+function tellTotal(answers: readonly Answer[], seconds: number, output: Output): void {
   const tokens = answers.reduce((sum, { ids }) => sum + ids.length, 0);
   output.record({ event: "generated", tokens, seconds, tokensPerSecond: tokens / seconds });
   output.note(`${tokens} tokens in ${seconds.toFixed(2)} s, ${(tokens / seconds).toFixed(1)} tokens/s`);
 }
 
-/** A conversation: a line is a turn, an empty one or the end of input ends it. */
+/**
+ * A conversation: a line is a turn, an empty one or the end of input ends it. Ctrl-C ends an answer, and the conversation
+ * where there is none.
+ */
 async function chat(speaker: Speaker, options: GenerateCommandOptions, output: Output): Promise<number> {
   const messages = opening(options);
   const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: process.stdin.isTTY });
+  let answering: AbortController | undefined;
+  let code: number = exitCode.done;
+  lines.on("SIGINT", () => {
+    if (answering !== undefined) return answering.abort();
+    code = 128 + constants.signals.SIGINT;
+    output.stderr.write("\n");
+    lines.close();
+  });
+  const answers: Answer[] = [];
+  let seconds = 0;
   try {
     const entered = lines[Symbol.asyncIterator]();
     for (;;) {
       if (process.stdin.isTTY) output.stderr.write("> ");
       const { value: turn, done } = await entered.next();
-      if (done || turn === "") return exitCode.done;
+      if (done || turn === "") break;
       messages.push(message("user", turn));
       const ids = encodePrompt(speaker, conversation(messages));
-      const [answer] = (await run(speaker, [ids], options, (_, text) => {
+      const tell = (_: number, text: string): void => {
         if (!output.json) output.stdout.write(text);
-      })) as [Answer];
+      };
+      answering = new AbortController();
+      const begun = performance.now();
+      const [answer] = (await run(speaker, [ids], options, tell, answering.signal)) as [Answer];
+      seconds += (performance.now() - begun) / 1000;
+      answering = undefined;
       if (!output.json) output.stdout.write("\n");
-      output.record({ event: "generate", prompt: turn, promptIds: [...ids], ...answer });
+      output.record(answerRecord(speaker, options, { index: answers.length, prompt: turn, ids }, answer));
+      answers.push(answer);
       messages.push(message("assistant", answer.text));
     }
+    if (answers.length > 0) tellTotal(answers, seconds, output);
+    return code;
   } finally {
     lines.close();
   }

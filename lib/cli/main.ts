@@ -54,6 +54,12 @@ const numberFrom = (least: number, most: number) => (text: string) => {
   return value;
 };
 
+const share = (text: string) => {
+  const value = Number(text);
+  if (!(value > 0 && value <= 1)) throw new InvalidArgumentError("Expected a number above 0, at most 1.");
+  return value;
+};
+
 /** Of an option that may come several times. */
 const another = (text: string, before: string[]): string[] => [...before, text];
 
@@ -321,12 +327,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .option("-n, --max-new-tokens <count>", "most tokens that follow a prompt", wholeNumber(1), 256)
     .option("-t, --temperature <number>", "0: always the likeliest token", numberFrom(0, Number.MAX_VALUE), 0)
     .option("--top-k <count>", "only so many of the likeliest; 0: all", wholeNumber(0), 0)
-    .option("--top-p <share>", "only the likeliest that together reach this probability", numberFrom(0, 1), 1)
+    .option("--top-p <share>", "only the likeliest that together reach this probability", share, 1)
     .option("--min-p <share>", "only those with this share of the likeliest one's probability", numberFrom(0, 1), 0)
     .option(
       "--repetition-penalty <factor>",
       "logits of tokens that were there are divided by it",
-      numberFrom(0, Number.MAX_VALUE),
+      numberFrom(0.001, 1000),
       1,
     )
     .option("--seed <number>", "of the choices", wholeNumber(0), 0)

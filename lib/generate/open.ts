@@ -87,7 +87,13 @@ export async function openSpeaker(dir: string, options: OpenOptions): Promise<Sp
       throw new ConfigError(`${folder} does not say which model its adapter is for; give --base FOLDER`, {
         path: folder,
       });
-    from = base;
+    try {
+      from = modelFolderOf(base);
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error;
+      const named = options.base === undefined ? `${folder} is for ${base}` : "--base";
+      throw new ConfigError(`${named}: ${error.message}; give the folder of the model by --base`, { path: base });
+    }
     load = { ...load, adapter: saved.config, override: saved.override };
   }
   // The tokenizer first: a fault in it is told before the weights are read.

@@ -41,7 +41,8 @@ export function readPrompts(file: string, vocabSize: number): Prompt[] {
   try {
     bytes = readFileSync(file === "-" ? 0 : file);
   } catch (error) {
-    throw readError(file, error);
+    const isFolder = (error as NodeJS.ErrnoException).code === "EISDIR";
+    throw isFolder ? new ConfigError(`${file} is a folder; give a file`, { file }) : readError(file, error);
   }
   if (!/\.jsonl$/i.test(file)) {
     let text: string;
@@ -54,7 +55,8 @@ export function readPrompts(file: string, vocabSize: number): Prompt[] {
     return [{ kind: "text", text }];
   }
   const prompts: Prompt[] = [];
-  let begin = 0;
+  // Behind a byte order mark.
+  let begin = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? 3 : 0;
   for (let line = 1; begin < bytes.length; line++) {
     const end = bytes.indexOf(10, begin);
     const row = bytes.subarray(begin, end < 0 ? bytes.length : end);
@@ -67,7 +69,7 @@ export function readPrompts(file: string, vocabSize: number): Prompt[] {
 
 /** The prompt of a row. */
 function promptOf(bytes: Uint8Array, file: string, line: number, vocabSize: number): Prompt {
-  const alone = promptAlone(bytes);
+  const alone = promptAlone(bytes, `${file}:${line}`);
   if (alone !== undefined) return { kind: "text", text: alone };
   const { row } = parseRow(bytes, file, line, vocabSize);
   switch (row.kind) {
@@ -82,18 +84,24 @@ function promptOf(bytes: Uint8Array, file: string, line: number, vocabSize: numb
   }
 }
 
-/** A prompt whose completion is what is asked for. */
-function promptAlone(bytes: Uint8Array): string | undefined {
+/** A prompt whose completion is what is asked for; undefined: another kind of row, or one that parseRow refuses. */
+function promptAlone(bytes: Uint8Array, where: string): string | undefined {
+  let row: JsonValue;
   try {
-    const row = parseJson(Buffer.from(bytes).toString("utf8"));
-    if (row instanceof Map && !row.has("completion")) {
-      const prompt = row.get("prompt");
-      if (typeof prompt === "string" && prompt !== "") return prompt;
-    }
+    row = parseJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
-    // parseRow says what is wrong.
+    return undefined;
   }
-  return undefined;
+  if (!(row instanceof Map) || !row.has("prompt")) return undefined;
+  const others = ["completion", "messages", "text", "input_ids"].filter((key) => row.has(key));
+  if (others.length > 0) return undefined;
+  const prompt = row.get("prompt");
+  if (typeof prompt === "string" && prompt !== "") return prompt;
+  throw new DataError(
+    `${where}: prompt is ${prompt === "" ? "empty" : Array.isArray(prompt) ? "a list" : `${prompt}`}; expected a text ` +
+      "(a conversation goes into messages)",
+    { prompt: String(prompt) },
+  );
 }
 
 /** Ids that were written out: "1, 2, 3" or "1 2 3". Throws ConfigError. */

@@ -637,10 +637,17 @@ export class CausalLM extends Module {
   }
 
   /** Room for the keys and values of `sequences` of up to `capacity` tokens each, for `extend`. OutOfMemoryError. */
-  keyValueCache({ sequences = 1, capacity }: { sequences?: number; capacity: number }): KeyValueCache {
+  keyValueCache(options: { sequences?: number; capacity: number }): KeyValueCache {
+    if (typeof options !== "object" || options === null)
+      throw new ArgumentError("keyValueCache: expected options of {capacity, sequences?}");
+    const { sequences = 1, capacity } = options;
+    return new KeyValueCache({ ...this.#cacheSizes, sequences, capacity });
+  }
+
+  get #cacheSizes() {
     const { numLayers: layers, numKeyValueHeads: kvHeads, headDim } = this.config;
     const { device, dtype } = this;
-    return new KeyValueCache({ layers, kvHeads, headDim, sequences, capacity, device, dtype });
+    return { layers, kvHeads, headDim, device, dtype };
   }
 
   /**
@@ -653,9 +660,15 @@ export class CausalLM extends Module {
     cache: KeyValueCache,
     sequences: readonly number[] = rows.map((_, i) => i),
   ): Tensor {
-    const counts = rows.map((row) => row.length);
-    if (rows.length === 0 || counts.includes(0))
-      throw new ArgumentError("extend: expected at least one token of each sequence");
+    if (!(cache instanceof KeyValueCache)) throw new ArgumentError("extend: expected the cache of keyValueCache()");
+    cache.require(this.#cacheSizes);
+    const counts = Array.isArray(rows) ? rows.map((row) => row?.length ?? 0) : [];
+    if (counts.length === 0 || counts.includes(0))
+      throw new ArgumentError("extend: expected a list with at least one token of each sequence");
+    if (sequences.length !== counts.length)
+      throw new ArgumentError(
+        `extend: got tokens of ${counts.length} sequences, but ${sequences.length} numbers of sequences`,
+      );
     return noGrad(() =>
       scope(() =>
         cache.extend(sequences, counts, (tokens) => {

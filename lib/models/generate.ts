@@ -34,13 +34,15 @@ export interface GeneratedToken {
   readonly finish: "stop" | "length" | null;
 }
 
+const isList = (value: unknown): boolean => Array.isArray(value) || ArrayBuffer.isView(value);
+
 const isOne = (prompts: Integers | readonly Integers[]): prompts is Integers =>
   ArrayBuffer.isView(prompts) || (prompts.length > 0 && typeof prompts[0] !== "object");
 
 /** A prompt's ids; whether the model has them is seen when it reads them. */
 function idsOf(prompt: Integers, number: number): Int32Array {
   return Int32Array.from(prompt as Iterable<number | bigint>, (id, i) => {
-    const value = Number(id);
+    const value = typeof id === "number" || typeof id === "bigint" ? Number(id) : Number.NaN;
     if (Number.isInteger(value) && Math.abs(value) < 2 ** 31) return value;
     throw new ArgumentError(`generate: prompt ${number}, token ${i} is ${String(id)}, which is no token id`, {
       prompt: number,
@@ -60,6 +62,10 @@ export async function* generate(
   given: Integers | readonly Integers[],
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedToken, void, undefined> {
+  if (typeof options !== "object" || options === null)
+    throw new ArgumentError("generate: expected options of {maxNewTokens, ...}");
+  if (!isList(given) || (!isOne(given) && !given.every(isList)))
+    throw new ArgumentError("generate: expected the ids of a prompt, or a list of prompts");
   const { maxNewTokens = 256, promptTokens = 8192, logProbabilities = false, signal } = options;
   for (const [name, value] of Object.entries({ maxNewTokens, promptTokens }))
     if (!Number.isSafeInteger(value) || value < 1)
@@ -73,7 +79,12 @@ export async function* generate(
   const most = learnedPositions ? maxPositionEmbeddings : Number.POSITIVE_INFINITY;
   if (longest > most)
     throw new ArgumentError(`generate: a prompt has ${longest} tokens; ${file} has learned positions for ${most}`);
-  const stopIds = new Set(options.stopIds ?? []);
+  const { stopIds: ends = [] } = options;
+  if (typeof ends !== "object" || ends === null || !(Symbol.iterator in ends))
+    throw new ArgumentError(`generate: stopIds is ${String(ends)}, expected a list of ids`);
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw new ArgumentError("generate: signal is no AbortSignal");
+  const stopIds = new Set(ends);
   const samplers = prompts.map((prompt, i) => {
     const sampler = new Sampler(options, i);
     sampler.see(prompt);

@@ -25,7 +25,7 @@ const ranges: Record<keyof SamplingOptions, [what: string, holds: (value: number
   topK: ["a whole number, 0 or more", (value) => Number.isSafeInteger(value) && value >= 0],
   topP: ["a number above 0, at most 1", (value) => value > 0 && value <= 1],
   minP: ["a number from 0 to 1", (value) => value >= 0 && value <= 1],
-  repetitionPenalty: ["a number above 0", (value) => value > 0 && Number.isFinite(value)],
+  repetitionPenalty: ["a number from 0.001 to 1000", (value) => value >= 1e-3 && value <= 1e3],
   seed: ["a whole number, 0 or more", (value) => Number.isSafeInteger(value) && value >= 0],
 };
 
@@ -82,7 +82,9 @@ export class Sampler {
       const id = largest(logits);
       return chosen(id, raw[id] as number);
     }
-    const scaled = temperature === 1 ? logits : logits.map((value) => value / temperature);
+    // In float64 and below 0, where no temperature makes them infinite.
+    const top = logits[largest(logits)] as number;
+    const scaled = temperature === 1 ? logits : Float64Array.from(logits, (value) => (value - top) / temperature);
     const { ids, weights, total } = candidates(scaled, { topK, topP, minP });
     // 53 random bits, so that rare tokens of a large vocabulary come as often as they should.
     const draw = ((this.#random.word() >>> 5) * 2 ** 26 + (this.#random.word() >>> 6)) / 2 ** 53;
@@ -111,7 +113,7 @@ function logSumExp(values: Float32Array): { most: number; logSum: number } {
 
 /** Tokens that may be chosen, likeliest first, and weights in proportion to their probabilities. */
 function candidates(
-  logits: Float32Array,
+  logits: Float32Array | Float64Array,
   { topK, topP, minP }: { topK: number; topP: number; minP: number },
 ): { ids: Uint32Array; weights: Float64Array; total: number } {
   let ids = Uint32Array.from(logits, (_, id) => id);

@@ -33,6 +33,8 @@ export class CommandTracker implements Tracker {
   constructor(command: string, { dir, warn }: CommandOptions) {
     this.#child = spawn(command, {
       shell: true,
+      // In a group of its own: Ctrl-C is for the run, whose last lines it still gets, and what it started ends with it.
+      detached: true,
       stdio: ["pipe", 2, 2],
       env: { ...process.env, LONGSEQ_RUN_DIR: dir },
     });
@@ -59,6 +61,16 @@ export class CommandTracker implements Tracker {
     stdin.write(toLine(item));
   }
 
+  /** The shell and what it started. */
+  #kill(signal: NodeJS.Signals): void {
+    const { pid } = this.#child;
+    try {
+      if (pid !== undefined) process.kill(-pid, signal);
+    } catch {
+      // All of them have ended.
+    }
+  }
+
   async close(): Promise<void> {
     this.#closing = true;
     this.#child.stdin?.end();
@@ -73,7 +85,7 @@ export class CommandTracker implements Tracker {
       const how = await Promise.race([this.#ended, waited]);
       clearTimeout(timer);
       if (how !== "late") return;
-      this.#child.kill(signal);
+      this.#kill(signal);
     }
   }
 }

@@ -45,17 +45,25 @@ export interface CachedTokens {
   layer(layer: number): LayerCache;
 }
 
+/** Each costs some bytes of this process. */
+const MOST_SEQUENCES = 1_000_000;
+
 export class KeyValueCache {
   readonly capacity: number;
   readonly #layers: { k: Tensor; v: Tensor }[] = [];
   readonly #lengths: number[];
+  readonly #sizes: string;
+  #disposed = false;
 
   /** All its memory is taken here. OutOfMemoryError where there is too little. */
   constructor({ layers, kvHeads, headDim, sequences, capacity, device, dtype }: CacheSizes) {
     for (const [name, value] of Object.entries({ sequences, capacity }))
       if (!Number.isSafeInteger(value) || value < 1)
         throw new ArgumentError(`KeyValueCache: ${name} is ${value}, expected a whole number, 1 or more`);
+    if (sequences > MOST_SEQUENCES)
+      throw new ArgumentError(`KeyValueCache: sequences is ${sequences}, expected at most ${MOST_SEQUENCES}`);
     this.capacity = capacity;
+    this.#sizes = `${layers} layers of ${kvHeads} x ${headDim} values in ${dtype} on ${device.name}`;
     this.#lengths = new Array(sequences).fill(0);
     const make = (): Tensor => Tensor.empty([sequences * capacity, kvHeads * headDim], { device, dtype }).keep();
     try {
@@ -70,6 +78,17 @@ export class KeyValueCache {
     }
   }
 
+  /** Throws ArgumentError for a cache that was made for another model, or given back. */
+  require(sizes: Pick<CacheSizes, "layers" | "kvHeads" | "headDim" | "dtype" | "device">): void {
+    if (this.#disposed) throw new ArgumentError("extend: the key/value cache was disposed of");
+    const { layers, kvHeads, headDim, dtype, device } = sizes;
+    const wanted = `${layers} layers of ${kvHeads} x ${headDim} values in ${dtype} on ${device.name}`;
+    if (wanted !== this.#sizes)
+      throw new ArgumentError(
+        `extend: the cache is for ${this.#sizes}, the model has ${wanted}; use its keyValueCache()`,
+      );
+  }
+
   /** Tokens that a sequence has. */
   length(sequence: number): number {
     return this.#lengths[sequence] ?? 0;
@@ -77,6 +96,10 @@ export class KeyValueCache {
 
   /** Forgets a sequence's tokens from number `length` on. */
   truncate(sequence: number, length: number): void {
+    if (!Number.isSafeInteger(length) || length < 0 || this.#lengths[sequence] === undefined)
+      throw new ArgumentError(
+        `truncate: expected a sequence from 0 to ${this.#lengths.length - 1} and a length, 0 or more; got ${sequence}, ${length}`,
+      );
     this.#lengths[sequence] = Math.min(length, this.length(sequence));
   }
 
@@ -106,6 +129,7 @@ export class KeyValueCache {
   }
 
   dispose(): void {
+    this.#disposed = true;
     for (const { k, v } of this.#layers) {
       k.dispose();
       v?.dispose();

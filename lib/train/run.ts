@@ -191,6 +191,8 @@ async function* stop(training: Training, queue: StepQueue, cause: unknown): Asyn
     );
   const due = session.saved !== state.step;
   if (training.model.isSpread ? await job.fromLeader(() => due) : due) yield await saveRun(training);
+  await session.trackers.close();
+  yield* session.flush();
   throw new CancelledError(
     `stopped after step ${state.step} of ${session.steps}; the state is saved in ${session.checkpoints}, ` +
       "and the same configuration goes on from there",

@@ -15,7 +15,7 @@ export interface RunOptions {
   /** Aborting stops the run within about a layer's time: the state of the last finished step is saved. */
   signal?: AbortSignal;
   /** Told of every line of metrics.jsonl, as it is written. What it throws ends the telling, not the run: a warning says it. */
-  onEvent?: (item: RunItem) => void;
+  onEvent?: (item: RunItem) => unknown;
 }
 
 /**

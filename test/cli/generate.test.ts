@@ -124,6 +124,17 @@ t.test("an adapter goes with its base", async (t) => {
   t.match(await generate(base, "--base", base, "--ids", "1"), { code: 2, stderr: /holds a whole model/ });
 });
 
+t.test("prompts behind a byte order mark; sampling without a temperature is remarked on", async (t) => {
+  const file = join(folder, "marked.jsonl");
+  writeFileSync(file, '\ufeff{"prompt": "b"}\n{"prompt": "c"}');
+  const { records, stderr } = await generate(run, "--file", file, "-n", "1", "--top-k", "3", "--json");
+  t.same(
+    records.slice(0, -1).map(({ prompt }) => prompt),
+    ["b", "c"],
+  );
+  t.match(stderr, /--top-k: no effect without --temperature/);
+});
+
 t.test("mistakes", async (t) => {
   const fails = async (argv: string[], code: number, message: RegExp) => {
     const seen = await generate(...argv);
@@ -141,11 +152,30 @@ t.test("mistakes", async (t) => {
   await fails([run, "--ids", "1,259"], 2, /"259" is no token of this model/);
   await fails([run, "--ids", ","], 2, /there are none/);
   await fails([run, "x", "-t", "-1"], 2, /Expected a number, 0 or more/);
-  await fails([run, "x", "--top-p", "2"], 2, /Expected a number from 0 to 1/);
+  await fails([run, "x", "--top-p", "2"], 2, /Expected a number above 0, at most 1/);
   await fails([run, "--file", join(folder, "absent.jsonl")], 1, /absent.jsonl/);
   const bad = join(folder, "bad.jsonl");
   writeFileSync(bad, '{"prompt": "a"}\n{"prompt": 3}\n');
-  await fails([run, "--file", bad], 1, /bad.jsonl:2: /);
+  await fails([run, "--file", bad], 1, /bad.jsonl:2: prompt is 3; expected a text/);
+  writeFileSync(bad, '{"prompt": ""}\n');
+  await fails([run, "--file", bad], 1, /bad.jsonl:1: prompt is empty/);
+  writeFileSync(bad, '{"prompt": "a", "messages": []}\n');
+  await fails([run, "--file", bad], 1, /bad.jsonl:1: /);
+  writeFileSync(bad, Buffer.concat([Buffer.from('{"prompt": "a'), Buffer.of(0xff), Buffer.from('"}\n')]));
+  await fails([run, "--file", bad], 1, /bad.jsonl:1: .*UTF-8/);
+  await fails([run, "--file", folder], 2, /is a folder; give a file/);
+  await fails([run, "--file", "-", "--file", "-"], 2, /can be read once/);
+  await fails([run, "x", "--top-p", "0"], 2, /Expected a number above 0, at most 1/);
+  await fails([run, "x", "--repetition-penalty", "0"], 2, /from 0.001 to 1000/);
+  await fails([run, "x", "--stop", ""], 2, /--stop is empty/);
+  await fails([run, "x", "--system", "y"], 2, /which --chat asks for/);
+  await fails([run, "x", "--logprobs"], 2, /--logprobs is for --json/);
+  await fails([run, "x", "--chat-template", join(folder, "none.jinja")], 1, /none.jinja: there is no such file/);
+  await fails(
+    [join(golden, "adapters/llama_all"), "--base", "/nowhere", "--ids", "1"],
+    2,
+    /--base: there is no folder "\/nowhere"/,
+  );
   writeFileSync(bad, "");
   await fails([run, "--file", bad], 1, /has no rows/);
   await fails([join(golden, "models/llama3/model"), "x"], 2, /has no tokenizer.json, so a prompt must be token ids/);

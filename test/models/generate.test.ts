@@ -152,6 +152,19 @@ t.test("bad input", async (t) => {
   t.throws(() => model.extend([[1, 2, 3]], cache), { message: /3 more exceed the 2/ });
   t.throws(() => model.extend([[1]], cache, [1]), { message: /the cache has sequences 0 to 0/ });
   t.equal(cache.length(0), 0);
+  t.throws(() => cache.truncate(0, -1), { message: /truncate: expected/ });
+  t.throws(() => model.keyValueCache({ sequences: 1e9, capacity: 1 }), { message: /at most 1000000/ });
+  t.throws(() => model.keyValueCache(undefined as never), { message: /expected options of \{capacity/ });
+  t.throws(() => model.extend([[1]], null as never), { message: /expected the cache of keyValueCache/ });
+  t.throws(() => model.extend([[1]], cache, [0, 1]), { message: /tokens of 1 sequences, but 2 numbers/ });
+  using other = initModel({ ...fields, num_hidden_layers: 3 }, { seed: 1 });
+  t.throws(() => other.extend([[1]], cache), { message: /the cache is for . layers .* the model has 3 layers/ });
+  cache.dispose();
+  t.throws(() => model.extend([[1]], cache), { message: /was disposed of/ });
+  for (const given of [null, 5, "text", [null], [1, [2]]]) await fails(given as never, {}, /generate: /);
+  await fails([1], { stopIds: 5 as never }, /stopIds is 5/);
+  await fails([1], { signal: 5 as never }, /signal is no AbortSignal/);
+  await fails([1], null as never, /expected options/);
 });
 
 t.test("learned positions end where they end", async (t) => {
@@ -196,6 +209,9 @@ t.test("sampling", async (t) => {
   t.notSame(drawn(1, 0), drawn(1, 1));
   const cold = new Sampler({ temperature: 1e-3 });
   t.equal(cold.choose(logits.slice()).id, 4);
+  for (const temperature of [1e-40, 1e-310])
+    t.equal(new Sampler({ temperature }).choose(logits.slice()).id, 4, "no temperature is too low");
+  t.equal(new Sampler({ temperature: 1e-40, topP: 0.5, minP: 0.1 }).choose(logits.slice()).id, 4);
   const penalised = new Sampler({ repetitionPenalty: 2 });
   penalised.see([4, 3]);
   t.equal(penalised.choose(logits.slice()).id, 0, "3 / 2 is below 2");

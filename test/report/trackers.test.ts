@@ -118,11 +118,23 @@ t.test("a tracker that fails is told once, and the others go on", async (t) => {
     },
     close: async () => {},
   }));
+  trackers.add("late", () => ({
+    name: "late",
+    write: async () => {
+      await Promise.resolve();
+      throw undefined;
+    },
+    close: async () => {},
+  }));
   trackers.add("strong", () => ({ name: "strong", write: (item) => seen.push(item), close: async () => {} }));
   trackers.write(step(1));
   trackers.write(step(2));
   await trackers.close();
-  t.same(warnings, ["none follows nothing of this run: no room", "weak no longer follows the run: gone"]);
+  t.same(warnings, [
+    "none follows nothing of this run: no room",
+    "weak no longer follows the run: gone",
+    "late no longer follows the run: undefined",
+  ]);
   t.equal(seen.length, 2);
 });
 
