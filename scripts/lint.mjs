@@ -30,6 +30,7 @@ mkdirSync(join(root, ".setup"), { recursive: true });
 if (!format) {
   check("Biome", join(root, "node_modules/.bin/biome"), ["check", "."]);
   check("tsc", join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.check.json"]);
+  check("tsc", join(root, "node_modules/.bin/tsc"), ["-p", "lib/watch/page", "--noEmit"]);
 }
 const cSources = ["native", "test/native", "examples/native"].flatMap(sources);
 check("clang-format", "clang-format", [...(format ? ["-i"] : ["--dry-run", "-Werror"]), ...cSources]);
