@@ -30,7 +30,7 @@ export const pageHtml = `<!doctype html>
 <label>Across <select id="across"><option value="step">steps</option><option value="totalTokens">tokens</option><option value="totalSeconds">training time</option></select></label>
 <label>Show <select id="range"><option value="1">all</option><option value="0.5">the last half</option><option value="0.1">the last tenth</option><option value="0.01">the last hundredth</option></select></label>
 <label><input id="log-x" type="checkbox"> logarithmic across</label>
-<button id="reset" type="button" hidden>whole range</button>
+<button id="whole-range" type="button" hidden>whole range</button>
 </form>
 <section id="charts" aria-label="Curves"></section>
 </main>
@@ -42,6 +42,7 @@ export const pageHtml = `<!doctype html>
 
 export const style = `${palette}
 * { box-sizing: border-box; }
+[hidden] { display: none !important; }
 body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }
 header, main, footer { max-width: 1500px; margin: 0 auto; padding: 0 16px; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 16px; padding-top: 14px; }
@@ -82,13 +83,11 @@ table.ranks th { color: var(--soft); }
 table.ranks .most { color: var(--red); font-weight: 600; }
 .ranks-box { max-height: 15em; overflow: auto; }
 #controls { display: flex; flex-wrap: wrap; gap: 6px 18px; align-items: center; margin-top: 12px; font-size: 13.5px; }
-#controls[hidden] { display: none; }
 #controls label { display: flex; align-items: center; gap: 6px; }
 #controls output { width: 2.6em; font-variant-numeric: tabular-nums; }
 select, button { font: inherit; color: var(--text); background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: 2px 8px; }
 .head button { font-size: 12px; padding: 0 7px; color: var(--soft); }
 .head button[aria-pressed=true] { color: var(--accent); border-color: var(--accent); }
-.chart[hidden] { display: none; }
 .plot { height: 230px; overflow: hidden; }
 .readout { min-height: 1.4em; font-size: 12.5px; color: var(--soft); font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .readout b { font-weight: 600; }

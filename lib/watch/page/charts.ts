@@ -29,9 +29,13 @@ interface Spec {
   /** Its curve is drawn from 0 on. */
   fromZero?: boolean;
   evals?: boolean;
+  /** Distances of its marks that may be taken; default: uPlot's, which are decimal. */
+  incrs?: number[];
 }
 
-const bytes = { format: formatBytes, fromZero: true };
+/** Powers of two, from a byte to a PiB. */
+const binary = Array.from({ length: 51 }, (_, power) => 2 ** power);
+const bytes = { format: formatBytes, fromZero: true, incrs: binary };
 const specs: readonly Spec[] = [
   { column: "loss", title: "Loss", format: formatLoss, evals: true },
   { column: "gradNorm", title: "Gradient norm", format: formatLoss },
@@ -188,7 +192,14 @@ class Chart {
       },
       axes: [
         { stroke: soft, grid, ticks: grid, size: 34, values: (_, splits) => splits.map((x) => label(x, across)) },
-        { stroke: soft, grid, ticks: grid, size: 66, values: (_, splits) => splits.map((y) => label(y, spec.format)) },
+        {
+          stroke: soft,
+          grid,
+          ticks: grid,
+          size: 66,
+          values: (_, splits) => splits.map((y) => label(y, spec.format)),
+          ...(spec.incrs && { incrs: spec.incrs }),
+        },
       ],
       hooks: {
         setSelect: [

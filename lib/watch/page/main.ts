@@ -46,7 +46,7 @@ function draw(): void {
   cards.update(runs);
   showLink();
   byId("controls").hidden = runs.size === 0;
-  byId("reset").hidden = charts.view.zoom === null;
+  byId("whole-range").hidden = charts.view.zoom === null;
   if (curvesChanged) {
     curvesChanged = false;
     charts.draw([...runs.values()]);
@@ -86,7 +86,7 @@ byId("range").addEventListener("change", () => {
   charts.set({ share: Number(byId<HTMLSelectElement>("range").value), zoom: null });
 });
 input("log-x").addEventListener("change", () => charts.set({ logX: input("log-x").checked }));
-byId("reset").addEventListener("click", () => charts.zoom(null));
+byId("whole-range").addEventListener("click", () => charts.zoom(null));
 document.addEventListener("visibilitychange", () => schedule());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   cards.forget();
