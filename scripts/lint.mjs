@@ -30,6 +30,9 @@ mkdirSync(join(root, ".setup"), { recursive: true });
 if (!format) {
   check("Biome", join(root, "node_modules/.bin/biome"), ["check", "."]);
   check("tsc", join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.check.json"]);
+  // What runs in a browser, with a browser's types.
+  for (const folder of ["lib/watch/page", "test/watch/page"])
+    check("tsc", join(root, "node_modules/.bin/tsc"), ["-p", folder, "--noEmit"]);
 }
 const cSources = ["native", "test/native", "examples/native"].flatMap(sources);
 check("clang-format", "clang-format", [...(format ? ["-i"] : ["--dry-run", "-Werror"]), ...cSources]);

@@ -192,7 +192,9 @@ function buildTypescript() {
   if (typescriptCurrent()) return;
   say("compiling lib/");
   rmSync(join(root, typescriptStamp), { force: true });
-  run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", "."], "tsc's message is above.");
+  const tsc = join(root, "node_modules/typescript/bin/tsc");
+  // The page of `longseq watch` runs in a browser: its types are other ones.
+  for (const project of [".", "lib/watch/page"]) run(process.execPath, [tsc, "-p", project], "tsc's message is above.");
   pruneDist();
   writeCommonjs(root);
   writeFileSync(join(root, typescriptStamp), wanted);

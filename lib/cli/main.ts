@@ -13,6 +13,7 @@ import type { GenerateCommandOptions } from "./generate.js";
 import { exitCode, type LineStream, Output, UsageError } from "./output.js";
 import type { PlanOptions } from "./plan.js";
 import { type TrainParts, train, trainParts } from "./train.js";
+import { type WatchCommandOptions, withWatchOptions } from "./watch_options.js";
 
 /** What `main` works with; the process's own by default. */
 export interface MainOptions {
@@ -189,25 +190,35 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     return start(argv, to.dir, options);
   };
 
+  const trainRanks = async (words: string[], options: RankOptions & { quiet: boolean }): Promise<void> => {
+    if (options.nproc > 1 || options.maxRestarts > 0) {
+      code = await startTraining(words, options.quiet, options);
+      return;
+    }
+    // Of a rank that another starter (torchrun, Slurm) started.
+    if (options.rendezvousTimeout !== undefined)
+      process.env.LONGSEQ_RENDEZVOUS_TIMEOUT = String(options.rendezvousTimeout);
+    const { file, overrides } = splitWords("train", words);
+    code = await train(file, overrides, { quiet: options.quiet }, output, parts);
+  };
+
   withRankOptions(program.command("train"))
     .description("train, or go on with, the model that CONFIG describes")
     .argument("[words...]")
     .usage("CONFIG [key.sub=value ...] [options]")
     .option("-q, --quiet", "no progress on stderr", false)
+    .option("--watch", "serve a page that shows the run, as longseq watch does", false)
     .addHelpText(
       "after",
       `${overridesHelp}\nExample:\n  longseq train run.yaml train.learning_rate=1e-4 output.dir=runs/second`,
     )
-    .action(async (words: string[], options: RankOptions & { quiet: boolean }) => {
-      if (options.nproc > 1 || options.maxRestarts > 0) {
-        code = await startTraining(words, options.quiet, options);
-        return;
-      }
-      // Of a rank that another starter (torchrun, Slurm) started.
-      if (options.rendezvousTimeout !== undefined)
-        process.env.LONGSEQ_RENDEZVOUS_TIMEOUT = String(options.rendezvousTimeout);
-      const { file, overrides } = splitWords("train", words);
-      code = await train(file, overrides, { quiet: options.quiet }, output, parts);
+    .action(async (words: string[], options: RankOptions & { quiet: boolean; watch: boolean }) => {
+      if (options.watch) {
+        const { file, overrides } = splitWords("train", words);
+        const { dir } = loadConfig(file, overrides).output;
+        const { watchBeside } = await import("./watch_beside.js");
+        await watchBeside(dir, output, () => trainRanks(words, options));
+      } else await trainRanks(words, options);
     });
 
   withRankOptions(program.command("launch"))
@@ -406,6 +417,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
       const { report } = await import("./report.js");
       code = report(folder, output);
     });
+
+  withWatchOptions(program.command("watch")).action(async (dirs: string[], options: WatchCommandOptions) => {
+    const { watch } = await import("./watch.js");
+    code = await watch(dirs, options, output);
+  });
 
   program
     .command("doctor")

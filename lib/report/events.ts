@@ -48,6 +48,8 @@ export interface RankSpread {
   max: number;
   /** The first rank with the largest. */
   maxRank: number;
+  /** Of every rank, by rank; absent where there are more than 64, for every step's line has it. */
+  each?: number[];
 }
 
 /** What was chosen before the first step. */
@@ -71,6 +73,9 @@ export interface ProgressEvent {
   fraction: number;
   /** Such as "forward" or "backward". */
   phase?: string;
+  /** The layer that was begun last, from 1; absent between layers. `layers`: how many there are. */
+  layer?: number;
+  layers?: number;
   [detail: string]: unknown;
 }
 

@@ -1,7 +1,7 @@
 // The fixed parts of a report's page: its style for light and dark, and its script for tooltips, zoom and steps.
 
 /** Colours are variables, so that one drawing serves light and dark. */
-export const style = `
+export const palette = `
 :root {
   color-scheme: light dark;
   --page: #f6f6f4; --card: #fff; --text: #1d1d1b; --soft: #62625d; --rule: #e3e2de; --accent: #2a78d6;
@@ -15,7 +15,9 @@ export const style = `
     --magenta: #d55181; --orange: #d95926; --grey: #73726c;
   }
 }
-:root {
+`;
+
+export const style = `${palette}:root {
   --m-other: var(--grey); --m-params: var(--violet); --m-optimizer: var(--green); --m-grads: var(--magenta);
   --m-checkpoints: var(--yellow); --m-activations: var(--blue); --m-logits: var(--red); --m-comm: var(--orange);
   --m-workspace: var(--aqua);

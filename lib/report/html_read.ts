@@ -79,7 +79,8 @@ function numberOrNull(record: Record<string, unknown>, key: string, where: strin
   return record[key] === null || record[key] === undefined ? null : numberOf(record, key, where);
 }
 
-function stepLine(record: Record<string, unknown>, where: string): StepLine {
+/** The figures of a step's line, checked. `where`: file and line, for messages. Throws FormatError. */
+export function stepLine(record: Record<string, unknown>, where: string): StepLine {
   const number = (key: string) => numberOf(record, key, where);
   const orNull = (key: string) => numberOrNull(record, key, where);
   const step = number("step");
@@ -103,6 +104,12 @@ function stepLine(record: Record<string, unknown>, where: string): StepLine {
     skipped: record.skipped === true || (typeof record.skipped === "number" && record.skipped > 0),
   };
 }
+
+/** The same of an evaluation's line. */
+export const evalLine = (record: Record<string, unknown>, where: string): EvalLine => ({
+  step: numberOf(record, "step", where),
+  loss: numberOrNull(record, "loss", where),
+});
 
 type Metrics = Pick<RunData, "steps" | "evals" | "warnings" | "plan" | "done" | "remarks">;
 
@@ -166,7 +173,7 @@ function readLine(record: Record<string, unknown>, where: string, metrics: Metri
     metrics.steps.push(step);
     metrics.done = false;
   } else if (record.event === "eval") {
-    metrics.evals.push({ step: numberOf(record, "step", where), loss: numberOrNull(record, "loss", where) });
+    metrics.evals.push(evalLine(record, where));
   } else if (record.event === "plan") metrics.plan = record;
   else if (record.event === "warning") metrics.warnings.push(String(record.message ?? ""));
   else if (record.event === "done") metrics.done = record.stopped !== true;

@@ -4,8 +4,9 @@ import { binding } from "../binding.js";
 import type { Cursor, Step } from "../data/index.js";
 import { randomKey } from "../models/random_key.js";
 import { type ExpertBalance, expertBalance, type Routing } from "../nn/routing.js";
-import type { RankSpread, RunItem, StepMetrics } from "../report/events.js";
+import type { ProgressEvent, RankSpread, RunItem, StepMetrics } from "../report/events.js";
 import { modelFlops } from "../report/model_flops.js";
+import { layerAtWork } from "../tensor/layer.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { rssPeak } from "./limits.js";
 import { learningRateAt } from "./schedule.js";
@@ -14,6 +15,9 @@ import { enqueueStep, type StepScalars } from "./step.js";
 
 /** How often a running step is looked at. Milliseconds. */
 const PROGRESS_INTERVAL = 250;
+
+/** A line of metrics has the figures of each rank up to so many. */
+const MOST_RANKS_EACH = 64;
 
 /** One step between its enqueuing and its report. */
 interface Queued {
@@ -52,6 +56,8 @@ interface Mark {
   /** FLOPs of the step that lie before it. */
   flops: number;
   phase: string;
+  /** From 0; -1 between layers. */
+  layer: number;
 }
 
 /** Steps between their enqueuing and their report, oldest first. */
@@ -89,7 +95,7 @@ export class StepQueue {
     const marks: Mark[] = [];
     const mark = (phase: string) => {
       binding.marker(device.native, ++this.#marker);
-      marks.push({ value: this.#marker, flops: device.totalFlops() - flopsBefore, phase });
+      marks.push({ value: this.#marker, flops: device.totalFlops() - flopsBefore, phase, layer: layerAtWork() });
     };
     const learningRate = learningRateAt(step - 1, session.steps, train);
     const made = enqueueStep({
@@ -148,13 +154,13 @@ export class StepQueue {
         yield this.#account(queued, first, ranks);
         return;
       }
-      const { fraction, phase } = this.#where(queued);
-      if (fraction > shown) yield session.record({ event: "progress", step: queued.step, fraction, phase });
+      const { fraction, ...where } = this.#where(queued);
+      if (fraction > shown) yield session.record({ event: "progress", step: queued.step, fraction, ...where });
       shown = Math.max(shown, fraction);
     }
   }
 
-  #where(queued: Queued): { fraction: number; phase: string } {
+  #where(queued: Queued): Pick<ProgressEvent, "fraction" | "phase" | "layer" | "layers"> {
     const passed = binding.lastMarker(this.#training.device.native);
     let low = 0;
     let high = queued.marks.length;
@@ -166,7 +172,9 @@ export class StepQueue {
     const at = queued.marks[low - 1];
     const all = queued.hardwareFlops / this.#training.session.job.world;
     const fraction = at === undefined || all === 0 ? 0 : at.flops / all;
-    return { fraction, phase: at?.phase ?? "forward" };
+    const layer = at?.layer ?? -1;
+    const { layers } = this.#training.model.shape;
+    return { fraction, phase: at?.phase ?? "forward", ...(layer >= 0 && { layer: layer + 1, layers }) };
   }
 
   #secondsUntil(time: number): number {
@@ -182,7 +190,8 @@ export class StepQueue {
     const of = (key: keyof typeof own): RankSpread => {
       const values = all.map((one) => one[key]);
       const max = Math.max(...values);
-      return { min: Math.min(...values), max, maxRank: values.indexOf(max) };
+      const spread = { min: Math.min(...values), max, maxRank: values.indexOf(max) };
+      return values.length > MOST_RANKS_EACH ? spread : { ...spread, each: values };
     };
     return { seconds: of("seconds"), devicePeakBytes: of("devicePeakBytes"), hostPeakBytes: of("hostPeakBytes") };
   }

@@ -1,0 +1,46 @@
+// A headless Chromium for tests: where it is found, and pages that keep what the browser complains of.
+
+import { accessSync, constants } from "node:fs";
+import { delimiter, join } from "node:path";
+import { type Browser, chromium, type Page } from "playwright-core";
+
+/** What CHROMIUM names, or the first of the usual names on PATH; undefined where there is none. */
+export function findChromium(env: NodeJS.ProcessEnv = process.env): string | undefined {
+  const folders = [...(env.PATH ?? "").split(delimiter).filter(Boolean), "/usr/bin"];
+  const names = ["chromium", "chromium-browser", "google-chrome"];
+  const candidates = env.CHROMIUM
+    ? [env.CHROMIUM]
+    : folders.flatMap((folder) => names.map((name) => join(folder, name)));
+  return candidates.find((path) => {
+    try {
+      accessSync(path, constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+export const openChromium = (executablePath: string): Promise<Browser> =>
+  chromium.launch({
+    executablePath,
+    args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"],
+  });
+
+/** A page of this width that notes errors, refusals of its security policy, and every address that it asks for. */
+export async function openPage(
+  browser: Browser,
+  width: number,
+): Promise<{ page: Page; complaints: string[]; asked: string[] }> {
+  const context = await browser.newContext({ viewport: { width, height: 900 } });
+  const page = await context.newPage();
+  const complaints: string[] = [];
+  const asked: string[] = [];
+  page.on("console", (message) => {
+    // A server that has gone is told by the browser too.
+    if (!message.text().includes("ERR_CONNECTION_REFUSED")) complaints.push(message.text());
+  });
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("request", (request) => asked.push(request.url()));
+  return { page, complaints, asked };
+}
