@@ -4,6 +4,7 @@
 // `model.override` and rope parameters are Hugging Face's and stay as they are.
 
 import { z } from "zod";
+import { dataEntries } from "./data_entries.js";
 import { parseCount, parseNumber, parseSize } from "./values.js";
 
 /** What a zod issue of this schema carries for the error message. */
@@ -86,15 +87,6 @@ const text = (expected: string) => leaf<string, string>(expected, (value) => (is
 
 const textOrNull = (expected: string) =>
   leaf<string | null, string | null>(expected, (value) => (value === null || isText(value) ? value : undefined));
-
-const files = (least: number) =>
-  leaf<string | readonly string[] | null, string[]>(
-    `a list of ${least > 0 ? "one or more " : ""}file names or patterns (such as ["data/*.jsonl"])`,
-    (value) => {
-      const list = isText(value) ? [value] : value === null && least === 0 ? [] : value;
-      return Array.isArray(list) && list.length >= least && list.every(isText) ? [...list] : undefined;
-    },
-  );
 
 // Deeper nesting than any config.json has; an object of the API that contains itself ends here.
 const deepest = 32;
@@ -268,8 +260,8 @@ const adapter = z
 
 const data = z
   .strictObject({
-    train: files(1),
-    eval: files(0).default([]),
+    train: dataEntries(1, true),
+    eval: dataEntries(0, false).default([]),
     /** null: the model's; "bytes" needs no file. */
     tokenizer: textOrNull('the path of a tokenizer.json, or "bytes"').default(null),
     /** Input tokens of a sequence; it has one target fewer, so one token is too few. */

@@ -1,12 +1,14 @@
-// From a checked row to token ids and labels, and from a range of lines to the records that the token cache stores.
+// From a checked row to token ids and labels, and from a piece of a source to the records that the token cache stores.
 
 import zlib from "node:zlib";
 import { DataError, LongseqError } from "../errors.js";
 import { IGNORE_INDEX } from "./batch.js";
 import { ChatTemplate, type RenderedChat } from "./chat.js";
 import { chooseTemplate } from "./chat_templates.js";
+import type { Source } from "./formats.js";
 import type { JsonValue } from "./json.js";
-import { forEachLine, type LineRange, type MessagesRow, parseRow, type Row, rowError } from "./rows.js";
+import { type MessagesRow, type Row, rowError } from "./rows.js";
+import { forEachRow, type WorkItem } from "./sources.js";
 import type { TokenRow } from "./token_fields.js";
 import { loadTokenizer, type Span, type TextTokenizer, type TokenizerSpec } from "./tokenizer.js";
 
@@ -27,7 +29,7 @@ export interface EncodeOptions {
 /** Integers a row has in the index: length, line, label words, valid targets, checksum, documents in it. */
 export const INDEX_COLUMNS = 6;
 
-/** The rows of a range of lines, as the cache file stores them. */
+/** The rows of a piece of a source, as the cache file stores them. */
 export interface EncodedRange {
   /** Per row its ids, then its label words. */
   data: Int32Array;
@@ -122,19 +124,18 @@ export class RowEncoder {
   }
 
   /**
-   * Reads, checks and encodes the rows of a range of lines, in order. Every fault is a DataError that begins with
+   * Reads, checks and encodes the rows of a piece of a source, in order. Every fault is a DataError that begins with
    * FILE:LINE, the first in the file's order.
    */
-  encodeRange(fd: number, file: string, range: LineRange): EncodedRange {
+  encodeItem(source: Source, item: WorkItem): EncodedRange {
     const records: Int32Array[] = [];
     const index: number[] = [];
     const parts: Int32Array[] = [];
     const unused = new Map<string, number>();
     const { vocabSize } = this.#options;
-    forEachLine(fd, file, range, (bytes, line) => {
+    forEachRow(source, item, vocabSize, ({ row, unused: unusedHere, file, line, number }) => {
       let encoded: TokenRow;
-      const { row, unused: unusedHere } = parseRow(bytes, file, line, vocabSize);
-      for (const what of unusedHere) if (!unused.has(what)) unused.set(what, line);
+      for (const what of unusedHere) if (!unused.has(what)) unused.set(what, number);
       try {
         encoded = this.encode(row);
       } catch (error) {
@@ -159,7 +160,7 @@ export class RowEncoder {
       if (labelWords !== null) checksum = crc(labelWords.words, checksum);
       const count = labelWords === null ? 0 : labelWords.raw ? -labelWords.words.length : labelWords.words.length;
       const valid = validTargets(inputIds, labels, encoded.parts);
-      index.push(inputIds.length, line, count, valid, checksum | 0, encoded.parts?.length ?? 1);
+      index.push(inputIds.length, number, count, valid, checksum | 0, encoded.parts?.length ?? 1);
       if (encoded.parts !== null) parts.push(encoded.parts);
       records.push(inputIds);
       if (labelWords !== null) {
