@@ -1,4 +1,4 @@
-// The entries of data.train and data.eval in a configuration: names of files, or mappings that say more of them.
+// What a configuration says of data beyond single values: entries of data.train and data.eval, and what is trained on.
 
 import { z } from "zod";
 import type { DataEntry } from "../data/entries.js";
@@ -111,3 +111,16 @@ export const dataEntries = (least: number, mixes: boolean) =>
       }
       return entries;
     });
+
+/** The roles whose turns are trained on: the assistant's, several, or all of a conversation. */
+export const trainOn = z
+  .custom<string | readonly string[]>()
+  .transform((value, context): "assistant" | "all" | string[] => {
+    const roles = Array.isArray(value) ? value : [value];
+    const fine = roles.length > 0 && roles.every(isText) && (roles.length === 1 || !roles.includes("all"));
+    if (fine)
+      return roles[0] === "all" ? "all" : roles.length === 1 && roles[0] === "assistant" ? "assistant" : [...roles];
+    const expected = "assistant, all, or a list of roles (such as [user, assistant])";
+    context.issues.push({ code: "custom", input: value, message: expected, params: { expected } });
+    return z.NEVER;
+  });

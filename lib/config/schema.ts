@@ -4,7 +4,7 @@
 // `model.override` and rope parameters are Hugging Face's and stay as they are.
 
 import { z } from "zod";
-import { dataEntries } from "./data_entries.js";
+import { dataEntries, trainOn } from "./data_entries.js";
 import { parseCount, parseNumber, parseSize } from "./values.js";
 
 /** What a zod issue of this schema carries for the error message. */
@@ -266,6 +266,9 @@ const data = z
     tokenizer: textOrNull('the path of a tokenizer.json, or "bytes"').default(null),
     /** Input tokens of a sequence; it has one target fewer, so one token is too few. */
     sequenceLength: count(2),
+    /** null: the tokenizer's own. */
+    chatTemplate: textOrNull("the path of a Jinja file, or the name of one of the tokenizer's templates").default(null),
+    trainOn: trainOn.default("assistant"),
     packing: trueOrFalse.default(true),
     overlong: choice("raise", "truncate", "split", "drop").default("raise"),
     shuffle: trueOrFalse.default(true),

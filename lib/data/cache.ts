@@ -342,6 +342,7 @@ export async function openTokenFiles(sources: readonly Source[], options: CacheO
     tokenizer: options.tokenizer,
     vocabSize: options.vocabSize,
     chatTemplate: options.chatTemplate,
+    trainOn: options.trainOn,
     noTokenizerHint: options.noTokenizerHint,
   };
   const settings = JSON.stringify([
@@ -350,6 +351,8 @@ export async function openTokenFiles(sources: readonly Source[], options: CacheO
     options.vocabSize,
     options.chatTemplate,
     os.endianness(),
+    // What came later joins where it is not as it was before.
+    ...(options.trainOn === "assistant" ? [] : [options.trainOn]),
   ]);
   try {
     fs.mkdirSync(options.cacheDir, { recursive: true });

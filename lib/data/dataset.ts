@@ -33,6 +33,8 @@ export interface DataOptions {
   cacheDir: string;
   /** A Jinja template that replaces the tokenizer's own. */
   chatTemplate?: string | undefined;
+  /** Roles of a conversation that are trained on, or "all" for all of it and of prompts. Default the assistant's. */
+  trainOn?: "assistant" | "all" | readonly string[] | undefined;
   /** The configuration key of `files`, for messages. Default "data.train". */
   key?: string | undefined;
   /** Where relative patterns start; default the working directory. */
@@ -417,6 +419,7 @@ export async function openData(options: DataOptions): Promise<Dataset> {
     tokenizer: spec,
     vocabSize: options.vocabSize ?? null,
     chatTemplate: options.chatTemplate ?? null,
+    trainOn: options.trainOn ?? "assistant",
     noTokenizerHint:
       where === undefined
         ? `none is given; set data.tokenizer to a tokenizer.json or to "bytes"`

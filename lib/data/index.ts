@@ -1,6 +1,8 @@
 // What lib/data offers to the layers above it.
 
 export { type Batch, collate, type DocumentTokens, IGNORE_INDEX, makeSequence, type Sequence } from "./batch.js";
+export type { NamedTemplate } from "./chat_templates.js";
+export { CHAT_TEMPLATE_FOLDER } from "./chat_templates.js";
 export {
   type DataOptions,
   Dataset,
@@ -10,10 +12,12 @@ export {
   type SampleView,
   type TokenView,
 } from "./dataset.js";
+export type { DataEntry } from "./entries.js";
 export { type Cursor, DataLoader, type LoaderOptions, type Step } from "./loader.js";
 export { EpochPlan, type Segment } from "./packing.js";
 export {
   loadTokenizer,
+  namedTemplate,
   resolveTokenizer,
   type TextTokenizer,
   type TokenizerSpec,

@@ -13,8 +13,10 @@ export interface MessagesRow {
   tools: JsonValue[] | null;
   /** What the template sees beside them: `documents` and the row's chat_template_kwargs. */
   variables: Map<string, JsonValue>;
-  /** Indices of assistant messages that the loss leaves out. */
+  /** Indices of messages that the loss leaves out, whatever their role. */
   untrained: number[];
+  /** How many messages of the beginning are shown and not trained on: the prompt of a row of two lists. */
+  shown: number;
 }
 
 export type Row =
@@ -92,8 +94,8 @@ function stringField(file: string, line: number, key: string, value: unknown, ma
 
 /** Keys of a message by which other tools choose what is trained on; here they do not. */
 const UNUSED_MESSAGE_KEYS = ["training", "train_on_turn", "train_detail", "loss", "loss_weight", "mask"];
-/** Only the assistant's turns can be trained on. */
-const TRAIN_ELSEWHERE = '"train": true of messages that are not the assistant\'s';
+/** Which roles are trained on is said for all rows. */
+export const TRAIN_ELSEWHERE = '"train": true of messages that are not the assistant\'s';
 
 /** Whether a message's `weight` or `train` says that its turn is trained on; null where it does not say. */
 function trained(value: JsonValue | undefined, fail: (shown: string) => DataError): boolean | null {
@@ -103,46 +105,80 @@ function trained(value: JsonValue | undefined, fail: (shown: string) => DataErro
   throw fail(describe(value));
 }
 
-function parseMessages(file: string, line: number, row: Map<string, JsonValue>, unused: Set<string>): MessagesRow {
-  const messages = row.get("messages");
-  if (!Array.isArray(messages)) throw rowError(file, line, `"messages" must be a list, not ${describe(messages)}`);
-  if (messages.length === 0) throw rowError(file, line, '"messages" is empty');
+/** The messages of a list, and those of them that say that they are not trained on. */
+function checkMessages(
+  file: string,
+  line: number,
+  column: string,
+  messages: JsonValue | undefined,
+  unused: Set<string>,
+) {
+  if (!Array.isArray(messages)) throw rowError(file, line, `"${column}" must be a list, not ${describe(messages)}`);
+  if (messages.length === 0) throw rowError(file, line, `"${column}" is empty`);
   const untrained: number[] = [];
   const checked = messages.map((message, i): ChatMessage => {
     if (!(message instanceof Map)) {
-      throw rowError(file, line, `"messages"[${i}] must be an object with role and content, not ${describe(message)}`);
+      throw rowError(file, line, `"${column}"[${i}] must be an object with role and content, not ${describe(message)}`);
     }
     const [role, content, calls] = ["role", "content", "tool_calls"].map((key) => message.get(key));
     if (typeof role !== "string" || role === "") {
       throw rowError(
         file,
         line,
-        `"messages"[${i}].role must be a string such as "user" or "assistant", not ${describe(role)}`,
+        `"${column}"[${i}].role must be a string such as "user" or "assistant", not ${describe(role)}`,
       );
     }
     const hasCalls = Array.isArray(calls) && calls.length > 0;
-    if (typeof content === "string") stringField(file, line, `messages[${i}].content`, content, true);
+    if (typeof content === "string") stringField(file, line, `${column}[${i}].content`, content, true);
     else if (!(Array.isArray(content) || ((content === null || content === undefined) && hasCalls))) {
-      throw rowError(file, line, `"messages"[${i}].content must be a string, not ${describe(content)}`);
+      throw rowError(file, line, `"${column}"[${i}].content must be a string, not ${describe(content)}`);
     }
     const says = ["weight", "train"].map((key) =>
       trained(message.get(key), (shown) =>
-        rowError(file, line, `"messages"[${i}].${key} is ${shown}; it is 1 or 0: a turn is trained on or not`),
+        rowError(file, line, `"${column}"[${i}].${key} is ${shown}; it is 1 or 0: a turn is trained on or not`),
       ),
     );
-    if (role === "assistant") {
-      if (says.includes(false)) untrained.push(i);
-    } else if (says[1] === true) unused.add(TRAIN_ELSEWHERE);
+    if (says.includes(false)) untrained.push(i);
+    if (role !== "assistant" && says[1] === true) unused.add(TRAIN_ELSEWHERE);
     for (const key of UNUSED_MESSAGE_KEYS) {
       if (!isEmpty(message.get(key))) unused.add(`${JSON.stringify(key)} of messages`);
     }
     return message;
   });
+  return { messages: checked, untrained };
+}
+
+/** Tools as a list, or as the JSON text of one, which is how tables keep them. */
+function parseTools(file: string, line: number, tools: JsonValue): JsonValue[] | null {
+  let list = tools;
+  if (typeof tools === "string" && tools !== "") {
+    try {
+      list = parseJson(tools);
+    } catch (error) {
+      throw rowError(file, line, `"tools" is a text that is no JSON: ${(error as Error).message}`, error);
+    }
+  }
+  if (list === null || list === "") return null;
+  if (Array.isArray(list)) return list;
+  throw rowError(file, line, `"tools" must be a list, or the JSON text of one, not ${describe(list)}`);
+}
+
+function parseMessages(file: string, line: number, row: Map<string, JsonValue>, unused: Set<string>): MessagesRow {
+  let found: ReturnType<typeof checkMessages>;
+  let shown = 0;
+  if (row.has("messages") && row.get("messages") !== null) {
+    found = checkMessages(file, line, "messages", row.get("messages"), unused);
+  } else {
+    // A conversation in two columns: what stands in the first is not trained on.
+    const [prompt, completion] = ["prompt", "completion"].map((key) =>
+      checkMessages(file, line, key, row.get(key), unused),
+    ) as [typeof found, typeof found];
+    shown = prompt.messages.length;
+    const untrained = [...prompt.untrained, ...completion.untrained.map((i) => shown + i)];
+    found = { messages: [...prompt.messages, ...completion.messages], untrained };
+  }
   const optional = (key: string) => row.get(key) ?? null;
   const [tools, documents, extra] = [optional("tools"), optional("documents"), optional("chat_template_kwargs")];
-  if (tools !== null && !Array.isArray(tools)) {
-    throw rowError(file, line, `"tools" must be a list, not ${describe(tools)}`);
-  }
   if (documents !== null && !Array.isArray(documents)) {
     throw rowError(file, line, `"documents" must be a list, not ${describe(documents)}`);
   }
@@ -151,7 +187,7 @@ function parseMessages(file: string, line: number, row: Map<string, JsonValue>, 
   }
   const variables = new Map(extra ?? []);
   if (documents !== null) variables.set("documents", documents);
-  return { kind: "messages", messages: checked, tools, variables, untrained };
+  return { kind: "messages", ...found, shown, tools: parseTools(file, line, tools), variables };
 }
 
 /** What a JsonError says, as the fault of a row. */
@@ -264,10 +300,11 @@ export function parseRow(
       throw rowError(file, line, `"${stray}" goes with "input_ids" only; here the tokens are made from the text`);
     }
   }
+  const isChat = has("messages") || (Array.isArray(object.prompt) && Array.isArray(object.completion));
   const unused = new Set<string>();
   for (const key of Object.keys(object)) {
     if (!UNUSED_COLUMNS.has(key) || isEmpty(object[key])) continue;
-    if (!(has("messages") && CHAT_COLUMNS.has(key))) unused.add(JSON.stringify(key));
+    if (!(isChat && CHAT_COLUMNS.has(key))) unused.add(JSON.stringify(key));
   }
   const row = parseKind(object, has, file, line, text, vocabSize, unused, columns);
   return { row, unused: [...unused] };
@@ -296,7 +333,7 @@ function parseKind(
   columns: Readonly<Record<string, string>> | null,
 ): Row {
   if (has("text")) return { kind: "text", text: stringField(file, line, "text", object.text, false) };
-  if (has("messages")) {
+  if (has("messages") || (Array.isArray(object.prompt) && Array.isArray(object.completion))) {
     // What a template renders must keep its numbers' text and its keys' order.
     const exact = orFault(file, line, text, parseJson) as Map<string, JsonValue>;
     const row = columns === null ? exact : new Map(Object.entries(renamed(Object.fromEntries(exact), columns)));

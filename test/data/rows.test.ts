@@ -249,7 +249,7 @@ t.test("a message says whether its turn is trained on", async (t) => {
   t.same(parsed(...trained, ...untrained)?.untrained, [5, 6, 7, 8, 9, 10]);
   t.equal(parsed({ weight: 0 })?.first?.get("weight"), 0n, "the template sees the message as it is");
   t.same(parsed({ role: "user", weight: 0 }, { role: "system", train: false }, { role: "tool", weight: 1 }), {
-    untrained: [],
+    untrained: [0, 1],
     unused: [],
     first: new Map<string, JsonValue>([
       ["role", "user"],
