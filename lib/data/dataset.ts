@@ -53,6 +53,17 @@ export interface DocumentInfo {
   file: string;
   line: number;
   tokens: number;
+  /** Tokens that the loss counts, of the whole document. */
+  validTokens: number;
+}
+
+/** The documents of a file, or of a folder of texts: those numbered begin to end - 1. */
+export interface SourceRange {
+  file: string;
+  /** Of data.train. */
+  entry: number;
+  begin: number;
+  end: number;
 }
 
 /** One token as `longseq data` shows it. */
@@ -98,6 +109,7 @@ export class Dataset {
   readonly #planning: { packing: boolean; shuffle: boolean; seed: number; sequenceLength: number };
   /** How often the entries' rows come; null: each once an epoch. */
   readonly mixture: Mixture | null;
+  readonly #entryOf: readonly number[];
   readonly #tokenizerSpec: TokenizerSpec | null;
   #tokenizer: TextTokenizer | null = null;
   readonly #plans = new Map<number, EpochPlan>();
@@ -114,6 +126,7 @@ export class Dataset {
     const key = options.key ?? "data.train";
     this.#files = files;
     this.files = files.map(({ source }) => source);
+    this.#entryOf = entries.ofFile;
     this.#tokenizerSpec = spec;
     this.sequenceLength = sequenceLength;
     this.#planning = { packing, shuffle, seed, sequenceLength };
@@ -256,7 +269,15 @@ export class Dataset {
       throw new ArgumentError(`document must be 0 to ${this.documents - 1}, not ${document}`);
     }
     const { file, row } = this.#locate(document);
-    return { ...file.place(row), tokens: file.length(row) };
+    return { ...file.place(row), tokens: file.length(row), validTokens: file.validTargets(row) };
+  }
+
+  /** Which documents are of which file, in order. */
+  get sources(): SourceRange[] {
+    return this.#files.map(({ source, documents }, f) => {
+      const begin = this.#firsts[f] as number;
+      return { file: source, entry: this.#entryOf[f] as number, begin, end: begin + documents };
+    });
   }
 
   /** The sequences of an epoch (from 0); the last few plans are kept. */

@@ -15,6 +15,7 @@ export {
 export type { DataEntry } from "./entries.js";
 export { type Cursor, DataLoader, type LoaderOptions, type Step } from "./loader.js";
 export { EpochPlan, type Segment } from "./packing.js";
+export { type DataStatistics, type LengthBucket, type SourceStatistics, statisticsOf } from "./statistics.js";
 export {
   loadTokenizer,
   namedTemplate,
