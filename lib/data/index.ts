@@ -1,8 +1,6 @@
 // What lib/data offers to the layers above it.
 
 export { type Batch, collate, type DocumentTokens, IGNORE_INDEX, makeSequence, type Sequence } from "./batch.js";
-export type { NamedTemplate } from "./chat_templates.js";
-export { CHAT_TEMPLATE_FOLDER } from "./chat_templates.js";
 export {
   type DataOptions,
   Dataset,
@@ -10,6 +8,7 @@ export {
   type Overlong,
   openData,
   type SampleView,
+  type SourceRange,
   type TokenView,
 } from "./dataset.js";
 export type { DataEntry } from "./entries.js";
@@ -18,7 +17,6 @@ export { EpochPlan, type Segment } from "./packing.js";
 export { type DataStatistics, type LengthBucket, type SourceStatistics, statisticsOf } from "./statistics.js";
 export {
   loadTokenizer,
-  namedTemplate,
   resolveTokenizer,
   type TextTokenizer,
   type TokenizerSpec,

@@ -22,8 +22,8 @@ export interface EntryPieces {
 
 /**
  * Each entry is an endless stream: its pieces, pass after pass, each pass in an order of its own. An epoch takes the next
- * `rate` pieces of each stream, so that what one epoch leaves comes in the next ones, and no piece comes again before all
- * others of its entry have come. With weights, rates are such that tokens stand to each other as the weights do, and that
+ * `rate` pieces of each stream, so that what one epoch leaves comes in the next ones, and no piece is taken again before
+ * all others of its entry have been. With weights, rates are such that tokens stand to each other as the weights do, and that
  * of the entry which lasts the shortest is one pass.
  */
 export class Mixture {

@@ -3,7 +3,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Config, tokenCacheDir } from "../config/index.js";
-import { type DataOptions, type NamedTemplate, namedTemplate, resolveTokenizer } from "../data/index.js";
+import type { NamedTemplate } from "../data/chat_templates.js";
+import { type DataOptions, resolveTokenizer } from "../data/index.js";
+import { namedTemplate } from "../data/tokenizer.js";
 import { ConfigError, ModelError } from "../errors.js";
 import { adapterInstead } from "../models/peft.js";
 

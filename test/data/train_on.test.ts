@@ -3,7 +3,7 @@
 import path from "node:path";
 import t, { type Test } from "tap";
 import type { DataOptions } from "../../lib/data/index.js";
-import { namedTemplate } from "../../lib/data/index.js";
+import { namedTemplate } from "../../lib/data/tokenizer.js";
 import { ConfigError, DataError } from "../../lib/errors.js";
 import { fresh, GOLDEN, open, rejection, write } from "./helpers.js";
 
