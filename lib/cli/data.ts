@@ -4,6 +4,7 @@ import { loadConfig } from "../config/index.js";
 import { openData, type SampleView, type TokenView } from "../data/index.js";
 import { ConfigError } from "../errors.js";
 import { dataOptions } from "../train/data_options.js";
+import { showStatistics } from "./data_stats.js";
 import { exitCode, type Output } from "./output.js";
 
 export interface DataCommandOptions {
@@ -11,6 +12,8 @@ export interface DataCommandOptions {
   /** Most ids shown of one stretch; 0 for all. */
   tokens: number;
   eval: boolean;
+  /** Statistics instead of samples. */
+  stats: boolean;
 }
 
 /** Tokens next to each other that are all masked, or all counted. */
@@ -74,6 +77,7 @@ export async function showData(
   const config = loadConfig(file, overrides);
   if (options.eval && config.data.eval.length === 0)
     throw new ConfigError(`${file}: data.eval: missing; --eval shows it`);
+  if (options.stats) return showStatistics(config, options.eval, output);
   const dataset = await openData({
     ...dataOptions(config, options.eval),
     onWarning: (message) => {

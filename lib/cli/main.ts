@@ -313,8 +313,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 stopped by
     .option("-n, --samples <count>", "how many samples", wholeNumber(1), 3)
     .option("--tokens <count>", "most ids of one stretch; 0: all", wholeNumber(0), 32)
     .option("--eval", "data.eval instead of data.train", false)
+    .option("--stats", "tokens by source, lengths, what is cut or dropped, how full sequences are", false)
     .addHelpText("after", `${overridesHelp}\nExample:\n  longseq data run.yaml --samples 1 data.shuffle=false`)
-    .action(async (words: string[], opts: { samples: number; tokens: number; eval: boolean }) => {
+    .action(async (words: string[], opts: { samples: number; tokens: number; eval: boolean; stats: boolean }) => {
       const { file, overrides } = splitWords("data", words);
       const { showData } = await import("./data.js");
       code = await showData(file, overrides, opts, output);

@@ -24,6 +24,8 @@ const resumeKeys: readonly string[] = [
   "adapter.dtype",
   "data.train",
   "data.tokenizer",
+  "data.chat_template",
+  "data.train_on",
   "data.sequence_length",
   "data.packing",
   "data.overlong",

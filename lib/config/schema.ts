@@ -4,6 +4,7 @@
 // `model.override` and rope parameters are Hugging Face's and stay as they are.
 
 import { z } from "zod";
+import { dataEntries, trainOn } from "./data_entries.js";
 import { parseCount, parseNumber, parseSize } from "./values.js";
 
 /** What a zod issue of this schema carries for the error message. */
@@ -86,15 +87,6 @@ const text = (expected: string) => leaf<string, string>(expected, (value) => (is
 
 const textOrNull = (expected: string) =>
   leaf<string | null, string | null>(expected, (value) => (value === null || isText(value) ? value : undefined));
-
-const files = (least: number) =>
-  leaf<string | readonly string[] | null, string[]>(
-    `a list of ${least > 0 ? "one or more " : ""}file names or patterns (such as ["data/*.jsonl"])`,
-    (value) => {
-      const list = isText(value) ? [value] : value === null && least === 0 ? [] : value;
-      return Array.isArray(list) && list.length >= least && list.every(isText) ? [...list] : undefined;
-    },
-  );
 
 const texts = (expected: string) =>
   leaf<string | readonly string[] | null, string[]>(expected, (value) => {
@@ -274,12 +266,15 @@ const adapter = z
 
 const data = z
   .strictObject({
-    train: files(1),
-    eval: files(0).default([]),
+    train: dataEntries(1, true),
+    eval: dataEntries(0, false).default([]),
     /** null: the model's; "bytes" needs no file. */
     tokenizer: textOrNull('the path of a tokenizer.json, or "bytes"').default(null),
     /** Input tokens of a sequence; it has one target fewer, so one token is too few. */
     sequenceLength: count(2),
+    /** null: the tokenizer's own. */
+    chatTemplate: textOrNull("the path of a Jinja file, or the name of one of the tokenizer's templates").default(null),
+    trainOn: trainOn.default("assistant"),
     packing: trueOrFalse.default(true),
     overlong: choice("raise", "truncate", "split", "drop").default("raise"),
     shuffle: trueOrFalse.default(true),

@@ -7,7 +7,9 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { CancelledError, FormatError, IoError, LongseqError } from "../errors.js";
 import { concatenate, crc, ENCODING_VERSION, type EncodeOptions, INDEX_COLUMNS, unpackLabels } from "./encode.js";
-import { type FileScan, readBytes, scanFile } from "./rows.js";
+import type { Source } from "./formats.js";
+import { readBytes } from "./lines.js";
+import { type SourceScan, scanSource } from "./sources.js";
 import { TokenPool } from "./token_pool.js";
 import { tokenizerHash } from "./tokenizer.js";
 
@@ -33,6 +35,8 @@ interface Header {
 /** How token files are found and made. */
 export interface CacheOptions extends EncodeOptions {
   cacheDir: string;
+  /** Ids of a row of a token file that is one stream. */
+  sequenceLength: number;
   /** Threads that tokenize; a core each but one where absent. The result does not depend on it. */
   workers?: number | undefined;
   signal?: AbortSignal | undefined;
@@ -72,6 +76,9 @@ export class TokenFile {
   readonly documents: number;
   /** What the rows hold that has no effect (see `ParsedRow`), each with the first line that holds it. */
   readonly unused: readonly [what: string, line: number][];
+  /** What was to be said while it was looked at. */
+  readonly notes: readonly string[];
+  readonly #names: readonly string[] | null;
   readonly #index: Int32Array;
   /** Where each document's parts begin in the index; null: no document has several. */
   readonly #partsAt: Float64Array | null;
@@ -80,8 +87,10 @@ export class TokenFile {
   #fd: Promise<number> | null = null;
   #readers = 0;
 
-  constructor(source: string, file: string, header: Header, index: Int32Array) {
+  constructor(source: string, scan: SourceScan, file: string, header: Header, index: Int32Array) {
     this.source = source;
+    this.notes = scan.notes;
+    this.#names = scan.names;
     this.key = header.key;
     this.file = file;
     this.documents = header.documents;
@@ -109,9 +118,16 @@ export class TokenFile {
     return this.#column(document, 0);
   }
 
-  /** The source line (from 1) of a document. */
-  line(document: number): number {
-    return this.#column(document, 1);
+  /** The source line or row (from 1) of a document, and its file: the source, or the text of it in a folder. */
+  place(document: number): { file: string; line: number } {
+    return this.placeOf(this.#column(document, 1));
+  }
+
+  /** The same of a number as the cache keeps it. */
+  placeOf(number: number): { file: string; line: number } {
+    return this.#names === null
+      ? { file: this.source, line: number }
+      : { file: this.#names[number - 1] ?? this.source, line: 1 };
   }
 
   /** Lengths of the documents that a packed row holds, which attend apart; null: it is one document. */
@@ -174,7 +190,7 @@ export class TokenFile {
       if (words !== null) checksum = crc(words, checksum);
       if ((checksum | 0) !== this.#column(document, 4)) {
         throw new FormatError(
-          `the token cache ${this.file} is damaged (document of ${this.source}:${this.line(document)}); delete it and start again`,
+          `the token cache ${this.file} is damaged (document of ${this.source}:${this.place(document).line}); delete it and start again`,
           { file: this.file },
         );
       }
@@ -195,7 +211,7 @@ export class TokenFile {
 }
 
 /** Opens a cache file; null where it is absent, of another key or damaged. */
-function openTokenFile(source: string, file: string, key: string): TokenFile | null {
+function openTokenFile(source: string, scan: SourceScan, file: string, key: string): TokenFile | null {
   let fd: number;
   try {
     fd = fs.openSync(file, "r");
@@ -217,7 +233,7 @@ function openTokenFile(source: string, file: string, key: string): TokenFile | n
     const index = new Int32Array(header.indexBytes / 4);
     const bytes = new Uint8Array(index.buffer);
     readBytes(fd, file, bytes, HEADER_BYTES + header.dataBytes);
-    return sha256(bytes) === header.indexHash ? new TokenFile(source, file, header, index) : null;
+    return sha256(bytes) === header.indexHash ? new TokenFile(source, scan, file, header, index) : null;
   } finally {
     fs.closeSync(fd);
   }
@@ -247,8 +263,8 @@ function removeAbandoned(directory: string): void {
 
 /** Tokenizes a source file into a temporary file, then renames it into place. */
 async function buildTokenFile(
-  source: string,
-  scan: FileScan,
+  source: Source,
+  scan: SourceScan,
   file: string,
   key: string,
   pool: TokenPool,
@@ -272,17 +288,16 @@ async function buildTokenFile(
   };
   try {
     let position = HEADER_BYTES;
-    let range = 0;
     const indices: Int32Array[] = [];
     const parts: Int32Array[] = [];
     const unused = new Map<string, number>();
-    for await (const encoded of pool.encode(source, scan.ranges, options.signal)) {
+    for await (const { encoded, done } of pool.encode(source, scan.items(), options.signal)) {
       await write(bytesOf(encoded.data), position);
       position += encoded.data.byteLength;
       indices.push(encoded.index);
       parts.push(encoded.parts);
       for (const [what, line] of encoded.unused) if (!unused.has(what)) unused.set(what, line);
-      onBytes(scan.ranges[range++]?.end ?? scan.bytes);
+      if (done > 0) onBytes(done);
     }
     const index = concatenate([...indices, ...parts]);
     await write(bytesOf(index), position);
@@ -308,7 +323,7 @@ async function buildTokenFile(
     } catch (error) {
       throw cacheError("write", file, error);
     }
-    return new TokenFile(source, file, header, index);
+    return new TokenFile(source.file, scan, file, header, index);
   } catch (error) {
     await handle.close().catch(() => {});
     await fs.promises.rm(temporary, { force: true });
@@ -317,16 +332,17 @@ async function buildTokenFile(
 }
 
 /**
- * The tokens of the given JSONL files, in order: from the cache where their content, the tokenizer, the template, V and
+ * The tokens of the given sources, in order: from the cache where their content, the tokenizer, the template, V and
  * the format are known, else made now. A damaged cache file is made anew.
  * Throws DataError for bad rows (FILE:LINE), IoError where a file cannot be read or the cache not be written,
  * CancelledError when the signal aborts.
  */
-export async function openTokenFiles(sources: readonly string[], options: CacheOptions): Promise<TokenFile[]> {
+export async function openTokenFiles(sources: readonly Source[], options: CacheOptions): Promise<TokenFile[]> {
   const encodeOptions: EncodeOptions = {
     tokenizer: options.tokenizer,
     vocabSize: options.vocabSize,
     chatTemplate: options.chatTemplate,
+    trainOn: options.trainOn,
     noTokenizerHint: options.noTokenizerHint,
   };
   const settings = JSON.stringify([
@@ -335,6 +351,8 @@ export async function openTokenFiles(sources: readonly string[], options: CacheO
     options.vocabSize,
     options.chatTemplate,
     os.endianness(),
+    // What came later joins where it is not as it was before.
+    ...(options.trainOn === "assistant" ? [] : [options.trainOn]),
   ]);
   try {
     fs.mkdirSync(options.cacheDir, { recursive: true });
@@ -343,18 +361,20 @@ export async function openTokenFiles(sources: readonly string[], options: CacheO
     throw cacheError("write", options.cacheDir, error);
   }
   const files: (TokenFile | null)[] = [];
-  const missing: { at: number; source: string; scan: FileScan; file: string; key: string }[] = [];
+  const missing: { at: number; source: Source; scan: SourceScan; file: string; key: string }[] = [];
   for (const source of sources) {
-    const scan = await scanFile(source, options.signal);
-    const key = sha256(`${settings}\n${scan.hash}`);
+    const scan = await scanSource(source, options.sequenceLength, options.signal);
+    // Lines of JSON are what a cache held first; their keys stay.
+    const reading = scan.reading === null ? "" : `\n${JSON.stringify(scan.reading)}`;
+    const key = sha256(`${settings}\n${scan.hash}${reading}`);
     const file = path.join(options.cacheDir, `${key.slice(0, 32)}.tokens`);
-    const opened = openTokenFile(source, file, key);
+    const opened = openTokenFile(source.file, scan, file, key);
     if (opened === null) missing.push({ at: files.length, source, scan, file, key });
     files.push(opened);
   }
   if (missing.length > 0) {
     const totalBytes = missing.reduce((sum, { scan }) => sum + scan.bytes, 0);
-    const ranges = missing.reduce((sum, { scan }) => sum + scan.ranges.length, 0);
+    const ranges = missing.reduce((sum, { scan }) => sum + scan.pieces, 0);
     const cores = options.workers ?? Math.max(1, os.availableParallelism() - 1);
     const workers = options.workers === undefined && totalBytes <= INLINE_BYTES ? 0 : Math.min(cores, ranges);
     const pool = new TokenPool(encodeOptions, workers);
@@ -371,10 +391,10 @@ export async function openTokenFiles(sources: readonly string[], options: CacheO
         const onBytes = (bytes: number) => {
           bytesDone += bytes - seen;
           seen = bytes;
-          options.onProgress?.({ file: source, bytes: bytesDone, totalBytes });
+          options.onProgress?.({ file: source.file, bytes: bytesDone, totalBytes });
         };
         files[at] =
-          (twin === undefined ? null : openTokenFile(source, file, key)) ??
+          (twin === undefined ? null : openTokenFile(source.file, scan, file, key)) ??
           (await buildTokenFile(source, scan, file, key, pool, options, onBytes));
         onBytes(scan.bytes);
       };

@@ -112,12 +112,65 @@ export class ChatTemplate {
    * prompt). Where that is not the beginning of the whole rendering, because a template shows earlier messages otherwise
    * or wants a user first, it spans what the round of the template's loop over this message printed, without the
    * generation prompt at its beginning; that the message decides nothing outside this part is then checked.
-   * DataError (without a place) where the template refuses the messages or no part can be told to be the assistant's.
+   * Other messages, where they are `wanted`, span their content within what the round of the loop over them printed.
+   * DataError (without a place) where the template refuses the messages or a part cannot be told.
+   * @param wanted the messages whose spans are asked for; the assistant's where absent.
    */
-  render(messages: readonly ChatMessage[], chat: ChatVariables): RenderedChat {
+  render(
+    messages: readonly ChatMessage[],
+    chat: ChatVariables,
+    wanted: (i: number) => boolean = (i) => messages[i]?.get("role") === "assistant",
+  ): RenderedChat {
     const whole = this.#attempt(() => this.#render(messages, chat, false, new Set<Value>(messages)));
-    const assistants = [...messages.keys()].filter((i) => messages[i]?.get("role") === "assistant");
-    if (this.#template.marked) return this.#marked(whole, messages, assistants);
+    const all = [...messages.keys()];
+    const assistants = all.filter((i) => messages[i]?.get("role") === "assistant");
+    const others = all.filter((i) => wanted(i) && !assistants.includes(i));
+    let found: RenderedChat;
+    if (this.#template.marked) {
+      found = this.#marked(whole, messages, assistants);
+      if (found.turns === null) {
+        if (others.length === 0 && assistants.every(wanted)) return found;
+        if (all.some(wanted))
+          throw new DataError(
+            `${this.#where}: its {% generation %} marks do not tell which part is of which message, which must be known ` +
+              "where some of the assistant's turns are wanted and others not, or those of other roles",
+          );
+        return { ...found, spans: [], turns: [] };
+      }
+    } else found = this.#unmarked(whole, messages, chat, assistants.filter(wanted));
+    const turns = found.turns as number[];
+    const spans = turns.flatMap((turn, i) => (wanted(turn) ? [{ turn, span: found.spans[i] as Span }] : []));
+    spans.push(...others.map((turn) => ({ turn, span: this.#contentOf(whole, messages, turn) })));
+    spans.sort((a, b) => a.span[0] - b.span[0] || a.span[1] - b.span[1]);
+    return { ...found, spans: spans.map(({ span }) => span), turns: spans.map(({ turn }) => turn) };
+  }
+
+  /** Where the content of a message stands in what the loop over it printed. */
+  #contentOf({ text, stretches, elsewhere }: Rendered, messages: readonly ChatMessage[], i: number): Span {
+    const message = messages[i] as ChatMessage;
+    const content = message.get("content");
+    const rounds = stretches.filter(({ subject }) => subject === message).sort((a, b) => b.depth - a.depth);
+    const parts = typeof content === "string" ? [content, content.trim()] : [];
+    for (const { begin, end } of elsewhere ? [] : rounds) {
+      const shown = text.slice(begin, end);
+      for (const part of parts) {
+        const at = shown.indexOf(part);
+        if (at >= 0 && shown.indexOf(part, at + 1) < 0) return [begin + at, begin + at + part.length];
+      }
+    }
+    throw new DataError(
+      `${this.#where}: which part of the text messages[${i}] (${String(message.get("role"))}) is cannot be found: its content ` +
+        "does not stand once in what the template's loop prints for it; train on the assistant's turns, or on all",
+    );
+  }
+
+  /** What the assistant's messages span in a template without marks. */
+  #unmarked(
+    whole: Rendered,
+    messages: readonly ChatMessage[],
+    chat: ChatVariables,
+    assistants: number[],
+  ): RenderedChat {
     const { text } = whole;
     /** The rendering of the first `count` messages; null where the template refuses them. Not kept: all are quadratic. */
     const beginning = (count: number, prompt: boolean): string | null => {

@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import path from "node:path";
-import { DataError } from "../errors.js";
+import { ConfigError, DataError } from "../errors.js";
 
 /** Files that hold chat templates, beside tokenizer_config.json, and the folder of named ones. */
 export const CHAT_TEMPLATE_FILES = ["chat_template.jinja", "chat_template.json"];
@@ -60,6 +60,31 @@ export function findChatTemplates(
   if (configured.size > 0) return configured;
   const file = path.join(folder, "chat_template.json");
   return held(readJson(file)?.chat_template, file);
+}
+
+/**
+ * The template that a configuration names: a file, else one of the tokenizer's. ConfigError where there is neither, or the
+ * file cannot be read.
+ */
+export function givenTemplate(name: string, templates: ChatTemplates): NamedTemplate {
+  const file = fs.statSync(name, { throwIfNoEntry: false });
+  if (file?.isFile()) {
+    try {
+      return { source: new TextDecoder("utf-8", { fatal: true }).decode(fs.readFileSync(name)), where: name };
+    } catch (error) {
+      throw new ConfigError(`data.chat_template: ${name} cannot be read: ${(error as Error).message}`, { file: name });
+    }
+  }
+  const named = templates.get(name);
+  if (named !== undefined) return named;
+  const known =
+    templates.size === 0 ? "the tokenizer has no templates" : `the tokenizer has ${[...templates.keys()].join(", ")}`;
+  throw new ConfigError(
+    `data.chat_template: there is no file ${JSON.stringify(name)}, nor a template of this name (${known})`,
+    {
+      name,
+    },
+  );
 }
 
 /** The template of a row: tool_use where it has tools and there is one, else the default. DataError where none fits. */

@@ -1,10 +1,11 @@
-// A dataset: the documents of JSONL files as tokens, the plan of each epoch, and its sequences.
+// A dataset: the documents of files as tokens, the plan of each epoch, and its sequences.
 
 import { createHash } from "node:crypto";
 import { ArgumentError, ConfigError, DataError } from "../errors.js";
 import { IGNORE_INDEX, makeSequence, type Sequence } from "./batch.js";
 import { openTokenFiles, type TokenFile } from "./cache.js";
-import { expandPatterns } from "./glob.js";
+import { type DataEntry, sharesOf, sourcesOf } from "./entries.js";
+import { Mixture, type Share } from "./mixture.js";
 import { type EpochPlan, type Pieces, planEpoch, type Segment } from "./packing.js";
 import { loadTokenizer, resolveTokenizer, type TextTokenizer, type TokenizerSpec } from "./tokenizer.js";
 
@@ -12,8 +13,8 @@ import { loadTokenizer, resolveTokenizer, type TextTokenizer, type TokenizerSpec
 export type Overlong = "raise" | "truncate" | "split" | "drop";
 
 export interface DataOptions {
-  /** JSONL files or patterns (see `expandPatterns`). */
-  files: readonly string[];
+  /** Files, patterns and folders, or entries that say more of them (see docs/data.md). */
+  files: readonly (string | DataEntry)[];
   /** "bytes", a tokenizer.json, or a folder (such as the model's) that may hold one; absent: rows of ids only. */
   tokenizer?: string | undefined;
   /** Most tokens of a sequence. */
@@ -32,6 +33,8 @@ export interface DataOptions {
   cacheDir: string;
   /** A Jinja template that replaces the tokenizer's own. */
   chatTemplate?: string | undefined;
+  /** Roles of a conversation that are trained on, or "all" for all of it and of prompts. Default the assistant's. */
+  trainOn?: "assistant" | "all" | readonly string[] | undefined;
   /** The configuration key of `files`, for messages. Default "data.train". */
   key?: string | undefined;
   /** Where relative patterns start; default the working directory. */
@@ -50,6 +53,17 @@ export interface DocumentInfo {
   file: string;
   line: number;
   tokens: number;
+  /** Tokens that the loss counts, of the whole document. */
+  validTokens: number;
+}
+
+/** The documents of a file, or of a folder of texts: those numbered begin to end - 1. */
+export interface SourceRange {
+  file: string;
+  /** Of data.train. */
+  entry: number;
+  begin: number;
+  end: number;
 }
 
 /** One token as `longseq data` shows it. */
@@ -93,16 +107,26 @@ export class Dataset {
   readonly #firsts: Float64Array;
   readonly #pieces: Pieces;
   readonly #planning: { packing: boolean; shuffle: boolean; seed: number; sequenceLength: number };
+  /** How often the entries' rows come; null: each once an epoch. */
+  readonly mixture: Mixture | null;
+  readonly #entryOf: readonly number[];
   readonly #tokenizerSpec: TokenizerSpec | null;
   #tokenizer: TextTokenizer | null = null;
   readonly #plans = new Map<number, EpochPlan>();
 
   /** Use `openData`. */
-  constructor(files: readonly TokenFile[], spec: TokenizerSpec | null, options: DataOptions) {
+  constructor(
+    files: readonly TokenFile[],
+    spec: TokenizerSpec | null,
+    options: DataOptions,
+    /** What the entries say, and the entry of each file; the files of an entry follow each other. */
+    entries: { shares: readonly Share[]; ofFile: readonly number[] },
+  ) {
     const { sequenceLength, overlong = "raise", packing = true, shuffle = true, seed = 0 } = options;
     const key = options.key ?? "data.train";
     this.#files = files;
     this.files = files.map(({ source }) => source);
+    this.#entryOf = entries.ofFile;
     this.#tokenizerSpec = spec;
     this.sequenceLength = sequenceLength;
     this.#planning = { packing, shuffle, seed, sequenceLength };
@@ -129,7 +153,7 @@ export class Dataset {
         longest = Math.max(longest, length);
         if (file.validTargets(d) === 0) {
           unlabelled++;
-          firstUnlabelled ??= `${file.source}:${file.line(d)}`;
+          firstUnlabelled ??= showPlace(file.place(d));
         }
         if (length > sequenceLength) {
           overlongRows++;
@@ -141,11 +165,12 @@ export class Dataset {
     this.longest = longest;
     if (firstOverlong !== null && overlong === "raise") {
       const { file, document } = firstOverlong;
+      const place = file.place(document);
       const more = overlongRows > 1 ? ` (${overlongRows} rows are overlong, the longest of ${longest})` : "";
       throw new DataError(
-        `${file.source}:${file.line(document)}: the row has ${file.length(document)} tokens, more than data.sequence_length ${sequenceLength}${more}; ` +
+        `${showPlace(place)}: the row has ${file.length(document)} tokens, more than data.sequence_length ${sequenceLength}${more}; ` +
           "raise data.sequence_length, or set data.overlong to truncate, split or drop",
-        { file: file.source, line: file.line(document), tokens: file.length(document), overlongRows, longest },
+        { ...place, tokens: file.length(document), overlongRows, longest },
       );
     }
     if (pieces === 0) {
@@ -159,6 +184,7 @@ export class Dataset {
     let tokens = 0;
     let dropped = 0;
     let longestDocument = 0;
+    const ranges = entries.shares.map(() => ({ begin: 0, end: 0, tokens: 0 }));
     const add = (document: number, begin: number, end: number) => {
       this.#pieces.document[at] = document;
       this.#pieces.begin[at] = begin;
@@ -166,6 +192,9 @@ export class Dataset {
       tokens += end - begin;
     };
     files.forEach((file, f) => {
+      const range = ranges[entries.ofFile[f] as number] as (typeof ranges)[number];
+      if (range.end === 0) range.begin = at;
+      const tokensBefore = tokens;
       for (let d = 0; d < file.documents; d++) {
         const document = (this.#firsts[f] as number) + d;
         const length = file.length(d);
@@ -180,7 +209,10 @@ export class Dataset {
           for (let i = 1; i < bounds.length; i++) add(document, bounds[i - 1] as number, bounds[i] as number);
         }
       }
+      range.end = at;
+      range.tokens += tokens - tokensBefore;
     });
+    this.mixture = Mixture.of(entries.shares, ranges);
     this.tokens = tokens;
     this.dropped = dropped;
     this.longestDocument = longestDocument;
@@ -198,9 +230,10 @@ export class Dataset {
       warnings.push(`${firstUnlabelled}: the row has no valid label and adds nothing to the loss (${rows} none)`);
     }
     const unused = new Map<string, string>();
-    for (const { source, unused: found } of files) {
-      for (const [what, line] of found) {
-        if (!unused.has(what) && !options.told?.has(what)) unused.set(what, `${source}:${line}`);
+    for (const file of files) {
+      warnings.push(...file.notes);
+      for (const [what, number] of file.unused) {
+        if (!unused.has(what) && !options.told?.has(what)) unused.set(what, showPlace(file.placeOf(number)));
       }
     }
     for (const what of unused.keys()) options.told?.add(what);
@@ -210,8 +243,11 @@ export class Dataset {
     }
     this.warnings = warnings;
     for (const warning of warnings) options.onWarning?.(warning);
+    const mixing = this.mixture === null ? [] : [this.mixture];
     this.fingerprint = createHash("sha256")
-      .update(JSON.stringify([files.map((file) => file.key), sequenceLength, overlong, packing, shuffle, seed]))
+      .update(
+        JSON.stringify([files.map((file) => file.key), sequenceLength, overlong, packing, shuffle, seed, ...mixing]),
+      )
       .digest("hex");
   }
 
@@ -233,18 +269,26 @@ export class Dataset {
       throw new ArgumentError(`document must be 0 to ${this.documents - 1}, not ${document}`);
     }
     const { file, row } = this.#locate(document);
-    return { file: file.source, line: file.line(row), tokens: file.length(row) };
+    return { ...file.place(row), tokens: file.length(row), validTokens: file.validTargets(row) };
+  }
+
+  /** Which documents are of which file, in order. */
+  get sources(): SourceRange[] {
+    return this.#files.map(({ source, documents }, f) => {
+      const begin = this.#firsts[f] as number;
+      return { file: source, entry: this.#entryOf[f] as number, begin, end: begin + documents };
+    });
   }
 
   /** The sequences of an epoch (from 0); the last few plans are kept. */
   plan(epoch: number): EpochPlan {
     if (!Number.isSafeInteger(epoch) || epoch < 0)
       throw new ArgumentError(`epoch must be an integer from 0, not ${epoch}`);
-    // Without shuffling every epoch is the same.
-    const which = this.#planning.shuffle ? epoch : 0;
+    // Without shuffling every epoch is the same, unless a mixture goes on where the last one ended.
+    const which = this.#planning.shuffle || this.mixture?.whole === false ? epoch : 0;
     let plan = this.#plans.get(which);
     if (plan === undefined) {
-      plan = planEpoch(this.#pieces, this.#planning, which);
+      plan = planEpoch(this.#pieces, this.#planning, which, this.mixture);
       this.#plans.set(which, plan);
       const oldest = this.#plans.keys().next().value;
       if (this.#plans.size > 3 && oldest !== undefined) this.#plans.delete(oldest);
@@ -258,7 +302,8 @@ export class Dataset {
       throw new ArgumentError(`epochs must be a number from 0, not ${epochs}`);
     const whole = Math.floor(epochs);
     let total = 0;
-    const sameEvery = !this.#planning.shuffle || !this.#planning.packing;
+    const { packing, shuffle } = this.#planning;
+    const sameEvery = packing ? !shuffle && this.mixture?.whole !== false : this.mixture?.even !== false;
     if (sameEvery) total = whole * this.plan(0).sequences;
     else for (let epoch = 0; epoch < whole; epoch++) total += this.plan(epoch).sequences;
     if (epochs > whole) total += Math.ceil((epochs - whole) * this.plan(whole).sequences);
@@ -364,6 +409,8 @@ function cuts(parts: ArrayLike<number>, most: number): number[] {
   return bounds;
 }
 
+const showPlace = ({ file, line }: { file: string; line: number }): string => `${file}:${line}`;
+
 function list(files: readonly string[]): string {
   return files.length <= 3 ? files.join(", ") : `${files.slice(0, 3).join(", ")} and ${files.length - 3} more files`;
 }
@@ -386,21 +433,24 @@ export async function openData(options: DataOptions): Promise<Dataset> {
   if (!Number.isSafeInteger(seed) || seed < 0) {
     throw new ConfigError(`train.seed must be an integer from 0 to 2^53 - 1, not ${seed}`);
   }
-  const sources = expandPatterns(options.files, options.key, options.directory);
+  const sources = sourcesOf(options.files, options.key, options.directory);
   const where = options.tokenizer;
   const spec = where === undefined ? null : resolveTokenizer(where);
   const files = await openTokenFiles(sources, {
     tokenizer: spec,
     vocabSize: options.vocabSize ?? null,
     chatTemplate: options.chatTemplate ?? null,
+    trainOn: options.trainOn ?? "assistant",
     noTokenizerHint:
       where === undefined
         ? `none is given; set data.tokenizer to a tokenizer.json or to "bytes"`
         : `${where} holds no tokenizer.json; set data.tokenizer to a tokenizer.json or to "bytes"`,
     cacheDir: options.cacheDir,
+    sequenceLength,
     workers: options.workers,
     signal: options.signal,
     onProgress: options.onProgress,
   });
-  return new Dataset(files, spec, options);
+  const entries = { shares: sharesOf(options.files, options.key), ofFile: sources.map(({ entry }) => entry) };
+  return new Dataset(files, spec, options, entries);
 }

@@ -1,12 +1,14 @@
-// From a checked row to token ids and labels, and from a range of lines to the records that the token cache stores.
+// From a checked row to token ids and labels, and from a piece of a source to the records that the token cache stores.
 
 import zlib from "node:zlib";
 import { DataError, LongseqError } from "../errors.js";
 import { IGNORE_INDEX } from "./batch.js";
 import { ChatTemplate, type RenderedChat } from "./chat.js";
 import { chooseTemplate } from "./chat_templates.js";
+import type { Source } from "./formats.js";
 import type { JsonValue } from "./json.js";
-import { forEachLine, type LineRange, type MessagesRow, parseRow, type Row, rowError } from "./rows.js";
+import { type MessagesRow, type Row, rowError, TRAIN_ELSEWHERE } from "./rows.js";
+import { forEachRow, type WorkItem } from "./sources.js";
 import type { TokenRow } from "./token_fields.js";
 import { loadTokenizer, type Span, type TextTokenizer, type TokenizerSpec } from "./tokenizer.js";
 
@@ -20,6 +22,8 @@ export interface EncodeOptions {
   vocabSize: number | null;
   /** A Jinja chat template that replaces the tokenizer's own. */
   chatTemplate: string | null;
+  /** Roles of a conversation that are trained on; all: all of it, and of prompts. */
+  trainOn: "assistant" | "all" | readonly string[];
   /** What to say where a row needs a tokenizer and there is none. */
   noTokenizerHint: string;
 }
@@ -27,7 +31,7 @@ export interface EncodeOptions {
 /** Integers a row has in the index: length, line, label words, valid targets, checksum, documents in it. */
 export const INDEX_COLUMNS = 6;
 
-/** The rows of a range of lines, as the cache file stores them. */
+/** The rows of a piece of a source, as the cache file stores them. */
 export interface EncodedRange {
   /** Per row its ids, then its label words. */
   data: Int32Array;
@@ -78,7 +82,7 @@ export class RowEncoder {
    * - text: the tokenizer's own special tokens around it, each once also where the text spells them; then EOS unless it
    *   is there. Every token is a label.
    * - messages: the rendered template as it is; the labels are the assistant's parts with their end-of-turn tokens, but
-   *   for turns whose message says `weight: 0` or `train: false`.
+   *   for turns whose message says `weight: 0` or `train: false`. Other roles, or all of it, where `trainOn` says so.
    * - prompt, completion: the prompt as it would be tokenised alone, after the tokenizer's leading special tokens; then
    *   what prompt + completion adds to these ids, or, where a token would straddle the boundary, the completion
    *   tokenised by itself; then EOS unless it is there. The prompt is masked.
@@ -102,39 +106,47 @@ export class RowEncoder {
         const inputIds = withSpecials(tokenizer, ids);
         const leading = startsWith(ids, tokenizer.prefixIds) ? 0 : tokenizer.prefixIds.length;
         const labels = inputIds.slice();
-        labels.fill(IGNORE_INDEX, 0, leading + prompt.length);
+        if (this.#options.trainOn !== "all") labels.fill(IGNORE_INDEX, 0, leading + prompt.length);
         return { inputIds, labels, parts: null };
       }
       case "messages": {
         const tokenizer = this.#tokenizerFor("a messages row");
         const variables = new Map<string, JsonValue>([...Object.entries(tokenizer.specialTokens), ...row.variables]);
         const template = this.#templateFor(tokenizer, row);
-        const rendered = template.render(row.messages, { tools: row.tools, variables });
+        const { trainOn } = this.#options;
+        const isAll = trainOn === "all";
+        const roles: readonly string[] = trainOn === "assistant" ? ["assistant"] : isAll ? [] : trainOn;
+        // Of a conversation that is trained on whole the parts are sought that are not.
+        const wanted = (i: number) =>
+          isAll ? row.untrained.includes(i) : roles.includes(row.messages[i]?.get("role") as string);
+        const rendered = template.render(row.messages, { tools: row.tools, variables }, wanted);
         const { text } = rendered;
         if (text === "") throw new DataError("the chat template renders these messages as nothing");
-        const { ids, inside } = tokenizer.encodeSpans(
-          text,
-          withEndOfTurn(text, trainedSpans(row, rendered), tokenizer),
-        );
-        return { inputIds: ids, labels: ids.map((id, i) => (inside[i] === 1 ? id : IGNORE_INDEX)), parts: null };
+        const spans = isAll ? rendered.spans : trainedSpans(row, rendered, wanted);
+        const { ids, inside } = tokenizer.encodeSpans(text, withEndOfTurn(text, spans, tokenizer));
+        const counts = isAll ? 0 : 1;
+        return { inputIds: ids, labels: ids.map((id, i) => (inside[i] === counts ? id : IGNORE_INDEX)), parts: null };
       }
     }
   }
 
   /**
-   * Reads, checks and encodes the rows of a range of lines, in order. Every fault is a DataError that begins with
+   * Reads, checks and encodes the rows of a piece of a source, in order. Every fault is a DataError that begins with
    * FILE:LINE, the first in the file's order.
    */
-  encodeRange(fd: number, file: string, range: LineRange): EncodedRange {
+  encodeItem(source: Source, item: WorkItem): EncodedRange {
     const records: Int32Array[] = [];
     const index: number[] = [];
     const parts: Int32Array[] = [];
     const unused = new Map<string, number>();
     const { vocabSize } = this.#options;
-    forEachLine(fd, file, range, (bytes, line) => {
+    forEachRow(source, item, vocabSize, ({ row, unused: unusedHere, file, line, number }) => {
       let encoded: TokenRow;
-      const { row, unused: unusedHere } = parseRow(bytes, file, line, vocabSize);
-      for (const what of unusedHere) if (!unused.has(what)) unused.set(what, line);
+      for (const what of unusedHere) {
+        // It has an effect where others than the assistant are trained on.
+        if (what === TRAIN_ELSEWHERE && this.#options.trainOn !== "assistant") continue;
+        if (!unused.has(what)) unused.set(what, number);
+      }
       try {
         encoded = this.encode(row);
       } catch (error) {
@@ -159,7 +171,7 @@ export class RowEncoder {
       if (labelWords !== null) checksum = crc(labelWords.words, checksum);
       const count = labelWords === null ? 0 : labelWords.raw ? -labelWords.words.length : labelWords.words.length;
       const valid = validTargets(inputIds, labels, encoded.parts);
-      index.push(inputIds.length, line, count, valid, checksum | 0, encoded.parts?.length ?? 1);
+      index.push(inputIds.length, number, count, valid, checksum | 0, encoded.parts?.length ?? 1);
       if (encoded.parts !== null) parts.push(encoded.parts);
       records.push(inputIds);
       if (labelWords !== null) {
@@ -261,15 +273,24 @@ function withSpecials(tokenizer: TextTokenizer, ids: Int32Array): Int32Array {
   return concatenate([prefix, ids, suffix, eosId !== null && last !== eosId ? [eosId] : []]);
 }
 
-/** The spans of the turns that are trained on. */
-function trainedSpans({ untrained }: MessagesRow, { spans, turns }: RenderedChat): readonly Span[] {
-  if (untrained.length === 0) return spans;
+/** The spans of the turns that are trained on: those that were wanted, but for what says otherwise. */
+function trainedSpans(
+  { untrained, shown }: MessagesRow,
+  { spans, turns }: RenderedChat,
+  wanted: (i: number) => boolean,
+): readonly Span[] {
+  const left = untrained.filter(wanted);
+  if (left.length === 0 && shown === 0) return spans;
   if (turns === null) {
+    const which =
+      left.length > 0
+        ? `messages[${left[0]}] is not to be trained on (weight, train)`
+        : "the messages of the prompt are not to be trained on";
     throw new DataError(
-      `messages[${untrained[0]}] is not to be trained on (weight, train), but the chat template's {% generation %} marks do not tell which part is of which message`,
+      `${which}, but the chat template's {% generation %} marks do not tell which part is of which message`,
     );
   }
-  return spans.filter((_, i) => !untrained.includes(turns[i] as number));
+  return spans.filter((_, i) => !left.includes(turns[i] as number) && (turns[i] as number) >= shown);
 }
 
 /**

@@ -8,10 +8,13 @@ export {
   type Overlong,
   openData,
   type SampleView,
+  type SourceRange,
   type TokenView,
 } from "./dataset.js";
+export type { DataEntry } from "./entries.js";
 export { type Cursor, DataLoader, type LoaderOptions, type Step } from "./loader.js";
 export { EpochPlan, type Segment } from "./packing.js";
+export { type DataStatistics, type LengthBucket, type SourceStatistics, statisticsOf } from "./statistics.js";
 export {
   loadTokenizer,
   resolveTokenizer,

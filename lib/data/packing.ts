@@ -1,5 +1,6 @@
 // Plans an epoch: the order of the documents and which of them share a sequence, a pure function of lengths and seed.
 
+import type { Mixture } from "./mixture.js";
 import { permutation } from "./philox.js";
 
 /** How far ahead in the epoch's order packing looks for a document that fits. */
@@ -122,23 +123,23 @@ export function packBestFit(
 
 /**
  * The plan of an epoch (from 0). Shuffled, its order is a permutation that depends on (pieces, seed, epoch) alone;
- * otherwise it is the files' order. Without packing each piece is a sequence.
+ * otherwise it is the files' order. A mixture has an order of its own, in which pieces may be missing or come again.
+ * Without packing each piece is a sequence.
  */
 export function planEpoch(
   pieces: Pieces,
   options: { packing: boolean; shuffle: boolean; seed: number; sequenceLength: number },
   epoch: number,
+  mixture: Mixture | null = null,
 ): EpochPlan {
-  const count = pieces.document.length;
   let order: Uint32Array;
-  if (options.shuffle) order = permutation(count, options.seed, epoch);
-  else {
-    order = new Uint32Array(count);
-    for (let i = 0; i < count; i++) order[i] = i;
-  }
+  if (mixture !== null) order = mixture.order(epoch, options.shuffle, options.seed);
+  else if (options.shuffle) order = permutation(pieces.document.length, options.seed, epoch);
+  else order = new Uint32Array(pieces.document.length).map((_, i) => i);
+  const count = order.length;
   if (options.packing) {
-    const lengths = new Int32Array(count);
-    for (let i = 0; i < count; i++) lengths[i] = (pieces.end[i] as number) - (pieces.begin[i] as number);
+    const lengths = new Int32Array(pieces.document.length);
+    for (let i = 0; i < lengths.length; i++) lengths[i] = (pieces.end[i] as number) - (pieces.begin[i] as number);
     const packed = packBestFit(lengths, order, options.sequenceLength);
     return new EpochPlan(epoch, pieces, packed.order, packed.starts);
   }

@@ -1,30 +1,8 @@
-// Training rows: JSONL files as bytes, split into lines, decoded strictly and checked; every error names FILE:LINE.
+// Training rows: bytes of one row, decoded strictly and checked; every error names FILE:LINE.
 
-import { createHash } from "node:crypto";
-import fs from "node:fs";
-import { CancelledError, ConfigError, DataError, IoError } from "../errors.js";
+import { DataError, IoError } from "../errors.js";
 import { JsonError, type JsonValue, parseJson } from "./json.js";
 import { describe, parseTokens, TOKEN_FIELDS, type TokenRow } from "./token_fields.js";
-
-/** A line longer than this cannot become a JavaScript string. */
-export const MAX_LINE_BYTES = 512 * 1024 * 1024 - 64;
-/** Lines are handed out in groups of about this many bytes; a constant, so that results never depend on workers. */
-export const RANGE_BYTES = 4 * 1024 * 1024;
-
-/** Whole lines of a file: bytes begin..end-1, the first of them being line `firstLine` (from 1). */
-export interface LineRange {
-  begin: number;
-  end: number;
-  firstLine: number;
-}
-
-/** What one pass over a file found. */
-export interface FileScan {
-  /** Hexadecimal SHA-256 of the file's bytes. */
-  hash: string;
-  bytes: number;
-  ranges: LineRange[];
-}
 
 /** One message of a conversation as it goes to the chat template: role, content and whatever else it has. */
 export type ChatMessage = Map<string, JsonValue>;
@@ -35,8 +13,10 @@ export interface MessagesRow {
   tools: JsonValue[] | null;
   /** What the template sees beside them: `documents` and the row's chat_template_kwargs. */
   variables: Map<string, JsonValue>;
-  /** Indices of assistant messages that the loss leaves out. */
+  /** Indices of messages that the loss leaves out, whatever their role. */
   untrained: number[];
+  /** How many messages of the beginning are shown and not trained on: the prompt of a row of two lists. */
+  shown: number;
 }
 
 export type Row =
@@ -62,147 +42,6 @@ export function readError(file: string, error: unknown): IoError {
   const { code, message } = error as NodeJS.ErrnoException;
   const what = code === "ENOENT" ? "there is no such file" : code === "EACCES" ? "permission denied" : message;
   return new IoError(`cannot read ${file}: ${what}`, { file }, { cause: error });
-}
-
-const PACKED_SUFFIXES: [RegExp, string][] = [
-  [/\.(gz|tgz|bz2|xz|zst|zip|7z|lz4)$/i, "is compressed; unpack it first"],
-  [/\.(parquet|arrow|feather)$/i, "is a columnar file; write it as .jsonl first"],
-];
-
-const MAGIC_BYTES: [number[], string][] = [
-  [[0x1f, 0x8b], "is gzip data; unpack it first (gunzip)"],
-  [[0x28, 0xb5, 0x2f, 0xfd], "is zstd data; unpack it first (unzstd)"],
-  [[0x42, 0x5a, 0x68], "is bzip2 data; unpack it first (bunzip2)"],
-  [[0xfd, 0x37, 0x7a, 0x58, 0x5a], "is xz data; unpack it first (unxz)"],
-  [[0x50, 0x4b, 0x03, 0x04], "is a zip archive; unpack it first"],
-  [[0x50, 0x41, 0x52, 0x31], "is a Parquet file; write it as .jsonl first"],
-  [[0x41, 0x52, 0x52, 0x4f, 0x57, 0x31], "is an Arrow file; write it as .jsonl first"],
-  [[...Buffer.from("version https://git-lfs.")], "is a Git LFS pointer, not the file itself; run `git lfs pull`"],
-  [[0xff, 0xfe], "is UTF-16 (little endian byte order mark); convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"],
-  [[0xfe, 0xff], "is UTF-16 (big endian byte order mark); convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"],
-];
-
-/** Refuses by name what cannot be JSONL, from the file's name and its first bytes. */
-function refuseForeignFormat(file: string, head: Uint8Array): void {
-  for (const [suffix, what] of PACKED_SUFFIXES) {
-    if (suffix.test(file)) throw new DataError(`${file} ${what}`, { file });
-  }
-  for (const [magic, what] of MAGIC_BYTES) {
-    if (magic.every((byte, i) => head[i] === byte)) throw new DataError(`${file} ${what}`, { file });
-  }
-}
-
-/**
- * Reads a file once: its hash, and ranges of whole lines of about RANGE_BYTES. A UTF-8 byte order mark at the start
- * is left out of the first range. Files of any size; memory stays at one read buffer.
- * Throws DataError for other formats and for a line over MAX_LINE_BYTES, IoError where reading fails.
- */
-export async function scanFile(file: string, signal?: AbortSignal): Promise<FileScan> {
-  let handle: fs.promises.FileHandle;
-  try {
-    handle = await fs.promises.open(file, "r");
-  } catch (error) {
-    throw readError(file, error);
-  }
-  try {
-    if ((await handle.stat()).isDirectory()) {
-      throw new ConfigError(`${file} is a folder; name the .jsonl files in it`, { file });
-    }
-    const hash = createHash("sha256");
-    const buffer = Buffer.allocUnsafe(1024 * 1024);
-    const ranges: LineRange[] = [];
-    let position = 0;
-    let line = 1;
-    let lineBegin = 0;
-    let range: LineRange = { begin: 0, end: 0, firstLine: 1 };
-    for (;;) {
-      if (signal?.aborted) throw new CancelledError(`reading ${file} was given up`, { file });
-      const { bytesRead } = await handle.read(buffer, 0, buffer.length, position);
-      const chunk = buffer.subarray(0, bytesRead);
-      if (position === 0) {
-        refuseForeignFormat(file, chunk);
-        if (chunk[0] === 0xef && chunk[1] === 0xbb && chunk[2] === 0xbf) {
-          range = { begin: 3, end: 3, firstLine: 1 };
-          lineBegin = 3;
-        }
-      }
-      if (bytesRead === 0) break;
-      hash.update(chunk);
-      for (let i = chunk.indexOf(10); i >= 0; i = chunk.indexOf(10, i + 1)) {
-        const end = position + i + 1;
-        checkLineLength(file, line, end - lineBegin);
-        line++;
-        lineBegin = end;
-        if (end - range.begin >= RANGE_BYTES) {
-          range.end = end;
-          ranges.push(range);
-          range = { begin: end, end, firstLine: line };
-        }
-      }
-      position += bytesRead;
-      checkLineLength(file, line, position - lineBegin);
-    }
-    if (position > range.begin) {
-      range.end = position;
-      ranges.push(range);
-    }
-    return { hash: hash.digest("hex"), bytes: position, ranges };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw readError(file, error);
-    throw error;
-  } finally {
-    await handle.close();
-  }
-}
-
-function checkLineLength(file: string, line: number, bytes: number): void {
-  if (bytes > MAX_LINE_BYTES) {
-    throw rowError(file, line, "the line is longer than 512 MiB; split the row into several");
-  }
-}
-
-/** Reads exactly the bytes begin..end-1 (any number, also over the 2 GiB that one read may ask for). */
-export function readBytes(fd: number, file: string, target: Uint8Array, position: number): void {
-  let done = 0;
-  while (done < target.byteLength) {
-    const want = Math.min(target.byteLength - done, 1 << 30);
-    let got: number;
-    try {
-      got = fs.readSync(fd, target, done, want, position + done);
-    } catch (error) {
-      throw readError(file, error);
-    }
-    if (got === 0) {
-      throw new IoError(
-        `${file} ended at byte ${position + done}, before byte ${position + target.byteLength}: it changed while it was being read`,
-        {
-          file,
-        },
-      );
-    }
-    done += got;
-  }
-}
-
-/** Calls `visit` with each line of the range that is not blank, without its line end, and with its number. */
-export function forEachLine(
-  fd: number,
-  file: string,
-  range: LineRange,
-  visit: (line: Uint8Array, number: number) => void,
-): void {
-  const bytes = Buffer.allocUnsafe(range.end - range.begin);
-  readBytes(fd, file, bytes, range.begin);
-  let number = range.firstLine;
-  for (let begin = 0; begin < bytes.length; number++) {
-    const newline = bytes.indexOf(10, begin);
-    const next = newline < 0 ? bytes.length : newline + 1;
-    let end = newline < 0 ? bytes.length : newline;
-    if (end > begin && bytes[end - 1] === 13) end--;
-    const line = bytes.subarray(begin, end);
-    if (line.some((byte) => byte !== 32 && byte !== 9 && byte !== 13)) visit(line, number);
-    begin = next;
-  }
 }
 
 /** The offset of the first byte that is not well-formed UTF-8 (Unicode, table 3-7), or -1. */
@@ -255,8 +94,8 @@ function stringField(file: string, line: number, key: string, value: unknown, ma
 
 /** Keys of a message by which other tools choose what is trained on; here they do not. */
 const UNUSED_MESSAGE_KEYS = ["training", "train_on_turn", "train_detail", "loss", "loss_weight", "mask"];
-/** Only the assistant's turns can be trained on. */
-const TRAIN_ELSEWHERE = '"train": true of messages that are not the assistant\'s';
+/** Which roles are trained on is said for all rows. */
+export const TRAIN_ELSEWHERE = '"train": true of messages that are not the assistant\'s';
 
 /** Whether a message's `weight` or `train` says that its turn is trained on; null where it does not say. */
 function trained(value: JsonValue | undefined, fail: (shown: string) => DataError): boolean | null {
@@ -266,46 +105,80 @@ function trained(value: JsonValue | undefined, fail: (shown: string) => DataErro
   throw fail(describe(value));
 }
 
-function parseMessages(file: string, line: number, row: Map<string, JsonValue>, unused: Set<string>): MessagesRow {
-  const messages = row.get("messages");
-  if (!Array.isArray(messages)) throw rowError(file, line, `"messages" must be a list, not ${describe(messages)}`);
-  if (messages.length === 0) throw rowError(file, line, '"messages" is empty');
+/** The messages of a list, and those of them that say that they are not trained on. */
+function checkMessages(
+  file: string,
+  line: number,
+  column: string,
+  messages: JsonValue | undefined,
+  unused: Set<string>,
+) {
+  if (!Array.isArray(messages)) throw rowError(file, line, `"${column}" must be a list, not ${describe(messages)}`);
+  if (messages.length === 0) throw rowError(file, line, `"${column}" is empty`);
   const untrained: number[] = [];
   const checked = messages.map((message, i): ChatMessage => {
     if (!(message instanceof Map)) {
-      throw rowError(file, line, `"messages"[${i}] must be an object with role and content, not ${describe(message)}`);
+      throw rowError(file, line, `"${column}"[${i}] must be an object with role and content, not ${describe(message)}`);
     }
     const [role, content, calls] = ["role", "content", "tool_calls"].map((key) => message.get(key));
     if (typeof role !== "string" || role === "") {
       throw rowError(
         file,
         line,
-        `"messages"[${i}].role must be a string such as "user" or "assistant", not ${describe(role)}`,
+        `"${column}"[${i}].role must be a string such as "user" or "assistant", not ${describe(role)}`,
       );
     }
     const hasCalls = Array.isArray(calls) && calls.length > 0;
-    if (typeof content === "string") stringField(file, line, `messages[${i}].content`, content, true);
+    if (typeof content === "string") stringField(file, line, `${column}[${i}].content`, content, true);
     else if (!(Array.isArray(content) || ((content === null || content === undefined) && hasCalls))) {
-      throw rowError(file, line, `"messages"[${i}].content must be a string, not ${describe(content)}`);
+      throw rowError(file, line, `"${column}"[${i}].content must be a string, not ${describe(content)}`);
     }
     const says = ["weight", "train"].map((key) =>
       trained(message.get(key), (shown) =>
-        rowError(file, line, `"messages"[${i}].${key} is ${shown}; it is 1 or 0: a turn is trained on or not`),
+        rowError(file, line, `"${column}"[${i}].${key} is ${shown}; it is 1 or 0: a turn is trained on or not`),
       ),
     );
-    if (role === "assistant") {
-      if (says.includes(false)) untrained.push(i);
-    } else if (says[1] === true) unused.add(TRAIN_ELSEWHERE);
+    if (says.includes(false)) untrained.push(i);
+    if (role !== "assistant" && says[1] === true) unused.add(TRAIN_ELSEWHERE);
     for (const key of UNUSED_MESSAGE_KEYS) {
       if (!isEmpty(message.get(key))) unused.add(`${JSON.stringify(key)} of messages`);
     }
     return message;
   });
+  return { messages: checked, untrained };
+}
+
+/** Tools as a list, or as the JSON text of one, which is how tables keep them. */
+function parseTools(file: string, line: number, tools: JsonValue): JsonValue[] | null {
+  let list = tools;
+  if (typeof tools === "string" && tools !== "") {
+    try {
+      list = parseJson(tools);
+    } catch (error) {
+      throw rowError(file, line, `"tools" is a text that is no JSON: ${(error as Error).message}`, error);
+    }
+  }
+  if (list === null || list === "") return null;
+  if (Array.isArray(list)) return list;
+  throw rowError(file, line, `"tools" must be a list, or the JSON text of one, not ${describe(list)}`);
+}
+
+function parseMessages(file: string, line: number, row: Map<string, JsonValue>, unused: Set<string>): MessagesRow {
+  let found: ReturnType<typeof checkMessages>;
+  let shown = 0;
+  if (row.has("messages") && row.get("messages") !== null) {
+    found = checkMessages(file, line, "messages", row.get("messages"), unused);
+  } else {
+    // A conversation in two columns: what stands in the first is not trained on.
+    const [prompt, completion] = ["prompt", "completion"].map((key) =>
+      checkMessages(file, line, key, row.get(key), unused),
+    ) as [typeof found, typeof found];
+    shown = prompt.messages.length;
+    const untrained = [...prompt.untrained, ...completion.untrained.map((i) => shown + i)];
+    found = { messages: [...prompt.messages, ...completion.messages], untrained };
+  }
   const optional = (key: string) => row.get(key) ?? null;
   const [tools, documents, extra] = [optional("tools"), optional("documents"), optional("chat_template_kwargs")];
-  if (tools !== null && !Array.isArray(tools)) {
-    throw rowError(file, line, `"tools" must be a list, not ${describe(tools)}`);
-  }
   if (documents !== null && !Array.isArray(documents)) {
     throw rowError(file, line, `"documents" must be a list, not ${describe(documents)}`);
   }
@@ -314,7 +187,7 @@ function parseMessages(file: string, line: number, row: Map<string, JsonValue>, 
   }
   const variables = new Map(extra ?? []);
   if (documents !== null) variables.set("documents", documents);
-  return { kind: "messages", messages: checked, tools, variables, untrained };
+  return { kind: "messages", ...found, shown, tools: parseTools(file, line, tools), variables };
 }
 
 /** What a JsonError says, as the fault of a row. */
@@ -364,6 +237,13 @@ export const UNUSED_COLUMNS: ReadonlySet<string> = new Set([
 /** Those that a messages row does use. */
 const CHAT_COLUMNS = new Set(["tools", "documents", "chat_template_kwargs"]);
 
+/** Columns by which a row is read. */
+export const ROW_COLUMNS: ReadonlySet<string> = new Set([
+  ...["text", "messages", "prompt", "completion", "input_ids"],
+  ...TOKEN_FIELDS,
+  ...CHAT_COLUMNS,
+]);
+
 const isEmpty = (value: unknown) =>
   value === null || value === undefined || value === "" || (Array.isArray(value) && value.length === 0);
 
@@ -371,9 +251,16 @@ const isEmpty = (value: unknown) =>
  * Decodes and checks one line. Columns that are null are absent. Keys that no row kind knows (an "id", a "source") are
  * passed over.
  * @param vocabSize V: ids of an input_ids row must lie below it; null checks only that they are not negative.
+ * @param columns the file's names of columns, by ours; a column of our name that the file has itself gives way.
  * Every fault is a DataError that begins with FILE:LINE.
  */
-export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSize: number | null): ParsedRow {
+export function parseRow(
+  bytes: Uint8Array,
+  file: string,
+  line: number,
+  vocabSize: number | null,
+  columns: Readonly<Record<string, string>> | null = null,
+): ParsedRow {
   let text: string;
   try {
     text = decoder.decode(bytes);
@@ -386,7 +273,7 @@ export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSiz
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw rowError(file, line, `a row must be a JSON object, ${KINDS}, not ${describe(value)}`);
   }
-  const object = value as Record<string, unknown>;
+  const object = renamed(value as Record<string, unknown>, columns);
   const has = (key: string) => Object.hasOwn(object, key) && object[key] !== null;
   const kinds = [
     ["text", has("text")],
@@ -413,13 +300,26 @@ export function parseRow(bytes: Uint8Array, file: string, line: number, vocabSiz
       throw rowError(file, line, `"${stray}" goes with "input_ids" only; here the tokens are made from the text`);
     }
   }
+  const isChat = has("messages") || (Array.isArray(object.prompt) && Array.isArray(object.completion));
   const unused = new Set<string>();
   for (const key of Object.keys(object)) {
     if (!UNUSED_COLUMNS.has(key) || isEmpty(object[key])) continue;
-    if (!(has("messages") && CHAT_COLUMNS.has(key))) unused.add(JSON.stringify(key));
+    if (!(isChat && CHAT_COLUMNS.has(key))) unused.add(JSON.stringify(key));
   }
-  const row = parseKind(object, has, file, line, text, vocabSize, unused);
+  const row = parseKind(object, has, file, line, text, vocabSize, unused, columns);
   return { row, unused: [...unused] };
+}
+
+/** A row under our names of columns. */
+function renamed(
+  row: Record<string, unknown>,
+  columns: Readonly<Record<string, string>> | null,
+): Record<string, unknown> {
+  if (columns === null) return row;
+  const theirs = new Set(Object.values(columns));
+  const result = Object.fromEntries(Object.entries(row).filter(([name]) => !theirs.has(name)));
+  for (const [name, their] of Object.entries(columns)) if (Object.hasOwn(row, their)) result[name] = row[their];
+  return result;
 }
 
 function parseKind(
@@ -430,11 +330,14 @@ function parseKind(
   text: string,
   vocabSize: number | null,
   unused: Set<string>,
+  columns: Readonly<Record<string, string>> | null,
 ): Row {
   if (has("text")) return { kind: "text", text: stringField(file, line, "text", object.text, false) };
-  if (has("messages")) {
+  if (has("messages") || (Array.isArray(object.prompt) && Array.isArray(object.completion))) {
     // What a template renders must keep its numbers' text and its keys' order.
-    return parseMessages(file, line, orFault(file, line, text, parseJson) as Map<string, JsonValue>, unused);
+    const exact = orFault(file, line, text, parseJson) as Map<string, JsonValue>;
+    const row = columns === null ? exact : new Map(Object.entries(renamed(Object.fromEntries(exact), columns)));
+    return parseMessages(file, line, row as Map<string, JsonValue>, unused);
   }
   if (has("input_ids")) {
     return { kind: "tokens", ...parseTokens(object, vocabSize, (message) => rowError(file, line, message)) };

@@ -1,11 +1,12 @@
-// Hands ranges of lines to worker threads and gives the records back in the file's order.
+// Hands pieces of sources to worker threads and gives the records back in the file's order.
 
 import type { Worker } from "node:worker_threads";
 import * as errors from "../errors.js";
 import { startThread } from "../thread.js";
 import { type EncodedRange, type EncodeOptions, RowEncoder } from "./encode.js";
-import type { LineRange } from "./rows.js";
-import { encodeFileRange, type PlainError, type RangeReply, type RangeRequest } from "./token_worker.js";
+import type { Source } from "./formats.js";
+import type { WorkItem } from "./sources.js";
+import type { PlainError, RangeReply, RangeRequest } from "./token_worker.js";
 
 function revive({ kind, message, details }: PlainError): Error {
   switch (kind) {
@@ -31,7 +32,7 @@ const startWorker = (options: EncodeOptions): Worker =>
   startThread(new URL("./token_worker", import.meta.url), { longseq: "tokens", options });
 
 /**
- * Encodes ranges on `workers` threads; with none, on the calling thread. Threads start when first needed. What comes
+ * Encodes pieces on `workers` threads; with none, on the calling thread. Threads start when first needed. What comes
  * back does not depend on their number.
  */
 export class TokenPool {
@@ -72,16 +73,17 @@ export class TokenPool {
     return entry;
   }
 
-  async #encode(file: string, range: LineRange): Promise<EncodedRange> {
+  async #encode(source: Source, item: WorkItem): Promise<EncodedRange> {
+    const { file } = source;
     if (this.#closed) throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
     if (this.#count === 0) {
       this.#encoder ??= new RowEncoder(this.#options);
-      return encodeFileRange(this.#encoder, file, range);
+      return this.#encoder.encodeItem(source, item);
     }
     const idle = this.#workers.find(({ waiting }) => waiting.size === 0);
     const least = () => this.#workers.reduce((a, b) => (b.waiting.size < a.waiting.size ? b : a));
     const { worker, waiting } = idle ?? (this.#workers.length < this.#count ? this.#start() : least());
-    const request: RangeRequest = { id: this.#nextId++, file, range };
+    const request: RangeRequest = { id: this.#nextId++, source, item };
     return new Promise((resolve, reject) => {
       waiting.set(request.id, { resolve, reject });
       worker.postMessage(request);
@@ -101,29 +103,52 @@ export class TokenPool {
     this.#waitingForSlot.shift()?.();
   }
 
-  /** The records of each range in order. Several files may be encoded at once; together they hold bounded memory. */
-  async *encode(file: string, ranges: readonly LineRange[], signal?: AbortSignal): AsyncGenerator<EncodedRange> {
-    const inWork: Promise<EncodedRange>[] = [];
-    let next = 0;
+  /**
+   * The records of each piece in order, with the bytes of the source that are done behind it. Several sources may be
+   * encoded at once; together they hold bounded memory.
+   */
+  async *encode(
+    source: Source,
+    items: AsyncIterable<{ item: WorkItem; done: number }>,
+    signal?: AbortSignal,
+  ): AsyncGenerator<{ encoded: EncodedRange; done: number }> {
+    const { file } = source;
+    const pieces = items[Symbol.asyncIterator]();
+    const inWork: { encoded: Promise<EncodedRange>; done: number }[] = [];
+    let more = true;
     try {
-      while (next < ranges.length || inWork.length > 0) {
-        while (next < ranges.length && (inWork.length === 0 || this.#inWork < 2 * this.#count)) {
+      while (more || inWork.length > 0) {
+        while (more && (inWork.length === 0 || this.#inWork < 2 * this.#count)) {
           await this.#slot();
-          if (signal?.aborted) {
+          let next: IteratorResult<{ item: WorkItem; done: number }>;
+          try {
+            if (signal?.aborted) throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
+            next = await pieces.next();
+          } catch (error) {
             this.#release();
-            throw new errors.CancelledError(`tokenizing ${file} was given up`, { file });
+            // What was read before the fault comes first: it may hold one of its own.
+            for (const { encoded } of inWork) await encoded;
+            throw error;
           }
-          const promise = this.#encode(file, ranges[next++] as LineRange);
-          // A later range may fail while an earlier one is awaited; it is reported in its turn.
-          promise.catch(() => {});
-          inWork.push(promise);
+          if (next.done) {
+            this.#release();
+            more = false;
+            break;
+          }
+          const encoded = this.#encode(source, next.value.item);
+          // A later piece may fail while an earlier one is awaited; it is reported in its turn.
+          encoded.catch(() => {});
+          inWork.push({ encoded, done: next.value.done });
         }
-        yield await (inWork[0] as Promise<EncodedRange>);
+        const first = inWork[0];
+        if (first === undefined) continue;
+        yield { encoded: await first.encoded, done: first.done };
         inWork.shift();
         this.#release();
       }
     } finally {
       for (const _ of inWork) this.#release();
+      await pieces.return?.();
     }
   }
 

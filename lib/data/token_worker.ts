@@ -1,16 +1,16 @@
-// The body of a tokenizing worker thread: takes ranges of lines, gives back the records of the token cache.
+// The body of a tokenizing worker thread: takes pieces of sources, gives back the records of the token cache.
 
-import fs from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
 import { LongseqError } from "../errors.js";
 import { type EncodedRange, type EncodeOptions, RowEncoder } from "./encode.js";
-import { type LineRange, readError } from "./rows.js";
+import type { Source } from "./formats.js";
+import type { WorkItem } from "./sources.js";
 
 /** What the main thread asks for. */
 export interface RangeRequest {
   id: number;
-  file: string;
-  range: LineRange;
+  source: Source;
+  item: WorkItem;
 }
 
 /** An error in a form that crosses threads; `kind` is the class's name. */
@@ -23,27 +23,12 @@ export interface PlainError {
 /** What a worker answers. */
 export type RangeReply = { id: number; encoded: EncodedRange; error?: undefined } | { id: number; error: PlainError };
 
-/** Opens the file, encodes the range, closes the file. */
-export function encodeFileRange(encoder: RowEncoder, file: string, range: LineRange) {
-  let fd: number;
-  try {
-    fd = fs.openSync(file, "r");
-  } catch (error) {
-    throw readError(file, error);
-  }
-  try {
-    return encoder.encodeRange(fd, file, range);
-  } finally {
-    fs.closeSync(fd);
-  }
-}
-
 if (parentPort !== null && (workerData as { longseq?: string } | null)?.longseq === "tokens") {
   const port = parentPort;
   const encoder = new RowEncoder((workerData as { options: EncodeOptions }).options);
-  port.on("message", ({ id, file, range }: RangeRequest) => {
+  port.on("message", ({ id, source, item }: RangeRequest) => {
     try {
-      const encoded = encodeFileRange(encoder, file, range);
+      const encoded = encoder.encodeItem(source, item);
       const { data, index, parts } = encoded;
       const reply: RangeReply = { id, encoded };
       port.postMessage(

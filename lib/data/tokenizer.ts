@@ -5,7 +5,14 @@ import fs from "node:fs";
 import path from "node:path";
 import { ConfigError, DataError, FormatError, IoError } from "../errors.js";
 import { ByteTokenizer } from "./byte_tokenizer.js";
-import { CHAT_TEMPLATE_FILES, type ChatTemplates, findChatTemplates, namedTemplateFiles } from "./chat_templates.js";
+import {
+  CHAT_TEMPLATE_FILES,
+  type ChatTemplates,
+  findChatTemplates,
+  givenTemplate,
+  type NamedTemplate,
+  namedTemplateFiles,
+} from "./chat_templates.js";
 import type { AddedToken } from "./tokenizers/added_tokens.js";
 import { BYTE_CHARACTERS } from "./tokenizers/byte_level.js";
 import { UnknownPieceError } from "./tokenizers/models.js";
@@ -308,6 +315,14 @@ export function resolveTokenizer(where: string): TokenizerSpec | null {
   if (!stat.isDirectory()) return { kind: "json", file: where };
   const file = path.join(where, "tokenizer.json");
   return fs.existsSync(file) ? { kind: "json", file } : null;
+}
+
+/** The chat template that a configuration names: see `givenTemplate`. */
+export function namedTemplate(name: string, spec: TokenizerSpec | null): NamedTemplate {
+  if (spec?.kind !== "json") return givenTemplate(name, new Map());
+  const folder = path.dirname(spec.file);
+  const config = readJson(path.join(folder, "tokenizer_config.json")) ?? {};
+  return givenTemplate(name, findChatTemplates(folder, config, readJson));
 }
 
 /** A hash of everything that decides what the tokenizer gives. */

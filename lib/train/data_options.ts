@@ -3,7 +3,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Config, tokenCacheDir } from "../config/index.js";
-import type { DataOptions } from "../data/index.js";
+import type { NamedTemplate } from "../data/chat_templates.js";
+import { type DataOptions, resolveTokenizer } from "../data/index.js";
+import { namedTemplate } from "../data/tokenizer.js";
 import { ConfigError, ModelError } from "../errors.js";
 import { adapterInstead } from "../models/peft.js";
 
@@ -27,6 +29,19 @@ function vocabSize(config: Config): number | undefined {
   return typeof size === "number" && Number.isSafeInteger(size) && size > 0 ? size : undefined;
 }
 
+/** By the configuration's data: what the rows were rendered with is what is exported, whatever becomes of the file. */
+const chatTemplates = new WeakMap<Config["data"], NamedTemplate>();
+
+/** The template that data.chat_template names: a file, or one of the tokenizer's; null: the tokenizer's own choice. */
+export function chatTemplate({ data, model }: Config): NamedTemplate | null {
+  if (data.chatTemplate === null) return null;
+  const from = data.tokenizer ?? model.path;
+  const found =
+    chatTemplates.get(data) ?? namedTemplate(data.chatTemplate, from === null ? null : resolveTokenizer(from));
+  chatTemplates.set(data, found);
+  return found;
+}
+
 /** How a configuration's training (or evaluation) data is opened. */
 export function dataOptions(config: Config, evaluation: boolean): DataOptions {
   const { data, train } = config;
@@ -40,6 +55,8 @@ export function dataOptions(config: Config, evaluation: boolean): DataOptions {
     shuffle: evaluation ? false : data.shuffle,
     seed: train.seed,
     vocabSize: vocabSize(config),
+    chatTemplate: chatTemplate(config)?.source,
+    trainOn: data.trainOn,
     cacheDir: tokenCacheDir(),
   };
 }

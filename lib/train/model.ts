@@ -1,9 +1,10 @@
 // The run's model: loaded or initialised as the configuration says, and exported with its tokenizer.
 
-import { copyFile } from "node:fs/promises";
+import { copyFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { writeFolder } from "../checkpoint/atomic.js";
 import { type Config, wantsAdapter } from "../config/index.js";
+import { CHAT_TEMPLATE_FOLDER } from "../data/chat_templates.js";
 import { resolveTokenizer, writeBytesTokenizer } from "../data/index.js";
 import { ConfigError, ModelError } from "../errors.js";
 import type { AdapterConfig } from "../models/adapter.js";
@@ -18,6 +19,7 @@ import { overrideFields } from "../models/rope_fields.js";
 import type { ZeroOptions } from "../parallel/zero.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
+import { chatTemplate } from "./data_options.js";
 
 /** Runs `work` on the fields of model.init; mistakes in them are the configuration's. */
 function ofFields<T>(config: Config, work: (fields: ConfigFields) => T): T {
@@ -114,6 +116,12 @@ export async function exportModel(config: Config, model: CausalLM, target: strin
       for (const [name, digest] of await writeExport(model, draft.path, options)) draft.note(name, digest);
       if (spec?.kind === "bytes") writeBytesTokenizer(draft.path);
       else if (file !== null && own === null) await copyFile(file, join(draft.path, "tokenizer.json"));
+      // What every row was rendered with is what the model is to be asked with, also where there are tools.
+      const template = chatTemplate(config);
+      if (template !== null) {
+        await writeFile(join(draft.path, "chat_template.jinja"), template.source);
+        await rm(join(draft.path, CHAT_TEMPLATE_FOLDER), { recursive: true, force: true });
+      }
     },
     { manifest: false },
   );

@@ -325,6 +325,12 @@ sample 2 of 2: 4 tokens, 2 counted in the loss
   t.same(second.documents[0].labels, [-100, -100, 9, 10]);
   t.same(more, []);
 
+  const counted = await run(["data", file, "--stats"]);
+  t.match(counted.stdout, /^2 rows, 11 tokens, of which 36\.4% count in the loss\n\nby source:\n/);
+  t.match(counted.stdout, /an epoch: 2 sequences of up to 64 tokens, 11 tokens \(8\.6% filled\); \d+ steps?\n$/);
+  const figures = JSON.parse((await run(["data", file, "--stats", "--json"])).stdout);
+  t.match(figures, { event: "data_statistics", rows: 2, tokens: 11, trained_tokens: 4, sources: [{ file: rows }] });
+
   t.match(await run(["data", file, "--eval"]), {
     code: 2,
     stderr: `error: ${file}: data.eval: missing; --eval shows it\n`,

@@ -62,6 +62,8 @@ t.test("defaults are the design's", async (t) => {
       tokenizer: null,
       sequenceLength: 500_000,
       packing: true,
+      chatTemplate: null,
+      trainOn: "assistant",
       overlong: "raise",
       shuffle: true,
     },

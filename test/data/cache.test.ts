@@ -6,7 +6,7 @@ import os from "node:os";
 import path from "node:path";
 import t from "tap";
 import type { Dataset } from "../../lib/data/index.js";
-import { RANGE_BYTES } from "../../lib/data/rows.js";
+import { RANGE_BYTES } from "../../lib/data/lines.js";
 import { CancelledError, FormatError, IoError } from "../../lib/errors.js";
 import { GOLDEN, open, rejection, write } from "./helpers.js";
 
@@ -293,5 +293,20 @@ t.test("built JavaScript starts its workers too", async (t) => {
     shuffle: true,
   });
   t.equal(stdout.trim(), `50 ${data.fingerprint}`, stderr);
+  await data.close();
+});
+
+t.test("the names of what is kept, and fingerprints, of lines of JSON are those of earlier versions", async (t) => {
+  const directory = t.testdir();
+  const file = write(directory, "rows.jsonl", '{"text":"kept"}\n{"input_ids":[1,2,3]}\n');
+  const data = await open(directory, {
+    files: [file],
+    tokenizer: "bytes",
+    vocabSize: 259,
+    packing: true,
+    shuffle: true,
+  });
+  t.same(cacheFiles(directory), ["1dc31181815eebe615b84bb42c0fefb2.tokens"]);
+  t.equal(data.fingerprint, "64bb2dbcf4101522f7a60b9187f88350861a3965edad058c2dde04d38ebafe31");
   await data.close();
 });

@@ -29,6 +29,7 @@ const encoder = (name: string, chatTemplate: string | null = null) =>
     tokenizer: name === "bytes" ? { kind: "bytes" } : spec(name),
     vocabSize: null,
     chatTemplate,
+    trainOn: "assistant",
     noTokenizerHint: "none is given",
   });
 /** A plain value as a row's parser gives it. */
@@ -39,6 +40,7 @@ const row = (messages: Message[], untrained: number[] = []): Row => ({
   tools: null,
   variables: new Map(),
   untrained,
+  shown: 0,
 });
 const defaultOf = ({ chatTemplates }: ReturnType<typeof loadTokenizer>) => chatTemplates.get("default")?.source ?? "";
 const plain = { tools: null, variables: new Map<string, JsonValue>() };
@@ -253,6 +255,7 @@ t.test("the template is chosen as transformers chooses it", async (t) => {
       tokenizer: { kind: "json", file: path.join(folder, "tokenizer.json") },
       vocabSize: null,
       chatTemplate: null,
+      trainOn: "assistant",
       noTokenizerHint: "",
     });
     const given = { ...row([{ role: "user", content: "x" }]), tools: json<JsonValue[] | null>(tools) } as Row;
@@ -326,6 +329,7 @@ t.test("input_ids rows are used as they are, and need no tokenizer", async (t) =
     tokenizer: null,
     vocabSize: null,
     chatTemplate: null,
+    trainOn: "assistant",
     noTokenizerHint: "there is none",
   });
   const inputIds = Int32Array.of(5, 6);

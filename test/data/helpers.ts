@@ -1,11 +1,20 @@
 // Shared by the data tests: files in a temporary folder, and the error that a promise or a function ends with.
 
 import fs from "node:fs";
+import os from "node:os";
 import path from "node:path";
+import type { Test } from "tap";
 import { type DataOptions, type Dataset, openData } from "../../lib/data/index.js";
 
 /** Where the golden tokenizers lie. */
 export const GOLDEN = new URL("../golden/data/", import.meta.url).pathname;
+
+/** An empty folder that goes with the test; unlike `t.testdir()` another one each time. */
+export function fresh(t: Test): string {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "longseq-data-"));
+  t.teardown(() => fs.rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
 
 export function write(directory: string, name: string, content: string | Uint8Array | object[]): string {
   const file = path.join(directory, name);

@@ -390,6 +390,6 @@ t.test("many files, more than stay open at once", async (t) => {
     ids,
     numbers(0, 90).flatMap((f) => [f, f]),
   );
-  t.same(data.documentInfo(89), { file: path.join(directory, "f89.jsonl"), line: 1, tokens: 2 });
+  t.same(data.documentInfo(89), { file: path.join(directory, "f89.jsonl"), line: 1, tokens: 2, validTokens: 1 });
   await data.close();
 });

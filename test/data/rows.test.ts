@@ -4,7 +4,8 @@ import fs from "node:fs";
 import path from "node:path";
 import t from "tap";
 import type { JsonValue } from "../../lib/data/json.js";
-import { invalidUtf8At, parseRow, RANGE_BYTES, scanFile, UNUSED_COLUMNS } from "../../lib/data/rows.js";
+import { RANGE_BYTES, scanFile } from "../../lib/data/lines.js";
+import { invalidUtf8At, parseRow, UNUSED_COLUMNS } from "../../lib/data/rows.js";
 import { DataError } from "../../lib/errors.js";
 import { open, openingError, rejection, write } from "./helpers.js";
 
@@ -102,8 +103,9 @@ t.test("byte order mark, CRLF, blank lines and a missing last newline are read",
 
 t.test("files that are no JSONL are refused by name", async (t) => {
   const cases: [name: string, content: Uint8Array, message: RegExp][] = [
-    ["a.jsonl.gz", bytes("x"), /a\.jsonl\.gz is compressed; unpack it first$/],
-    ["a.parquet", bytes("x"), /a\.parquet is a columnar file; write it as \.jsonl first$/],
+    ["a.jsonl.xz", bytes("x"), /a\.jsonl\.xz is compressed in a way that is not read; unpack it, or pack it with gzip/],
+    ["a.tar.gz", bytes("x"), /a\.tar\.gz is an archive; unpack it first$/],
+    ["a.arrow", bytes("x"), /a\.arrow is an Arrow file; write it as \.parquet or \.jsonl first$/],
     ["b.jsonl", Buffer.from([0x1f, 0x8b, 8, 0]), /b\.jsonl is gzip data/],
     ["c.jsonl", bytes("PAR1...."), /c\.jsonl is a Parquet file/],
     ["d.jsonl", Buffer.from([0x28, 0xb5, 0x2f, 0xfd]), /d\.jsonl is zstd data/],
@@ -247,7 +249,7 @@ t.test("a message says whether its turn is trained on", async (t) => {
   t.same(parsed(...trained, ...untrained)?.untrained, [5, 6, 7, 8, 9, 10]);
   t.equal(parsed({ weight: 0 })?.first?.get("weight"), 0n, "the template sees the message as it is");
   t.same(parsed({ role: "user", weight: 0 }, { role: "system", train: false }, { role: "tool", weight: 1 }), {
-    untrained: [],
+    untrained: [0, 1],
     unused: [],
     first: new Map<string, JsonValue>([
       ["role", "user"],
