@@ -70,6 +70,8 @@ t.test("it packs and installs, without scripts and with all that belongs in it",
     "bin/longseq.mjs",
     "dist/lib/index.d.ts",
     "dist/lib/index.js",
+    // Of the page of longseq watch.
+    "dist/lib/watch/page/main.js",
     "native/include/longseq/backend.h",
     "native/runtime/rates/cpu.json",
     "prebuilds/linux-x64/longseq.glibc.node",
