@@ -121,8 +121,9 @@ for (const [name, { args, worlds, slow = false }] of Object.entries(settings)) {
           spread.seconds && spread.seconds.max_rank < ranks && spread.seconds.min > 0,
           `${what}: seconds of all ranks`,
         );
-        const { each = [], min, max, max_rank: slowest } = spread.seconds ?? {};
-        t.same([each.length, Math.min(...each), each[slowest ?? 0]], [ranks, min, max], `${what}: of each rank`);
+        const all = spread.seconds?.each ?? [];
+        t.equal(all.length, ranks, `${what}: of each rank`);
+        t.same([Math.min(...all), all[spread.seconds?.max_rank ?? 0]], [spread.seconds?.min, spread.seconds?.max]);
         const { min, max } = spread.device_peak_bytes as { min: number; max: number };
         // Shares are of one size.
         if (!what.includes("data")) t.same([min, max], [line.device_peak_bytes, line.device_peak_bytes]);
