@@ -1,23 +1,22 @@
 // Opens a run's report in headless Chromium and looks at what is drawn; ends with `N passed, N failed`.
 //
-// node scripts/check_report.mjs [REPORT.html] [--install] [--screenshot NAME]
+// node scripts/check_report.mjs [REPORT.html] [--screenshot NAME]
 //
-// Without a file a tiny model is trained and its report made. --install puts playwright-core into .setup/browser first;
-// it is in no lockfile, for nothing else needs it. Chromium is Debian's (apt-get install chromium), or what CHROMIUM
-// names. --screenshot writes NAME-light.png, NAME-dark.png and NAME-narrow.png.
+// Without a file a tiny model is trained and its report made. Chromium is Debian's (apt-get install chromium), or what
+// CHROMIUM names. --screenshot writes NAME-light.png, NAME-dark.png and NAME-narrow.png.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
+import { chromium } from "playwright-core";
+import { findChromium } from "./chromium.mjs";
 import { root } from "./hash.mjs";
 
-const playwright = "playwright-core@1.65.1";
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { install: { type: "boolean", default: false }, screenshot: { type: "string" } },
+  options: { screenshot: { type: "string" } },
 });
 
 function fail(message) {
@@ -32,37 +31,8 @@ function command(name, args) {
     fail(`${name} ${args.join(" ")} failed: ${result.error?.message ?? `exit code ${result.status}`}`);
 }
 
-const home = join(root, ".setup/browser");
-const require = createRequire(join(home, "package.json"));
-function loadPlaywright() {
-  try {
-    return require("playwright-core");
-  } catch (error) {
-    if (error.code !== "MODULE_NOT_FOUND") throw error;
-    return undefined;
-  }
-}
-let browserPackage = loadPlaywright();
-if (browserPackage === undefined) {
-  const install = [
-    "install",
-    "--prefix",
-    home,
-    "--no-save",
-    "--no-package-lock",
-    "--no-audit",
-    "--no-fund",
-    playwright,
-  ];
-  if (!values.install) fail(`playwright-core is missing; run: npm ${install.join(" ")}`);
-  mkdirSync(home, { recursive: true });
-  // A package.json of its own, or npm would look for one further up.
-  writeFileSync(join(home, "package.json"), '{"private":true}\n');
-  command("npm", install);
-  browserPackage = loadPlaywright() ?? fail("playwright-core was installed and cannot be loaded");
-}
-const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-if (!existsSync(executablePath)) fail(`${executablePath} is missing; run: sudo apt-get install -y chromium`);
+const executablePath = findChromium();
+if (executablePath === undefined) fail("Chromium is missing; run: sudo apt-get install -y chromium");
 
 const scratch = mkdtempSync(join(tmpdir(), "longseq-report-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
@@ -112,7 +82,7 @@ function check(name, good, found = "") {
   }
 }
 
-const browser = await browserPackage.chromium.launch({
+const browser = await chromium.launch({
   executablePath,
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"],
 });

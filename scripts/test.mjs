@@ -5,12 +5,13 @@
 // node scripts/test.mjs FILE...         these files or folders
 //
 // test/package packs and installs the tarball. It is slow and wants a current prebuild, so a plain run takes it along
-// only when there is one; .ci/run always runs it.
+// only when there is one; .ci/run always runs it. So with test/watch/page, which wants Chromium.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { createWriteStream, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { findChromium } from "./chromium.mjs";
 import { root } from "./hash.mjs";
 import { prebuildCurrent } from "./prebuild_state.mjs";
 
@@ -45,7 +46,14 @@ if (packageOnly && !prebuildCurrent()) step("prebuild.mjs");
 let files;
 if (packageOnly) files = testFiles("test/package");
 else if (named.length > 0) files = named.flatMap(testFiles);
-else files = testFiles("test").filter((file) => !file.startsWith("test/package/") || prebuildCurrent());
+else {
+  const browser = findChromium() !== undefined;
+  if (!browser) console.log("test/watch/page is left out: no Chromium (apt-get install chromium, or set CHROMIUM)");
+  files = testFiles("test").filter(
+    (file) =>
+      (!file.startsWith("test/package/") || prebuildCurrent()) && (!file.startsWith("test/watch/page/") || browser),
+  );
+}
 
 // Built here, so that no test's time limit counts it.
 if (files.some((file) => /test\/cuda\/(emul|ranks|host)/.test(file))) step("../test/native/cuda_emul/build.mjs");

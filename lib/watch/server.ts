@@ -151,13 +151,16 @@ export class WatchServer {
     }
     this.#streams.add(response);
     response.write("retry: 1000\n\n");
+    // All that is known, which comes first, may be more; it is there already.
+    let most = Number.POSITIVE_INFINITY;
     const send = ({ id, event, data }: Message): void => {
       response.write(`id: ${id}\nevent: ${event}\ndata: ${data}\n\n`);
-      if (response.writableLength > MOST_WAITING) response.destroy();
+      if (response.writableLength > most) response.destroy();
     };
     const alive = setInterval(() => response.write(":\n\n"), ALIVE_INTERVAL);
     const last = request.headers["last-event-id"];
     const end = this.hub.listen(send, typeof last === "string" ? last : undefined);
+    most = response.writableLength + MOST_WAITING;
     response.on("error", () => {});
     response.on("close", () => {
       clearInterval(alive);

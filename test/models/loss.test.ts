@@ -9,6 +9,7 @@ import { type CausalLM, initModel } from "../../lib/models/index.js";
 import { Mlp } from "../../lib/nn/mlp.js";
 import { modelFlops } from "../../lib/report/model_flops.js";
 import { Device } from "../../lib/tensor/device.js";
+import { layerAtWork } from "../../lib/tensor/layer.js";
 import { scope, scopeAsync } from "../../lib/tensor/scope.js";
 import { error } from "./helpers.js";
 
@@ -178,6 +179,27 @@ t.test("after a step, memory is what it was", async (t) => {
     }
     t.strictSame(layers.slice(0, 3), ["forward 0", "forward 1", "forward 2"]);
   }
+});
+
+t.test("which layer is at work is known where progress is marked", async (t) => {
+  using model = initModel(fields, { device: new Device("cpu") });
+  const told: string[] = [];
+  model.onLayer = () => told.push(`forward ${layerAtWork()}`);
+  const loss = model.loss({ inputIds: first });
+  loss.backward(null, { onNode: () => told.push(`backward ${layerAtWork()}`) });
+  loss.dispose();
+  model.zeroGrad();
+  const once = told.filter((text, i) => text !== told[i - 1]);
+  const layers = Array.from({ length: fields.num_hidden_layers }, (_, layer) => layer);
+  t.same(
+    once.slice(0, layers.length),
+    layers.map((layer) => `forward ${layer}`),
+  );
+  t.same(
+    [...new Set(once.slice(layers.length))].filter((text) => text !== "backward -1"),
+    layers.map((layer) => `backward ${layer}`).reverse(),
+  );
+  t.equal(layerAtWork(), -1);
 });
 
 t.test("evaluation holds one layer's tensors at a time", async (t) => {

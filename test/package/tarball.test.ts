@@ -73,6 +73,8 @@ t.test("it packs and installs, without scripts and with all that belongs in it",
     "dist/cjs/package.json",
     "dist/cjs/lib/index.d.ts",
     "dist/cjs/lib/index.js",
+    // Of the page of longseq watch.
+    "dist/lib/watch/page/main.js",
     "native/include/longseq/backend.h",
     "native/runtime/rates/cpu.json",
     "prebuilds/linux-x64/longseq.glibc.node",

@@ -113,11 +113,17 @@ for (const [name, { args, worlds, slow = false }] of Object.entries(settings)) {
       );
       const ranks = Number(world[1]);
       for (const line of steps(several.dir)) {
-        const spread = line.ranks as unknown as Record<string, { min: number; max: number; max_rank: number }>;
+        const spread = line.ranks as unknown as Record<
+          string,
+          { min: number; max: number; max_rank: number; each: number[] }
+        >;
         t.ok(
           spread.seconds && spread.seconds.max_rank < ranks && spread.seconds.min > 0,
           `${what}: seconds of all ranks`,
         );
+        const all = spread.seconds?.each ?? [];
+        t.equal(all.length, ranks, `${what}: of each rank`);
+        t.same([Math.min(...all), all[spread.seconds?.max_rank ?? 0]], [spread.seconds?.min, spread.seconds?.max]);
         const { min, max } = spread.device_peak_bytes as { min: number; max: number };
         // Shares are of one size.
         if (!what.includes("data")) t.same([min, max], [line.device_peak_bytes, line.device_peak_bytes]);

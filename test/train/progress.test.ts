@@ -44,6 +44,8 @@ t.test("plan, progress, metrics", async (t) => {
   }
   for (const { phase } of progress)
     t.ok(["forward", "backward", "update", "done"].includes(phase as string), String(phase));
+  for (const { layer, layers } of progress)
+    t.ok(layer === undefined || (layers === 4 && layer >= 1 && layer <= 4), `layer ${layer} of ${layers}`);
 
   const lines = readFileSync(path.join(folder, "run/metrics.jsonl"), "utf8").trim().split("\n");
   const steps = lines.map((line) => JSON.parse(line)).filter(({ event }) => event === undefined);

@@ -128,14 +128,15 @@ class Card {
   #figure(name: string, value: string | null): void {
     let element = this.#figures.get(name);
     if (element === undefined) {
-      if (value === null) return;
+      // Made where it belongs, though its first value may come late.
       const box = make("div", { into: this.#list });
       make("dt", { into: box, text: name });
       element = make("dd", { into: box });
       element.dataset.figure = name;
       this.#figures.set(name, element);
     }
-    setText(element, value ?? "–");
+    (element.parentElement as HTMLElement).hidden = value === null;
+    if (value !== null) setText(element, value);
   }
 
   #showRanks(ranks: RanksInfo | null): void {

@@ -26,6 +26,10 @@ interface Spec {
   column: StepColumn;
   title: string;
   format: (value: number) => string;
+  /** Of the marks beside the curve, where `format` is too long for them. */
+  mark?: (value: number) => string;
+  /** It has no noise to be smoothed away. */
+  exact?: boolean;
   /** Its curve is drawn from 0 on. */
   fromZero?: boolean;
   evals?: boolean;
@@ -35,11 +39,12 @@ interface Spec {
 
 /** Powers of two, from a byte to a PiB. */
 const binary = Array.from({ length: 51 }, (_, power) => 2 ** power);
-const bytes = { format: formatBytes, fromZero: true, incrs: binary };
+const bytes = { format: formatBytes, fromZero: true, exact: true, incrs: binary };
+const short = (value: number) => String(Number(value.toPrecision(4)));
 const specs: readonly Spec[] = [
-  { column: "loss", title: "Loss", format: formatLoss, evals: true },
-  { column: "gradNorm", title: "Gradient norm", format: formatLoss },
-  { column: "learningRate", title: "Learning rate", format: (value) => value.toExponential(2) },
+  { column: "loss", title: "Loss", format: formatLoss, mark: short, evals: true },
+  { column: "gradNorm", title: "Gradient norm", format: formatLoss, mark: short },
+  { column: "learningRate", title: "Learning rate", format: (value) => value.toExponential(2), exact: true },
   { column: "tokensPerSecond", title: "Tokens a second", format: formatSi, fromZero: true },
   { column: "seconds", title: "Seconds a step", format: formatDuration, fromZero: true },
   {
@@ -126,13 +131,14 @@ class Chart {
       this.forget();
       return;
     }
+    const smoothing = spec.exact === true ? 0 : view.smoothing;
     const options = { positiveX: view.logX, positiveY: this.#log };
     const tables: Points[] = [];
     for (const run of withData) {
       const xs = run.series.column(view.across);
       const ys = run.series.column(spec.column);
       tables.push(thin({ xs, ys }, range, MOST_DRAWN, options));
-      if (view.smoothing > 0) tables.push(thin({ xs, ys: smooth(ys, view.smoothing) }, range, MOST_DRAWN, options));
+      if (smoothing > 0) tables.push(thin({ xs, ys: smooth(ys, smoothing) }, range, MOST_DRAWN, options));
       if (spec.evals === true)
         tables.push(
           thin({ xs: run.evals.column(view.across), ys: run.evals.column("loss") }, range, MOST_DRAWN, options),
@@ -144,7 +150,7 @@ class Chart {
       tables as uPlot.AlignedData[],
       tables.map(() => [0, 2]),
     ) as uPlot.AlignedData;
-    const key = JSON.stringify([withData.map(({ id }) => id), view.smoothing > 0, view.across, view.logX, this.#log]);
+    const key = JSON.stringify([withData.map(({ id }) => id), smoothing > 0, view.across, view.logX, this.#log]);
     if (this.#drawn === null || this.#drawn.key !== key) {
       this.forget();
       const plot = new uPlot(this.#options(withData, view), data, this.#box);
@@ -165,7 +171,7 @@ class Chart {
     for (const run of runs) {
       const stroke = colourOf(run.id);
       const line = { stroke, width: 1.5, points: { show: false } };
-      if (view.smoothing > 0) series.push({ ...line, width: 1, alpha: 0.3 });
+      if (view.smoothing > 0 && spec.exact !== true) series.push({ ...line, width: 1, alpha: 0.3 });
       series.push(line);
       if (spec.evals === true)
         series.push({ stroke, fill: stroke, paths: () => null, points: { show: true, size: 7, fill: stroke } });
@@ -197,7 +203,7 @@ class Chart {
           grid,
           ticks: grid,
           size: 66,
-          values: (_, splits) => splits.map((y) => label(y, spec.format)),
+          values: (_, splits) => splits.map((y) => label(y, spec.mark ?? spec.format)),
           ...(spec.incrs && { incrs: spec.incrs }),
         },
       ],

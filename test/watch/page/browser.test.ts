@@ -9,9 +9,10 @@ import type { Browser, Page } from "playwright-core";
 import t from "tap";
 import { canonicalJson, parseConfigObject } from "../../../lib/config/index.js";
 import { WatchServer } from "../../../lib/watch/server.js";
+import { findChromium } from "../../../scripts/chromium.mjs";
 import { startCli, tiny, writeRows } from "../../train/helpers.js";
 import { lines, step, steps } from "../helpers.js";
-import { findChromium, openChromium, openPage } from "./chromium.js";
+import { openChromium, openPage } from "./chromium.js";
 
 const found = findChromium();
 const options = found === undefined ? { skip: "no Chromium: install Debian's chromium, or name one by CHROMIUM" } : {};

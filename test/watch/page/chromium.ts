@@ -1,25 +1,6 @@
-// A headless Chromium for tests: where it is found, and pages that keep what the browser complains of.
+// A headless Chromium for tests, and pages that keep what the browser complains of.
 
-import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright-core";
-
-/** What CHROMIUM names, or the first of the usual names on PATH; undefined where there is none. */
-export function findChromium(env: NodeJS.ProcessEnv = process.env): string | undefined {
-  const folders = [...(env.PATH ?? "").split(delimiter).filter(Boolean), "/usr/bin"];
-  const names = ["chromium", "chromium-browser", "google-chrome"];
-  const candidates = env.CHROMIUM
-    ? [env.CHROMIUM]
-    : folders.flatMap((folder) => names.map((name) => join(folder, name)));
-  return candidates.find((path) => {
-    try {
-      accessSync(path, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
 
 export const openChromium = (executablePath: string): Promise<Browser> =>
   chromium.launch({
