@@ -67,7 +67,7 @@ export function statisticsLines(found: DataStatistics, overlong: Overlong, seque
   }
   lines.push(
     `an epoch: ${grouped(found.sequences)} sequences of up to ${grouped(sequenceLength)} tokens, ` +
-      `${grouped(found.sequenceTokens)} tokens (${(100 * found.filled).toFixed(1)}% filled); ${grouped(found.stepsPerEpoch)} steps`,
+      `${grouped(found.sequenceTokens)} tokens (${(100 * found.filled).toFixed(1)}% filled); ${grouped(found.stepsPerEpoch)} ${found.stepsPerEpoch === 1 ? "step" : "steps"}`,
   );
   return lines;
 }

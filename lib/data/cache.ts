@@ -87,9 +87,10 @@ export class TokenFile {
   #fd: Promise<number> | null = null;
   #readers = 0;
 
-  constructor(source: string, scan: SourceScan, file: string, header: Header, index: Int32Array) {
+  constructor({ file: source, note }: Source, scan: SourceScan, file: string, header: Header, index: Int32Array) {
+    const notes = note === null ? scan.notes : [...scan.notes, note];
     this.source = source;
-    this.notes = scan.notes;
+    this.notes = notes;
     this.#names = scan.names;
     this.key = header.key;
     this.file = file;
@@ -211,7 +212,7 @@ export class TokenFile {
 }
 
 /** Opens a cache file; null where it is absent, of another key or damaged. */
-function openTokenFile(source: string, scan: SourceScan, file: string, key: string): TokenFile | null {
+function openTokenFile(source: Source, scan: SourceScan, file: string, key: string): TokenFile | null {
   let fd: number;
   try {
     fd = fs.openSync(file, "r");
@@ -323,7 +324,7 @@ async function buildTokenFile(
     } catch (error) {
       throw cacheError("write", file, error);
     }
-    return new TokenFile(source.file, scan, file, header, index);
+    return new TokenFile(source, scan, file, header, index);
   } catch (error) {
     await handle.close().catch(() => {});
     await fs.promises.rm(temporary, { force: true });
@@ -368,7 +369,7 @@ export async function openTokenFiles(sources: readonly Source[], options: CacheO
     const reading = scan.reading === null ? "" : `\n${JSON.stringify(scan.reading)}`;
     const key = sha256(`${settings}\n${scan.hash}${reading}`);
     const file = path.join(options.cacheDir, `${key.slice(0, 32)}.tokens`);
-    const opened = openTokenFile(source.file, scan, file, key);
+    const opened = openTokenFile(source, scan, file, key);
     if (opened === null) missing.push({ at: files.length, source, scan, file, key });
     files.push(opened);
   }
@@ -394,7 +395,7 @@ export async function openTokenFiles(sources: readonly Source[], options: CacheO
           options.onProgress?.({ file: source.file, bytes: bytesDone, totalBytes });
         };
         files[at] =
-          (twin === undefined ? null : openTokenFile(source.file, scan, file, key)) ??
+          (twin === undefined ? null : openTokenFile(source, scan, file, key)) ??
           (await buildTokenFile(source, scan, file, key, pool, options, onBytes));
         onBytes(scan.bytes);
       };

@@ -58,6 +58,16 @@ export function sharesOf(entries: readonly (string | DataEntry)[], key = "data.t
   return shares;
 }
 
+/** A pattern that finds rows and texts may have found a README beside the rows: that is said. */
+function noteMixed(key: string, pattern: string, found: Source[]): void {
+  const texts = found.filter(({ type }) => type === "text");
+  const [text] = texts;
+  if (text === undefined || texts.length === found.length) return;
+  text.note =
+    `${key}: ${JSON.stringify(pattern)} finds ${found.length - texts.length} files of rows and ${texts.length} of text, each of ` +
+    `which is a document (${text.file}); a narrower pattern leaves them out`;
+}
+
 /**
  * The files that the entries name, in their order, no file twice. A folder that is named as it is stands for its texts.
  * Throws ConfigError for what matches nothing (see `expandPatterns`), and DataError for formats that are not read.
@@ -82,16 +92,17 @@ export function sourcesOf(entries: readonly (string | DataEntry)[], key = "data.
     const files = folder
       ? [directory === undefined ? given.path : whole]
       : expandPatterns([given.path], key, directory);
+    const before = sources.length;
     for (const file of files) {
       const identity = path.resolve(file);
-      const before = seen.get(identity);
-      if (mixed && before !== undefined && before !== index)
+      const first = seen.get(identity);
+      if (mixed && first !== undefined && first !== index)
         throw new ConfigError(
-          `${key}: ${file} belongs to two entries, ${pathOf(entries[before] as DataEntry)} and ${given.path}, which may want it ` +
+          `${key}: ${file} belongs to two entries, ${pathOf(entries[first] as DataEntry)} and ${given.path}, which may want it ` +
             "with different weights or epochs; name it in one",
           { key },
         );
-      if (before !== undefined) continue;
+      if (first !== undefined) continue;
       seen.set(identity, index);
       const format = folder
         ? { type: "text" as const, compression: "none" as const, dtype: null }
@@ -118,8 +129,10 @@ export function sourcesOf(entries: readonly (string | DataEntry)[], key = "data.
         columns,
         expansion,
         entry: index,
+        note: null,
       });
     }
+    noteMixed(key, given.path, sources.slice(before));
   });
   return sources;
 }

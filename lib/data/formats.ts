@@ -33,6 +33,8 @@ export interface Source {
   expansion: number | null;
   /** The entry of data.train that names it. */
   entry: number;
+  /** What is to be said of it; null: nothing. */
+  note: string | null;
 }
 
 /** Texts by extension: documents and source code in languages that people write by hand. */

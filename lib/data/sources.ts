@@ -7,7 +7,6 @@ import type { Source } from "./formats.js";
 import { forEachDocument, type IdRange, scanIds } from "./id_files.js";
 import { elementsOf, type RowBytes } from "./json_list.js";
 import { forEachLine, type LineBytes, type LineRange, linesOf, RANGE_BYTES, readRange, scanFile } from "./lines.js";
-import { parquetRows } from "./parquet.js";
 import { parseRow, type Row, readError } from "./rows.js";
 import { readText, scanTexts, type TextFiles } from "./texts.js";
 import { unpack } from "./unpack.js";
@@ -107,7 +106,11 @@ export async function scanSource(source: Source, sequenceLength: number, signal?
   }
   if (type === "parquet") {
     const { hash, bytes } = await hashOf(file, signal);
-    const items = streamed(() => parquetRows(source));
+    const items = streamed(async function* () {
+      // Its reader is loaded where there is such a file, not with every thread.
+      const { parquetRows } = await import("./parquet.js");
+      yield* parquetRows(source);
+    });
     return { hash, bytes, reading: ["parquet", ...renamed], pieces: Math.ceil(bytes / RANGE_BYTES), items, ...rest };
   }
   if (compression === "none" && !(await isList(source))) {

@@ -65,19 +65,21 @@ export async function* unpack(source: Source): AsyncGenerator<Uint8Array> {
   }
   const limit = expansionLimit(size, expansion);
   const chunks = compression === "gzip" ? gzipBytes(file) : zstdBytes(file);
-  for (;;) {
-    let next: IteratorResult<Uint8Array>;
-    try {
-      next = await chunks.next();
-    } catch (error) {
-      throw damaged(source, compression, produced, error);
+  try {
+    for (;;) {
+      let next: IteratorResult<Uint8Array>;
+      try {
+        next = await chunks.next();
+      } catch (error) {
+        throw damaged(source, compression, produced, error);
+      }
+      if (next.done) return;
+      produced += next.value.length;
+      if (produced > limit) throw expansionError(file, size, expansion);
+      yield next.value;
     }
-    if (next.done) return;
-    produced += next.value.length;
-    if (produced > limit) {
-      await chunks.return(undefined);
-      throw expansionError(file, size, expansion);
-    }
-    yield next.value;
+  } finally {
+    // Whoever has seen enough leaves no file open.
+    await chunks.return(undefined);
   }
 }

@@ -363,6 +363,15 @@ t.test("texts and folders that cannot be read", async (t) => {
   t.equal(textOf(text?.ids ?? []), "x");
 });
 
+t.test("a pattern that finds texts beside rows says so", async (t) => {
+  const directory = t.testdir({ "README.md": "About", "a.jsonl": '{"text":"x"}\n', "b.jsonl": '{"text":"y"}\n' });
+  const data = await open(fresh(t), { files: [path.join(directory, "*")], ...bytesOptions });
+  t.equal(data.documents, 3);
+  t.equal(data.warnings.length, 1);
+  t.match(data.warnings[0], /finds 2 files of rows and 1 of text, each of which is a document \(.*README\.md\)/);
+  await data.close();
+});
+
 t.test("the tokens of every format are kept by content", async (t) => {
   const directory = t.testdir({ repo: { "a.py": "one" }, "a.txt": "text" });
   const files = [
